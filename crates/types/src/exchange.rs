@@ -1,0 +1,111 @@
+//! The one wide record of a request. It gathers facts on the way and is sent once, at the end or on cancel;
+//! access log, metrics and ledgers are derived from it off the request path.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::{Code, Dialect, Operation, RequestId, Source, Usage};
+
+/// How the body travelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Same dialect on both sides: bytes went through.
+    Pass,
+    /// Decoded to the canonical form and encoded again.
+    Translate,
+    /// Answered by a model in this machine's care.
+    Model,
+}
+
+impl Lane {
+    /// The name that logs and metrics show.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Translate => "translate",
+            Self::Model => "model",
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The whole answer left.
+    Completed,
+    /// A fault was answered, as a status or as an event in the stream.
+    Failed,
+    /// The caller went away.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The name that logs and metrics show.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What is known of a request at its end. Holds no body, no header value and no secret.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// The id in `x-request-id`.
+    pub request_id: RequestId,
+    /// Wall clock at the first byte of the request.
+    pub started: SystemTime,
+    /// The HTTP method.
+    pub method: http::Method,
+    /// The path without the query, cut to 256 bytes.
+    pub path: Box<str>,
+    /// The caller's address.
+    pub peer: Option<IpAddr>,
+    /// The caller's name; `None` before identification.
+    pub principal: Option<Arc<str>>,
+    /// The endpoint, once known.
+    pub endpoint: Option<Arc<str>>,
+    /// The last target tried, `provider/model` or a `models:/` URI.
+    pub target: Option<Arc<str>>,
+    /// The registry version that answered.
+    pub model_version: Option<Arc<str>>,
+    /// The caller's dialect.
+    pub dialect: Option<Dialect>,
+    /// What was asked for.
+    pub operation: Option<Operation>,
+    /// How the body travelled.
+    pub lane: Option<Lane>,
+    /// The status answered; 0 when the caller left before one was sent.
+    pub status: u16,
+    /// The fault's code, when there was one.
+    pub code: Option<Code>,
+    /// Who made the fault.
+    pub fault_source: Option<Source>,
+    /// The fault's words and cause, for the log; redacted where it was made.
+    pub fault_detail: Option<Box<str>>,
+    /// The answer was a stream.
+    pub stream: bool,
+    /// Targets tried.
+    pub attempts: u32,
+    /// Body bytes received.
+    pub bytes_in: u64,
+    /// Body bytes sent.
+    pub bytes_out: u64,
+    /// Rows predicted.
+    pub rows: u64,
+    /// What was consumed.
+    pub usage: Usage,
+    /// From the first byte of the request to the last of the answer.
+    pub duration: Duration,
+    /// Until the upstream's or model's first byte.
+    pub time_to_first_byte: Option<Duration>,
+    /// The generation of the config snapshot that served it.
+    pub config_generation: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+}

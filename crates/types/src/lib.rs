@@ -1,0 +1,28 @@
+//! The words every other part of Millgate speaks: ids, the canonical `Call` / `Answer` / `Event`, `Usage`,
+//! `Money`, `Principal`, `Fault` with its code table, and the `Exchange` record. No IO happens here.
+
+mod answer;
+mod call;
+mod exchange;
+mod fault;
+mod id;
+mod model_ref;
+mod money;
+mod principal;
+mod usage;
+
+pub use answer::{
+    Answer, BlockKind, ChatAnswer, Choice, CompletionAnswer, CompletionChoice, Delta, Embedding,
+    EmbeddingAnswer, Event, FinishReason,
+};
+pub use call::{
+    Block, Call, ChatCall, CompletionCall, Dialect, EmbeddingCall, EmbeddingFormat, Extra, MediaSource,
+    Message, Operation, Prompt, Reasoning, ResponseFormat, Role, Sampling, Tool, ToolChoice,
+};
+pub use exchange::{Exchange, Lane, Outcome};
+pub use fault::{BoxError, CODES, Code, Fault, Retry, Source, code};
+pub use id::RequestId;
+pub use model_ref::{ModelRef, ModelRefError, VersionSelector};
+pub use money::Money;
+pub use principal::Principal;
+pub use usage::Usage;

@@ -1,0 +1,49 @@
+//! What a call consumed, in classes that never overlap.
+
+use serde::{Deserialize, Serialize};
+
+/// Token counts in disjoint classes: their plain sum is the total. Providers count in overlapping ways
+/// (OpenAI's `prompt_tokens` includes cached tokens, Anthropic's `input_tokens` does not); each dialect
+/// subtracts once, here nothing is ever counted twice. Derived parts are clamped at zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Prompt tokens neither read from nor written to a cache.
+    pub input: u64,
+    /// Prompt tokens read from the provider's cache.
+    pub cache_read: u64,
+    /// Prompt tokens written to the provider's cache.
+    pub cache_write: u64,
+    /// Visible completion tokens.
+    pub output: u64,
+    /// Reasoning tokens, where the provider breaks them out; otherwise they are inside `output`.
+    pub reasoning: u64,
+    /// Audio tokens of the prompt.
+    pub audio_input: u64,
+    /// Audio tokens of the answer.
+    pub audio_output: u64,
+    /// Image tokens of the prompt, where counted apart.
+    pub image_input: u64,
+    /// True when we counted because the provider did not say.
+    pub estimated: bool,
+}
+
+impl Usage {
+    /// All prompt tokens: what OpenAI calls `prompt_tokens`.
+    #[must_use]
+    pub fn prompt_total(&self) -> u64 {
+        self.input + self.cache_read + self.cache_write + self.audio_input + self.image_input
+    }
+
+    /// All completion tokens, reasoning included: what OpenAI calls `completion_tokens`.
+    #[must_use]
+    pub fn completion_total(&self) -> u64 {
+        self.output + self.reasoning + self.audio_output
+    }
+
+    /// Prompt and completion together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.prompt_total() + self.completion_total()
+    }
+}
