@@ -1,0 +1,65 @@
+//! What can go wrong between us and an upstream.
+
+use std::io;
+
+use millgate_types::{Fault, Retry, code};
+
+/// A failed attempt to talk to an upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection could be made: refused, unreachable, name not found, TLS handshake failed.
+    #[error("connecting failed")]
+    Connect(#[source] io::Error),
+    /// No connection within the connect time-out.
+    #[error("connecting took too long")]
+    ConnectTimeout,
+    /// No response head, or no complete response, within the deadline.
+    #[error("the answer took too long")]
+    Timeout,
+    /// Nothing came for the idle time-out in the middle of a body.
+    #[error("the body stalled")]
+    Idle,
+    /// The connection broke, or what came was not HTTP.
+    #[error("the exchange failed")]
+    Http(#[source] hyper::Error),
+    /// The body is over the limit for whole answers.
+    #[error("the body is over the limit of {0} bytes")]
+    TooLarge(usize),
+}
+
+impl UpstreamError {
+    /// The request surely never reached the upstream, so that another attempt cannot do it twice.
+    pub fn is_unsent(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::ConnectTimeout => true,
+            Self::Http(error) => error.is_canceled(),
+            _ => false,
+        }
+    }
+
+    /// The one conversion into the pipeline's error.
+    pub fn into_fault(self) -> Fault {
+        let (code, retry, public) = match &self {
+            Self::Connect(_) => {
+                (code::UPSTREAM_ERROR, Retry::SameTarget(None), "the provider could not be reached")
+            }
+            Self::ConnectTimeout => {
+                (code::UPSTREAM_TIMEOUT, Retry::NextTarget, "connecting to the provider took too long")
+            }
+            Self::Timeout => {
+                (code::UPSTREAM_TIMEOUT, Retry::NextTarget, "the provider did not answer in time")
+            }
+            Self::Idle => (code::UPSTREAM_TIMEOUT, Retry::NextTarget, "the provider's answer stalled"),
+            Self::Http(error) if error.is_parse() => {
+                (code::UPSTREAM_ERROR, Retry::NextTarget, "the provider answered something that is not HTTP")
+            }
+            Self::Http(_) => {
+                (code::UPSTREAM_ERROR, Retry::SameTarget(None), "the connection to the provider broke")
+            }
+            Self::TooLarge(_) => {
+                (code::UPSTREAM_ERROR, Retry::NextTarget, "the provider's answer is over the size limit")
+            }
+        };
+        Fault::upstream(code, retry, public).with_cause(self)
+    }
+}
