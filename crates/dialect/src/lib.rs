@@ -1,1 +1,3 @@
-//! Empty for now.
+//! Wire formats in both directions. No IO happens here.
+
+pub mod scan;

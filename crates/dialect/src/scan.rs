@@ -1,0 +1,495 @@
+//! One pass over a JSON body that stays bytes: checks that it is JSON by the strict rules of RFC 8259 (valid
+//! UTF-8, no lone surrogate, depth at most 128, nothing behind the value) and shows the top-level members
+//! where they stand, so that the pass lane can read what it needs and splice without building a tree.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use millgate_types::{Fault, code};
+
+/// Nesting deeper than this is refused.
+pub const MAX_DEPTH: usize = 128;
+
+/// What a JSON value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `null`
+    Null,
+    /// `true`, `false`
+    Bool,
+    /// A number.
+    Number,
+    /// A string.
+    String,
+    /// An array.
+    Array,
+    /// An object.
+    Object,
+}
+
+impl Kind {
+    /// The word used in messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool => "a boolean",
+            Self::Number => "a number",
+            Self::String => "a string",
+            Self::Array => "an array",
+            Self::Object => "an object",
+        }
+    }
+}
+
+/// A member of an object, in place.
+#[derive(Clone, Debug)]
+pub struct Member<'a> {
+    /// The name, with escapes resolved.
+    pub name: Cow<'a, str>,
+    /// What the value is.
+    pub kind: Kind,
+    /// The value's text, quotes and brackets included.
+    pub text: &'a [u8],
+    /// Where the value stands in the body.
+    pub span: Range<usize>,
+}
+
+impl<'a> Member<'a> {
+    /// The value as text, if it is a string.
+    #[must_use]
+    pub fn string(&self) -> Option<Cow<'a, str>> {
+        (self.kind == Kind::String).then(|| unescape(&self.text[1..self.text.len() - 1]))
+    }
+
+    /// The value, if it is a boolean.
+    #[must_use]
+    pub fn boolean(&self) -> Option<bool> {
+        (self.kind == Kind::Bool).then(|| self.text[0] == b't')
+    }
+
+    /// The value, if it is a non-negative integer that fits.
+    #[must_use]
+    pub fn unsigned(&self) -> Option<u64> {
+        (self.kind == Kind::Number).then(|| std::str::from_utf8(self.text).ok()?.parse().ok())?
+    }
+
+    /// The value, if it is a number.
+    #[must_use]
+    pub fn float(&self) -> Option<f64> {
+        (self.kind == Kind::Number).then(|| std::str::from_utf8(self.text).ok()?.parse().ok())?
+    }
+
+    /// An array or object without elements.
+    #[must_use]
+    pub fn is_empty_container(&self) -> bool {
+        matches!(self.kind, Kind::Array | Kind::Object)
+            && self.text[1..self.text.len() - 1].iter().all(u8::is_ascii_whitespace)
+    }
+}
+
+/// The top-level members of a body that is one JSON object, in order. Faults: `invalid_json` with the byte
+/// offset, `invalid_value` when the body is JSON but not an object, `duplicate_member`.
+pub fn members(body: &[u8]) -> Result<Vec<Member<'_>>, Fault> {
+    if let Err(error) = std::str::from_utf8(body) {
+        return Err(invalid(error.valid_up_to(), "not UTF-8"));
+    }
+    let mut scanner = Scanner { body, at: 0 };
+    scanner.space();
+    match scanner.peek() {
+        Some(b'{') => {}
+        None => return Err(invalid(0, "the body is empty")),
+        Some(_) => {
+            scanner.value(0)?;
+            scanner.end()?;
+            return Err(Fault::client(code::INVALID_VALUE, "the body must be a JSON object"));
+        }
+    }
+    let found = scanner.object()?;
+    scanner.end()?;
+    Ok(found)
+}
+
+/// The members of an object that stands inside a body already checked by [`members`].
+pub fn inner_members<'a>(member: &Member<'a>) -> Result<Vec<Member<'a>>, Fault> {
+    debug_assert!(member.kind == Kind::Object);
+    Scanner { body: member.text, at: 0 }.object()
+}
+
+fn invalid(offset: usize, what: &str) -> Fault {
+    Fault::client(code::INVALID_JSON, format!("invalid JSON at byte {offset}: {what}"))
+}
+
+/// Resolves the escapes of a string that the scanner has checked.
+fn unescape(inner: &[u8]) -> Cow<'_, str> {
+    // The scanner checked the UTF-8 of the whole body and cuts at ASCII characters only.
+    let text = std::str::from_utf8(inner).unwrap_or_default();
+    if !inner.contains(&b'\\') {
+        return Cow::Borrowed(text);
+    }
+    let quoted = format!("\"{text}\"");
+    Cow::Owned(serde_json::from_str(&quoted).unwrap_or_default())
+}
+
+struct Scanner<'a> {
+    body: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.body.get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn expect(&mut self, byte: u8, what: &str) -> Result<(), Fault> {
+        if self.peek() == Some(byte) {
+            self.at += 1;
+            Ok(())
+        } else {
+            Err(self.unexpected(what))
+        }
+    }
+
+    fn unexpected(&self, what: &str) -> Fault {
+        if self.at >= self.body.len() {
+            invalid(self.at, "the text ends too early")
+        } else {
+            invalid(self.at, what)
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Fault> {
+        self.space();
+        if self.at == self.body.len() { Ok(()) } else { Err(invalid(self.at, "text behind the value")) }
+    }
+
+    fn object(&mut self) -> Result<Vec<Member<'a>>, Fault> {
+        let mut found: Vec<Member<'a>> = Vec::with_capacity(12);
+        self.expect(b'{', "expected an object")?;
+        self.space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(found);
+        }
+        loop {
+            self.space();
+            let name_at = self.at;
+            let name = self.string()?;
+            let name = unescape(&self.body[name]);
+            if found.iter().any(|member| member.name == name) {
+                let shown: String = name.chars().take(64).collect();
+                return Err(Fault::client(
+                    code::DUPLICATE_MEMBER,
+                    format!("the member `{shown}` stands twice (byte {name_at})"),
+                )
+                .with_param(shown));
+            }
+            self.space();
+            self.expect(b':', "expected `:`")?;
+            self.space();
+            let start = self.at;
+            let kind = self.value(1)?;
+            let span = start..self.at;
+            found.push(Member { name, kind, text: &self.body[span.clone()], span });
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => {
+                    self.at += 1;
+                    return Ok(found);
+                }
+                _ => return Err(self.unexpected("expected `,` or `}`")),
+            }
+        }
+    }
+
+    /// Steps over one value that stands `outer` containers deep. Not recursive: `open` keeps one bit per
+    /// container, 1 for an object.
+    fn value(&mut self, outer: usize) -> Result<Kind, Fault> {
+        let first = self.kind()?;
+        let mut open: u128 = 0;
+        let mut depth = 0_usize;
+        loop {
+            // A value begins here.
+            match self.kind()? {
+                Kind::String => {
+                    self.string()?;
+                }
+                Kind::Number => self.number()?,
+                Kind::Null => self.literal(b"null")?,
+                Kind::Bool if self.peek() == Some(b't') => self.literal(b"true")?,
+                Kind::Bool => self.literal(b"false")?,
+                container => {
+                    if outer + depth >= MAX_DEPTH {
+                        return Err(invalid(self.at, "nested deeper than 128"));
+                    }
+                    let is_object = container == Kind::Object;
+                    let close = if is_object { b'}' } else { b']' };
+                    self.at += 1;
+                    self.space();
+                    if self.peek() == Some(close) {
+                        self.at += 1;
+                    } else {
+                        open = open << 1 | u128::from(is_object);
+                        depth += 1;
+                        if is_object {
+                            self.name()?;
+                        }
+                        continue;
+                    }
+                }
+            }
+            // A value ended here: step out of what it closes.
+            loop {
+                if depth == 0 {
+                    return Ok(first);
+                }
+                self.space();
+                let is_object = open & 1 == 1;
+                match self.peek() {
+                    Some(b',') => {
+                        self.at += 1;
+                        self.space();
+                        if is_object {
+                            self.name()?;
+                        }
+                        break;
+                    }
+                    Some(b'}') if is_object => self.at += 1,
+                    Some(b']') if !is_object => self.at += 1,
+                    _ if is_object => return Err(self.unexpected("expected `,` or `}`")),
+                    _ => return Err(self.unexpected("expected `,` or `]`")),
+                }
+                open >>= 1;
+                depth -= 1;
+            }
+        }
+    }
+
+    /// A member's name and the colon, up to the value.
+    fn name(&mut self) -> Result<(), Fault> {
+        self.string()?;
+        self.space();
+        self.expect(b':', "expected `:`")?;
+        self.space();
+        Ok(())
+    }
+
+    fn kind(&self) -> Result<Kind, Fault> {
+        match self.peek() {
+            Some(b'"') => Ok(Kind::String),
+            Some(b'{') => Ok(Kind::Object),
+            Some(b'[') => Ok(Kind::Array),
+            Some(b't' | b'f') => Ok(Kind::Bool),
+            Some(b'n') => Ok(Kind::Null),
+            Some(b'-' | b'0'..=b'9') => Ok(Kind::Number),
+            _ => Err(self.unexpected("expected a value")),
+        }
+    }
+
+    fn literal(&mut self, word: &[u8]) -> Result<(), Fault> {
+        if self.body[self.at..].starts_with(word) {
+            self.at += word.len();
+            Ok(())
+        } else {
+            Err(self.unexpected("expected a value"))
+        }
+    }
+
+    fn digits(&mut self) -> Result<(), Fault> {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        if self.at == start { Err(self.unexpected("expected a digit")) } else { Ok(()) }
+    }
+
+    fn number(&mut self) -> Result<(), Fault> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+            if let Some(b'0'..=b'9') = self.peek() {
+                return Err(invalid(self.at, "a number with a leading zero"));
+            }
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// Steps over a string; gives the span between the quotes.
+    fn string(&mut self) -> Result<Range<usize>, Fault> {
+        self.expect(b'"', "expected a string")?;
+        let start = self.at;
+        loop {
+            self.at += plain_prefix(&self.body[self.at..]);
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(start..self.at - 1);
+                }
+                Some(b'\\') => self.escape()?,
+                Some(_) => return Err(invalid(self.at, "a control character in a string")),
+                None => return Err(invalid(self.at, "the text ends inside a string")),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Fault> {
+        let start = self.at;
+        match self.body.get(start + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
+            Some(b'u') => {
+                let unit = self.code_unit(start)?;
+                self.at += 6;
+                match unit {
+                    0xD800..=0xDBFF => {
+                        let low = self.code_unit(self.at).ok();
+                        if self.body[self.at..].starts_with(b"\\u") && matches!(low, Some(0xDC00..=0xDFFF)) {
+                            self.at += 6;
+                        } else {
+                            return Err(invalid(start, "a lone surrogate"));
+                        }
+                    }
+                    0xDC00..=0xDFFF => return Err(invalid(start, "a lone surrogate")),
+                    _ => {}
+                }
+            }
+            _ => return Err(invalid(start, "an unknown escape")),
+        }
+        Ok(())
+    }
+
+    /// The four hexadecimal digits of the `\uXXXX` at `at`.
+    fn code_unit(&self, at: usize) -> Result<u32, Fault> {
+        let digits = self.body.get(at + 2..at + 6).unwrap_or_default();
+        let digits = digits.iter().try_fold((0_u32, 0_u8), |(unit, count), byte| {
+            char::from(*byte).to_digit(16).map(|digit| (unit << 4 | digit, count + 1))
+        });
+        match digits {
+            Some((unit, 4)) => Ok(unit),
+            _ => Err(invalid(at, "a damaged \\u escape")),
+        }
+    }
+}
+
+/// The number of leading bytes that are neither a quote, a backslash nor a control character; eight at a time.
+fn plain_prefix(bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let zero_in = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let mut at = 0;
+    while let Some(chunk) = bytes.get(at..at + 8) {
+        let mut word = [0_u8; 8];
+        word.copy_from_slice(chunk);
+        let word = u64::from_le_bytes(word);
+        let quote = zero_in(word ^ (ONES * u64::from(b'"')));
+        let backslash = zero_in(word ^ (ONES * u64::from(b'\\')));
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
+        let special = quote | backslash | control;
+        if special != 0 {
+            // The lowest flagged byte is exact: false flags only arise above a true one.
+            return at + special.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at + bytes[at..].iter().take_while(|byte| **byte >= 0x20 && **byte != b'"' && **byte != b'\\').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn code_of(body: &[u8]) -> &'static str {
+        members(body).expect_err("must be refused").code.name
+    }
+
+    #[test]
+    fn members_are_found_where_they_stand() {
+        let body = br#" {"model" : "gpt\u002d4", "stream":true,"n":3, "messages":[{"a":[1,{}]}], "x":null} "#;
+        let found = members(body).unwrap();
+        let names: Vec<_> = found.iter().map(|member| member.name.as_ref()).collect();
+        assert_eq!(names, ["model", "stream", "n", "messages", "x"]);
+        assert_eq!(found[0].string().as_deref(), Some("gpt-4"));
+        assert_eq!(&body[found[0].span.clone()], br#""gpt\u002d4""#);
+        assert_eq!(found[1].boolean(), Some(true));
+        assert_eq!(found[2].unsigned(), Some(3));
+        assert_eq!(found[3].kind, Kind::Array);
+    }
+
+    #[test]
+    fn damaged_bodies_are_refused_with_the_offset() {
+        for (body, offset) in [
+            (&b""[..], 0),
+            (b"{", 1),
+            (b"{\"a\":1", 6),
+            (b"{\"a\":1}x", 7),
+            (b"{\"a\":NaN}", 5),
+            (b"{\"a\":01}", 6),
+            (b"{\"a\":\"\xff\"}", 6),
+            (b"{\"a\":\"\\ud800\"}", 6),
+            (b"{\"a\":\"\\udc00\"}", 6),
+            (b"{\"a\":\"\n\"}", 6),
+            (b"{\"a\":[1,]}", 8),
+            (b"{'a':1}", 1),
+        ] {
+            let fault = members(body).expect_err("must be refused");
+            assert_eq!(fault.code.name, "invalid_json", "{body:?}");
+            assert!(fault.public.contains(&format!("byte {offset}:")), "{body:?}: {}", fault.public);
+        }
+        assert_eq!(code_of(b"[1]"), "invalid_value");
+        assert_eq!(code_of(br#"{"a":1,"\u0061":2}"#), "duplicate_member");
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |depth: usize| format!("{{\"a\":{}1{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert!(members(nested(127).as_bytes()).is_ok());
+        assert_eq!(code_of(nested(128).as_bytes()), "invalid_json");
+    }
+
+    proptest! {
+        #[test]
+        fn the_scanner_agrees_with_serde_json(text in "[\\[\\]{}:,\"a\\\\u0dD8 1.eE+n-]{0,24}") {
+            let body = format!("{{\"k\":{text}}}");
+            let ours = members(body.as_bytes());
+            let theirs: Result<serde_json::Map<String, serde_json::Value>, _> = serde_json::from_str(&body);
+            match (&ours, &theirs) {
+                (Ok(_), Ok(_)) | (Err(_), Err(_)) => {}
+                // serde_json keeps the last of two members and refuses numbers beyond f64.
+                (Err(fault), Ok(_)) => prop_assert_eq!(fault.code.name, "duplicate_member"),
+                (Ok(_), Err(error)) => prop_assert!(error.to_string().contains("out of range"), "{}: {}", body, error),
+            }
+        }
+
+        #[test]
+        fn any_json_object_is_accepted(text in "\\PC{0,40}", number in any::<f64>(), deep in 0_usize..20) {
+            let mut value = serde_json::json!({ "t": text, "n": number });
+            for _ in 0..deep {
+                value = serde_json::json!({ "in": [value] });
+            }
+            prop_assert!(members(value.to_string().as_bytes()).is_ok());
+        }
+    }
+}
