@@ -1,1 +1,20 @@
-//! Empty for now.
+//! The configuration document: read YAML in any of the accepted forms, report every problem with its place,
+//! give one canonical [`Config`]. Must not start, connect to or write anything; environment variables and
+//! secret files are the only things it reads besides the document.
+
+mod check;
+mod document;
+mod forms;
+mod load;
+mod node;
+mod schema;
+mod value;
+
+pub use document::{
+    AccessConfig, AccessLog, Compat, Config, EndpointConfig, EndpointType, EnvManager, KeyConfig, KeyMode,
+    LimitBy, LimitConfig, LogConfig, ModelsConfig, Network, ProviderConfig, RegistryConfig, RouteConfig,
+    RuntimeChoice, ServerConfig, ServingConfig, Split,
+};
+pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
+pub use schema::json_schema;
+pub use value::{ByteSize, Expanded, Period, Secret};

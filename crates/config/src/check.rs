@@ -1,0 +1,416 @@
+//! Rules that one field alone cannot break: names, references, types, cycles, addresses.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use millgate_types::ModelRef;
+use url::Url;
+
+use crate::document::{Config, EndpointConfig, EndpointType, KeyMode, RouteConfig};
+use crate::load::{Problems, nearest};
+use crate::node::{Node, Step};
+
+/// Paths that the gateway itself serves.
+const RESERVED: [&str; 14] = [
+    "/v1",
+    "/v1beta",
+    "/v2",
+    "/api",
+    "/admin",
+    "/gateway",
+    "/endpoints",
+    "/ui",
+    "/health",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/docs",
+];
+
+struct Checker<'a> {
+    config: &'a Config,
+    tree: &'a Node,
+    problems: &'a mut Problems,
+}
+
+/// Reports every broken rule.
+pub(crate) fn check(config: &Config, tree: &Node, problems: &mut Problems) {
+    let mut checker = Checker { config, tree, problems };
+    checker.top();
+    checker.providers();
+    checker.registries();
+    checker.access();
+    checker.endpoints();
+}
+
+macro_rules! steps {
+    ($($step:expr),* $(,)?) => { &[$(Step::from($step)),*] };
+}
+
+impl From<&str> for Step {
+    fn from(name: &str) -> Self {
+        Self::Member(name.to_owned())
+    }
+}
+
+impl From<usize> for Step {
+    fn from(index: usize) -> Self {
+        Self::Item(index)
+    }
+}
+
+impl Checker<'_> {
+    /// The node at `steps`, or the nearest one around it.
+    fn node(&self, steps: &[Step]) -> &Node {
+        (0..=steps.len()).rev().find_map(|length| self.tree.at(&steps[..length])).unwrap_or(self.tree)
+    }
+
+    fn error(&mut self, steps: &[Step], reason: impl Into<String>, hint: impl Into<String>) {
+        if self.problems.taken.iter().any(|taken| taken == steps) {
+            return;
+        }
+        let node = self.node(steps).clone();
+        self.problems.error(&node, reason, hint);
+    }
+
+    fn warning(&mut self, steps: &[Step], reason: impl Into<String>, hint: impl Into<String>) {
+        let node = self.node(steps).clone();
+        self.problems.warning(&node, reason, hint);
+    }
+
+    fn top(&mut self) {
+        if self.config.version != 1 {
+            self.error(steps!["version"], "this version of the format is not known", "use `version: 1`");
+        }
+        if let Some(listen) = &self.config.listen
+            && listen.as_str().parse::<SocketAddr>().is_err()
+        {
+            self.error(steps!["listen"], "expected an address and a port", "for example `127.0.0.1:5000`");
+        }
+    }
+
+    fn providers(&mut self) {
+        for (name, provider) in &self.config.providers {
+            let at = |field: &str| [Step::from("providers"), Step::from(name.as_str()), Step::from(field)];
+            if name.contains('/') || name.is_empty() {
+                self.error(&at("kind")[..2], "a provider's name may not hold `/`", "");
+            }
+            match millgate_provider::kind(&provider.kind) {
+                None => {
+                    let kinds = millgate_provider::kinds().iter().map(|kind| kind.name.as_str());
+                    let hint = nearest(&provider.kind, kinds.collect::<Vec<_>>().into_iter());
+                    self.error(&at("kind"), format!("`{}` is not a kind of provider", provider.kind), hint);
+                }
+                Some(kind) => {
+                    if kind.base_url.is_none() && provider.base_url.is_none() && kind.name != "mock" {
+                        let hint = "for example `base_url: http://10.0.0.7:8000/v1`";
+                        self.error(&at("base_url"), "the field `base_url` is missing", hint);
+                    }
+                    if kind.needs_key() && provider.api_key.is_none() && provider.base_url.is_none() {
+                        let hint = "for example `api_key: env:OPENAI_API_KEY`";
+                        self.error(&at("api_key"), "the field `api_key` is missing", hint);
+                    }
+                }
+            }
+            if let Some(key) = &provider.api_key
+                && key.is_clear_text()
+            {
+                self.warning(
+                    &at("api_key"),
+                    "the secret stands in clear text",
+                    "use `env:NAME` or `file:PATH`",
+                );
+            }
+            if let Some(base_url) = &provider.base_url
+                && let Err(reason) = check_base_url(base_url.as_str())
+            {
+                self.error(&at("base_url"), reason, "");
+            }
+            for header in provider.headers.keys() {
+                let valid = !header.is_empty()
+                    && header.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+                if !valid {
+                    self.error(&at("headers"), format!("`{header}` is not a header's name"), "");
+                }
+            }
+        }
+    }
+
+    fn registries(&mut self) {
+        for (name, registry) in &self.config.registries {
+            let at = |field: &str| [Step::from("registries"), Step::from(name.as_str()), Step::from(field)];
+            let uri = registry.uri.as_str();
+            if uri.contains("://") {
+                let scheme = uri.split("://").next().unwrap_or_default();
+                match scheme {
+                    "http" | "https" => {
+                        if let Err(reason) = check_base_url(uri) {
+                            self.error(&at("uri"), reason, "");
+                        }
+                    }
+                    "sqlite" | "file" => {}
+                    other => {
+                        let hint = "use `http://...`, `sqlite:///file.db`, `file:///folder` or a folder";
+                        self.error(
+                            &at("uri"),
+                            format!("registries of the kind `{other}://` are not supported"),
+                            hint,
+                        );
+                    }
+                }
+            }
+            if registry.username.is_some() != registry.password.is_some() {
+                self.error(&at("username"), "`username` and `password` belong together", "");
+            }
+            if registry.token.is_some() && registry.username.is_some() {
+                self.error(&at("token"), "`token` and `username` exclude each other", "");
+            }
+        }
+    }
+
+    fn access(&mut self) {
+        let access = &self.config.access;
+        if access.keys == KeyMode::Required && access.declared.is_empty() {
+            self.error(
+                steps!["access", "keys"],
+                "keys are required and none is declared",
+                "declare one under `access.static`",
+            );
+        }
+        for (index, key) in access.declared.iter().enumerate() {
+            let at = |field: &str| steps!["access", "static", index, field].to_vec();
+            if access.declared[..index].iter().any(|other| other.name == key.name) {
+                self.error(&at("name"), format!("the name `{}` is taken", key.name), "");
+            }
+            if access.declared[..index].iter().any(|other| other.key == key.key) {
+                self.error(&at("key"), "another name has the same key", "");
+            }
+            if key.key.expose().len() < 16 {
+                self.error(
+                    &at("key"),
+                    "the key is shorter than 16 characters",
+                    "make one with `openssl rand -hex 24`",
+                );
+            }
+            if key.key.is_clear_text() {
+                self.warning(&at("key"), "the key stands in clear text", "use `env:NAME` or `file:PATH`");
+            }
+        }
+    }
+
+    fn endpoints(&mut self) {
+        let endpoints = &self.config.endpoints;
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            let at = |field: &str| steps!["endpoints", index, field].to_vec();
+            if !is_name(&endpoint.name) {
+                self.error(
+                    &at("name"),
+                    format!("`{}` is not a name", endpoint.name),
+                    "use letters, digits, `_`, `-` and `.`",
+                );
+            }
+            if endpoints[..index].iter().any(|other| other.name == endpoint.name) {
+                self.error(
+                    &at("name"),
+                    format!("the name `{}` is taken", endpoint.name),
+                    "names are unique over endpoints and routes",
+                );
+            }
+            if let Some(path) = &endpoint.path {
+                if let Err(reason) = check_path(path) {
+                    self.error(&at("path"), reason, "for example `/predict/iris`");
+                }
+                if endpoints[..index].iter().any(|other| other.path.as_ref() == Some(path)) {
+                    self.error(&at("path"), format!("the path `{path}` is taken"), "");
+                }
+            }
+            for (number, limit) in endpoint.limits.iter().enumerate() {
+                if limit.requests == 0 {
+                    let node = steps!["endpoints", index, "limits", number, "requests"];
+                    self.error(node, "a limit admits at least one request", "");
+                }
+                if limit.burst == Some(0) {
+                    let node = steps!["endpoints", index, "limits", number, "burst"];
+                    self.error(node, "a burst is at least one request", "");
+                }
+            }
+            if !(1..=64).contains(&endpoint.serving.workers) {
+                let node = steps!["endpoints", index, "serving", "workers"];
+                self.error(node, "expected 1 to 64 workers", "");
+            }
+            self.route(endpoint, &endpoint.route, &at("route"));
+        }
+        self.cycles();
+    }
+
+    fn route(&mut self, endpoint: &EndpointConfig, route: &RouteConfig, at: &[Step]) {
+        match route {
+            RouteConfig::Target(target) => self.target(endpoint, target, at),
+            RouteConfig::Split(split) => {
+                if split.0.iter().map(|(_, weight)| u64::from(*weight)).sum::<u64>() == 0 {
+                    self.error(at, "the weights add up to nothing", "give at least one target a weight");
+                }
+                for (target, _) in &split.0 {
+                    let inner = [at, steps!["split", target.as_str()]].concat();
+                    self.target(endpoint, target, &inner);
+                }
+            }
+            RouteConfig::Fallback(nodes) => {
+                if nodes.is_empty() {
+                    self.error(at, "a fallback needs at least one target", "");
+                }
+                for (index, node) in nodes.iter().enumerate() {
+                    let inner = [at, steps!["fallback", index]].concat();
+                    self.route(endpoint, node, &inner);
+                }
+            }
+        }
+    }
+
+    fn target(&mut self, endpoint: &EndpointConfig, target: &str, at: &[Step]) {
+        let config = self.config;
+        if target.contains(":/") && !target.starts_with("http") {
+            if let Err(error) = ModelRef::parse(target) {
+                self.error(
+                    at,
+                    format!("`{target}` is not a model: {error}"),
+                    "for example `models:/Iris@champion`",
+                );
+            } else if endpoint.kind != EndpointType::Predict {
+                let reason = format!("a registered model cannot answer `{}`", endpoint.kind.name());
+                self.error(at, reason, "use `type: predict`");
+            }
+            let registry = endpoint.registry.as_deref().unwrap_or("default");
+            if !target.starts_with("file:") && !config.registries.contains_key(registry) {
+                let hint = if config.registries.is_empty() {
+                    "declare one: `registries: { default: { uri: http://mlflow:5000 } }`".to_owned()
+                } else {
+                    nearest(registry, config.registries.keys().map(String::as_str))
+                };
+                self.error(at, format!("unknown registry `{registry}`"), hint);
+            }
+        } else if let Some(other) = config.endpoints.iter().find(|other| other.name == target) {
+            if other.kind != endpoint.kind {
+                let reason = format!("`{target}` is `{}`, not `{}`", other.kind.name(), endpoint.kind.name());
+                self.error(at, reason, "an endpoint can only stand in for one of its own type");
+            }
+        } else if let Some((provider, model)) = target.split_once('/') {
+            if endpoint.kind == EndpointType::Predict {
+                self.error(at, "a provider cannot answer `predict`", "use a `models:/` URI");
+            }
+            if model.is_empty() {
+                self.error(at, "the model's name is missing", "write `provider/model`");
+            }
+            match config.providers.get(provider) {
+                None => {
+                    let hint = nearest(provider, config.providers.keys().map(String::as_str));
+                    self.error(at, format!("unknown provider `{provider}`"), hint);
+                }
+                Some(found) => {
+                    let kind = millgate_provider::kind(&found.kind);
+                    if kind.is_some_and(|kind| kind.path(endpoint.kind.operation()).is_none()) {
+                        let reason = format!("`{}` has no `{}`", found.kind, endpoint.kind.name());
+                        self.warning(at, reason, "calls will be answered with 501");
+                    }
+                }
+            }
+        } else {
+            let names = config.endpoints.iter().map(|endpoint| endpoint.name.as_str());
+            let hint = nearest(target, names.collect::<Vec<_>>().into_iter());
+            self.error(at, format!("unknown endpoint `{target}`"), hint);
+        }
+    }
+
+    /// Endpoints that lead back to themselves.
+    fn cycles(&mut self) {
+        let by_name: HashMap<&str, usize> =
+            self.config.endpoints.iter().enumerate().map(|(index, e)| (e.name.as_str(), index)).collect();
+        for start in 0..self.config.endpoints.len() {
+            let mut trail = vec![start];
+            if let Some(cycle) = self.find_cycle(&by_name, &mut trail)
+                && cycle.iter().min() == Some(&start)
+            {
+                let names: Vec<_> =
+                    cycle.iter().map(|index| self.config.endpoints[*index].name.clone()).collect();
+                let shown = format!("{} -> {}", names.join(" -> "), names[0]);
+                self.error(
+                    steps!["endpoints", start, "route"],
+                    format!("the route leads back to itself: {shown}"),
+                    "",
+                );
+            }
+        }
+    }
+
+    /// The cycle through the first endpoint of the trail, if there is one.
+    fn find_cycle(&self, by_name: &HashMap<&str, usize>, trail: &mut Vec<usize>) -> Option<Vec<usize>> {
+        let mut targets = Vec::new();
+        leaves(&self.config.endpoints[*trail.last()?].route, &mut targets);
+        for target in targets {
+            let Some(next) = by_name.get(target) else { continue };
+            if *next == trail[0] {
+                return Some(trail.clone());
+            }
+            if !trail.contains(next) {
+                trail.push(*next);
+                if let Some(cycle) = self.find_cycle(by_name, trail) {
+                    return Some(cycle);
+                }
+                trail.pop();
+            }
+        }
+        None
+    }
+}
+
+fn leaves<'a>(route: &'a RouteConfig, found: &mut Vec<&'a str>) {
+    match route {
+        RouteConfig::Target(target) => found.push(target),
+        RouteConfig::Split(split) => found.extend(split.0.iter().map(|(target, _)| target.as_str())),
+        RouteConfig::Fallback(nodes) => nodes.iter().for_each(|node| leaves(node, found)),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    name.len() <= 128
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+}
+
+fn check_path(path: &str) -> Result<(), String> {
+    if !path.starts_with('/') || path == "/" {
+        return Err("a path starts with `/` and names something".to_owned());
+    }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+    if !path.bytes().all(plain) || path.split('/').skip(1).any(|part| matches!(part, "" | "." | "..")) {
+        return Err("a path holds letters, digits, `-`, `_`, `.`, `~` between single `/`".to_owned());
+    }
+    let under = |reserved: &str| {
+        path.strip_prefix(reserved).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    match RESERVED.iter().find(|reserved| under(reserved)) {
+        Some(reserved) => Err(format!("paths under `{reserved}` belong to the gateway")),
+        None => Ok(()),
+    }
+}
+
+fn check_base_url(text: &str) -> Result<(), String> {
+    let url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("a URL of the kind `{}://` cannot be called", url.scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("credentials do not belong into a URL".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("a base URL has no query and no fragment".to_owned());
+    }
+    match url.host_str() {
+        None | Some("") => Err("the host is missing".to_owned()),
+        Some("169.254.169.254" | "metadata.google.internal" | "[fd00:ec2::254]") => {
+            Err("the cloud's metadata address is never called".to_owned())
+        }
+        Some(_) => Ok(()),
+    }
+}

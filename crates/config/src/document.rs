@@ -1,0 +1,502 @@
+//! The canonical document: what the user wrote, typed. The doc comments are the reference manual; the JSON
+//! Schema is made from these types.
+
+use std::fmt;
+
+use indexmap::IndexMap;
+use millgate_types::Operation;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::value::{ByteSize, Expanded, Period, Secret};
+
+/// The whole configuration of a gateway.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The version of this format. Always 1.
+    pub version: u32,
+    /// Address and port to listen on. Default `127.0.0.1:5000`. `--host` and `--port` win over it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<Expanded>,
+    /// The providers that routes call, by a name of your choice.
+    pub providers: IndexMap<String, ProviderConfig>,
+    /// The model registries that `models:/` routes read from, by name. Routes use `default` unless the
+    /// endpoint names another.
+    pub registries: IndexMap<String, RegistryConfig>,
+    /// What clients call.
+    pub endpoints: Vec<EndpointConfig>,
+    /// Who may call.
+    pub access: AccessConfig,
+    /// Limits and time-outs of the listener.
+    pub server: ServerConfig,
+    /// Where models, environments and their caches live.
+    pub models: ModelsConfig,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            version: 1,
+            listen: None,
+            providers: IndexMap::new(),
+            registries: IndexMap::new(),
+            endpoints: Vec::new(),
+            access: AccessConfig::default(),
+            server: ServerConfig::default(),
+            models: ModelsConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// A provider of LLMs.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderConfig {
+    /// What it is: `openai`, `anthropic`, `openai-compatible`, `mock`, or another name of the catalogue
+    /// (`millgate providers` lists them).
+    pub kind: String,
+    /// The credential, by reference: `env:OPENAI_API_KEY`, `file:/run/secrets/key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<Secret>,
+    /// Where its API lives, for example `http://10.0.0.7:8000/v1`. Default: the catalogue's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<Expanded>,
+    /// Headers added to every request, for example `OpenAI-Organization`.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub headers: IndexMap<String, Secret>,
+    /// Time for name look-up, TCP and TLS. Default `5s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<Period>,
+    /// Time from sending a request to the first byte of the answer. Default `300s`, or
+    /// `MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Period>,
+}
+
+/// A model registry.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// `http://mlflow:5000`, `sqlite:///mlflow.db`, `./mlruns` or `file:///srv/mlruns`.
+    pub uri: Expanded,
+    /// Bearer token of the tracking server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+    /// User name for basic authentication.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<Expanded>,
+    /// Password for basic authentication.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    /// How often stages and aliases are looked up. Default `5s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poll_interval: Option<Period>,
+    /// Time for one call of the registry. Default `30s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Period>,
+    /// Let artifact locations of a remote registry name files of this machine. Default `false`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_local_artifacts: bool,
+}
+
+/// What an endpoint does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum EndpointType {
+    /// A registered model's predictions.
+    #[serde(rename = "predict")]
+    Predict,
+    /// Chat.
+    #[serde(rename = "llm/v1/chat")]
+    Chat,
+    /// Completions.
+    #[serde(rename = "llm/v1/completions")]
+    Completions,
+    /// Embeddings.
+    #[serde(rename = "llm/v1/embeddings")]
+    Embeddings,
+}
+
+impl EndpointType {
+    /// The word as config and MLflow write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Predict => "predict",
+            Self::Chat => "llm/v1/chat",
+            Self::Completions => "llm/v1/completions",
+            Self::Embeddings => "llm/v1/embeddings",
+        }
+    }
+
+    /// The operation that callers perform at it.
+    #[must_use]
+    pub fn operation(self) -> Operation {
+        match self {
+            Self::Predict => Operation::Predict,
+            Self::Chat => Operation::Chat,
+            Self::Completions => Operation::Completions,
+            Self::Embeddings => Operation::Embeddings,
+        }
+    }
+}
+
+/// A named thing that clients call.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// Its name: letters, digits, `_`, `-`, `.`. It is the `model` of OpenAI and Anthropic clients.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"))]
+    pub name: String,
+    /// What it does.
+    #[serde(rename = "type")]
+    pub kind: EndpointType,
+    /// A path of its own, for example `/predict/iris`; the endpoint's natural dialect is spoken there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^/"))]
+    pub path: Option<String>,
+    /// Where requests go.
+    pub route: RouteConfig,
+    /// The registry of `models:/` targets. Default `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<String>,
+    /// Rate limits; all of them hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitConfig>,
+    /// How a registered model is served. Only for `predict`.
+    #[serde(default)]
+    pub serving: ServingConfig,
+}
+
+/// Where requests go: a target (`provider/model`, a `models:/` URI, another endpoint's name), or a node with
+/// more of them. Nodes nest.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RouteConfig {
+    /// A target or an endpoint's name.
+    Target(String),
+    /// A share of the traffic for each.
+    Split(Split),
+    /// The next one when one fails.
+    Fallback(Vec<RouteConfig>),
+}
+
+/// Targets with weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Split(pub Vec<(String, u32)>);
+
+/// A rate limit.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitConfig {
+    /// Requests per window.
+    #[schemars(range(min = 1))]
+    pub requests: u64,
+    /// The window: `second`, `minute`, `hour`, `day`, or a duration.
+    pub per: Period,
+    /// Who shares the limit. Default `key`.
+    #[serde(default)]
+    pub by: LimitBy,
+    /// Requests that may come at once. Default: as many as `requests`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+}
+
+/// Who shares a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitBy {
+    /// Each virtual key; callers without a key are told apart by their address.
+    #[default]
+    Key,
+    /// Each client address.
+    Ip,
+    /// All callers of the endpoint together.
+    Endpoint,
+}
+
+/// How a registered model is served.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServingConfig {
+    /// What runs the model. `auto`: natively where the answers are the same, else a Python worker.
+    pub runtime: RuntimeChoice,
+    /// Worker processes per model version.
+    #[schemars(range(min = 1, max = 64))]
+    pub workers: u32,
+    /// Where a worker's Python packages come from.
+    pub env_manager: EnvManager,
+    /// Time for one prediction.
+    pub timeout: Period,
+    /// Memory of one worker. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<ByteSize>,
+    /// Whether a worker may open network connections.
+    pub network: Network,
+    /// `strict`: input that does not fit the signature is refused. `mlflow`: the input is coerced as
+    /// MLflow's scoring server does.
+    pub compat: Compat,
+}
+
+impl Default for ServingConfig {
+    fn default() -> Self {
+        Self {
+            runtime: RuntimeChoice::Auto,
+            workers: 1,
+            env_manager: EnvManager::Local,
+            timeout: Period::seconds(60),
+            memory_limit: None,
+            network: Network::Deny,
+            compat: Compat::Strict,
+        }
+    }
+}
+
+/// What runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RuntimeChoice {
+    /// The best that gives the same answers.
+    Auto,
+    /// In the gateway's process; refused at load when the model cannot.
+    Native,
+    /// A Python process.
+    Worker,
+}
+
+/// Where a worker's Python packages come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EnvManager {
+    /// The Python of `models.python`, as it is.
+    Local,
+    /// An environment built with `uv` from the model's requirements; `venv` and `pip` where `uv` is missing.
+    Uv,
+    /// An environment built with `venv` and `pip` from the model's requirements.
+    Virtualenv,
+}
+
+/// Whether a worker may open network connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// No.
+    Deny,
+    /// Yes.
+    Allow,
+}
+
+/// How input is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compat {
+    /// Nothing is silently changed.
+    Strict,
+    /// As MLflow's scoring server does.
+    Mlflow,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessConfig {
+    /// Whether callers need a key.
+    pub keys: KeyMode,
+    /// Keys declared here.
+    #[serde(rename = "static")]
+    pub declared: Vec<KeyConfig>,
+    /// Serve without keys on an address other than loopback. Without it such a start is refused.
+    pub allow_open_on_network: bool,
+}
+
+/// Whether callers need a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyMode {
+    /// Anybody who reaches the listener may call.
+    #[default]
+    Open,
+    /// Only callers with a key.
+    Required,
+}
+
+/// A virtual key.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyConfig {
+    /// Shown in logs and metrics.
+    pub name: String,
+    /// The key, by reference. At least 16 characters.
+    pub key: Secret,
+}
+
+/// Limits and time-outs of the listener.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Threads that serve requests. Default: one per core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    /// Largest request body.
+    pub max_body: ByteSize,
+    /// Largest answer that is held whole.
+    pub max_answer: ByteSize,
+    /// Open connections.
+    pub max_connections: u32,
+    /// Open connections of one address.
+    pub max_connections_per_ip: u32,
+    /// Time for the headers of a request.
+    pub header_timeout: Period,
+    /// Longest pause inside a request's body.
+    pub body_idle_timeout: Period,
+    /// Time for a whole request body.
+    pub body_timeout: Period,
+    /// Longest pause inside a stream from a provider.
+    pub stream_idle_timeout: Period,
+    /// After SIGTERM: how long new connections are still taken while readiness already says no.
+    pub drain_delay: Period,
+    /// After that: how long running requests may take.
+    pub drain_timeout: Period,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            max_body: ByteSize(10 << 20),
+            max_answer: ByteSize(4 << 20),
+            max_connections: 10_000,
+            max_connections_per_ip: 1_000,
+            header_timeout: Period::seconds(10),
+            body_idle_timeout: Period::seconds(30),
+            body_timeout: Period::seconds(120),
+            stream_idle_timeout: Period::seconds(120),
+            drain_delay: Period::seconds(5),
+            drain_timeout: Period::seconds(30),
+        }
+    }
+}
+
+/// Where models, environments and their caches live.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelsConfig {
+    /// The Python of `env_manager: local`, and the one that environments are made with. Default: `python3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub python: Option<Expanded>,
+    /// A folder of wheels to install from instead of the package index.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wheelhouse: Option<Expanded>,
+}
+
+/// Logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Where the access log goes: one JSON object per request.
+    pub access: AccessLog,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessLog {
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Nowhere.
+    Off,
+}
+
+// ---- the route's own forms --------------------------------------------------------------------------
+
+impl<'de> Deserialize<'de> for RouteConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RouteVisitor;
+        impl<'de> Visitor<'de> for RouteVisitor {
+            type Value = RouteConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a target (text), `split` or `fallback`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RouteConfig, E> {
+                Ok(RouteConfig::Target(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<RouteConfig, A::Error> {
+                #[derive(Deserialize)]
+                #[serde(rename_all = "snake_case")]
+                enum NodeName {
+                    Split,
+                    Fallback,
+                }
+                let Some(name) = access.next_key::<NodeName>()? else {
+                    return Err(de::Error::custom("a route node is `split` or `fallback`"));
+                };
+                let node = match name {
+                    NodeName::Split => RouteConfig::Split(access.next_value()?),
+                    NodeName::Fallback => RouteConfig::Fallback(access.next_value()?),
+                };
+                if access.next_key::<NodeName>()?.is_some() {
+                    return Err(de::Error::custom(
+                        "a route node has one kind only; nest the other inside it",
+                    ));
+                }
+                Ok(node)
+            }
+        }
+        deserializer.deserialize_any(RouteVisitor)
+    }
+}
+
+impl Serialize for RouteConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Target(target) => serializer.serialize_str(target),
+            Self::Split(split) => {
+                let weights: IndexMap<&str, u32> =
+                    split.0.iter().map(|(target, weight)| (target.as_str(), *weight)).collect();
+                serializer.collect_map([("split", weights)])
+            }
+            Self::Fallback(nodes) => serializer.collect_map([("fallback", nodes)]),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Split {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let weights = IndexMap::<String, u32>::deserialize(deserializer)?;
+        Ok(Self(weights.into_iter().collect()))
+    }
+}
+
+impl JsonSchema for RouteConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Route".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let node = generator.subschema_for::<Self>();
+        json_schema!({
+            "description": "Where requests go: a target (`provider/model`, a `models:/` URI, an endpoint's name) or a node. Nodes nest.",
+            "oneOf": [
+                { "type": "string", "minLength": 1 },
+                { "type": "object", "additionalProperties": false, "required": ["split"], "properties": {
+                    "split": {
+                        "description": "Targets with weights; a target gets its share of the traffic.",
+                        "type": "object", "minProperties": 1,
+                        "additionalProperties": { "type": "integer", "minimum": 0 } } } },
+                { "type": "object", "additionalProperties": false, "required": ["fallback"], "properties": {
+                    "fallback": {
+                        "description": "Tried in order until one answers.",
+                        "type": "array", "minItems": 1, "items": node } } },
+            ]
+        })
+    }
+}

@@ -1,0 +1,108 @@
+use millgate_config::{EndpointType, Form, LimitBy, RouteConfig};
+
+use super::loaded;
+
+pub(super) const CANONICAL: &str = r"
+version: 1
+listen: 127.0.0.1:5000
+providers:
+  openai: { kind: openai, api_key: env:PATH }
+  claude: { kind: anthropic, api_key: env:PATH }
+  local: { kind: openai-compatible, base_url: 'http://10.0.0.7:8000/v1', timeout: 2m }
+registries:
+  default: { uri: 'http://mlflow:5000', poll_interval: 500ms }
+endpoints:
+  - name: iris
+    type: predict
+    path: /predict/iris
+    route: models:/IrisClassifier@champion
+    serving: { workers: 2, memory_limit: 2GiB, compat: mlflow }
+  - name: support
+    type: llm/v1/chat
+    route:
+      fallback:
+        - split: { openai/gpt-5-mini: 95, claude/claude-haiku-4-5: 5 }
+        - local/llama-3.1-8b
+    limits: [ { requests: 100, per: minute, burst: 20, by: ip } ]
+  - { name: alias, type: llm/v1/chat, route: support }
+";
+
+#[test]
+fn the_canonical_form_is_read_whole() {
+    let loaded = loaded(CANONICAL);
+    assert_eq!(loaded.form, Form::Canonical);
+    assert!(loaded.warnings.is_empty());
+    let iris = &loaded.config.endpoints[0];
+    assert_eq!(iris.serving.workers, 2);
+    assert_eq!(iris.serving.memory_limit.unwrap().0, 2 << 30);
+    let support = &loaded.config.endpoints[1];
+    assert_eq!(support.limits[0].by, LimitBy::Ip);
+    let RouteConfig::Fallback(nodes) = &support.route else { panic!("{:?}", support.route) };
+    assert!(
+        matches!(&nodes[0], RouteConfig::Split(split) if split.0[0] == ("openai/gpt-5-mini".to_owned(), 95))
+    );
+    assert_eq!(nodes[1], RouteConfig::Target("local/llama-3.1-8b".to_owned()));
+}
+
+#[test]
+fn a_registry_model_route_is_read() {
+    let loaded = loaded(
+        "routes:\n  - name: iris-classifier-prod\n    route_type: mlflow-model\n    \
+         model: {name: IrisClassifier, stage: Production}\n    endpoint: /predict/iris\n",
+    );
+    assert_eq!(loaded.form, Form::Routes);
+    let endpoint = &loaded.config.endpoints[0];
+    assert_eq!(endpoint.kind, EndpointType::Predict);
+    assert_eq!(endpoint.path.as_deref(), Some("/predict/iris"));
+    assert_eq!(endpoint.route, RouteConfig::Target("models:/IrisClassifier/Production".to_owned()));
+    assert!(loaded.config.registries.contains_key("default"));
+}
+
+#[test]
+fn an_llm_route_is_read_with_its_rate_limit_and_its_key_from_the_environment() {
+    let loaded = loaded(
+        "routes:\n  - name: openai-chat-route\n    route_type: llm/v1/chat\n    model:\n      \
+         provider: openai\n      name: gpt-3.5-turbo\n      \
+         openai_config: {openai_api_key: \"{{ ENV_PATH }}\", openai_api_base: \"http://127.0.0.1:9/v1\"}\n    \
+         endpoint: /llm/openai/chat\n    rate_limit: {calls: 10, period: 60s}\n",
+    );
+    let endpoint = &loaded.config.endpoints[0];
+    assert_eq!(endpoint.route, RouteConfig::Target("openai/gpt-3.5-turbo".to_owned()));
+    assert_eq!(endpoint.limits[0].requests, 10);
+    assert_eq!(endpoint.limits[0].per.0.as_secs(), 60);
+    let provider = &loaded.config.providers["openai"];
+    assert_eq!(provider.api_key.as_ref().unwrap().expose(), std::env::var("PATH").unwrap());
+    assert_eq!(provider.base_url.as_ref().unwrap().as_str(), "http://127.0.0.1:9/v1");
+}
+
+#[test]
+fn routes_with_equal_settings_share_a_provider() {
+    let route = |name: &str, key: &str| {
+        format!(
+            "  - {{name: {name}, route_type: llm/v1/chat, model: {{provider: openai, name: m, config: {{openai_api_key: {key}}}}}}}\n"
+        )
+    };
+    let text = format!("routes:\n{}{}{}", route("a", "$PATH"), route("b", "$PATH"), route("c", "$HOME"));
+    let loaded = loaded(&text);
+    assert_eq!(loaded.config.providers.keys().collect::<Vec<_>>(), ["openai", "openai-2"]);
+    assert_eq!(loaded.config.endpoints[1].route, RouteConfig::Target("openai/m".to_owned()));
+    assert_eq!(loaded.config.endpoints[2].route, RouteConfig::Target("openai-2/m".to_owned()));
+}
+
+#[test]
+fn mlflow_endpoints_and_traffic_routes_are_read() {
+    let loaded = loaded(
+        "endpoints:\n\
+         - {name: chat, endpoint_type: llm/v1/chat, colour: red, model: {provider: OpenAI, name: gpt-4o-mini, config: {openai_api_key: $PATH}}, limit: {calls: 10, renewal_period: 5 minutes, key: null}}\n\
+         - {name: chat2, endpoint_type: llm/v1/chat, model: {provider: anthropic, name: claude, config: {anthropic_api_key: $PATH}}}\n\
+         routes:\n\
+         - {name: both, task_type: llm/v1/chat, destinations: [{name: chat, traffic_percentage: 80}, {name: chat2, traffic_percentage: 20}]}\n",
+    );
+    assert_eq!(loaded.form, Form::Mlflow);
+    let config = &loaded.config;
+    assert_eq!(config.endpoints[0].limits[0].per.0.as_secs(), 300);
+    assert!(
+        matches!(&config.endpoints[2].route, RouteConfig::Split(split) if split.0 == [("chat".to_owned(), 80), ("chat2".to_owned(), 20)])
+    );
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+}

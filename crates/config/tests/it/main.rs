@@ -1,0 +1,22 @@
+//! Documents in every form, and every message a broken one gets.
+
+mod forms;
+mod problems;
+mod schema;
+
+use millgate_config::{Loaded, load};
+
+fn loaded(text: &str) -> Loaded {
+    load(text).unwrap_or_else(|problems| {
+        let lines: Vec<_> = problems.iter().map(|problem| problem.in_file("f.yaml")).collect();
+        panic!("{}", lines.join("\n"))
+    })
+}
+
+fn problems(text: &str) -> String {
+    let found = match load(text) {
+        Ok(loaded) => loaded.warnings,
+        Err(problems) => problems,
+    };
+    found.iter().map(|problem| problem.in_file("f.yaml")).collect::<Vec<_>>().join("\n")
+}

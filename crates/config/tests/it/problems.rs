@@ -1,0 +1,99 @@
+use insta::assert_snapshot;
+
+use super::problems;
+
+#[test]
+fn every_problem_is_reported_with_its_place_and_a_hint() {
+    let text = r"
+version: 2
+colour: red
+providers:
+  openai: { kind: opnai, api_key: env:MILLGATE_NOT_SET }
+  local: { kind: openai-compatible, base_url: 'file:///etc/passwd' }
+  box: { kind: openai-compatible }
+endpoints:
+  - name: chat
+    type: llm/v1/caht
+    route: openai/gpt
+  - name: 'bad name'
+    type: llm/v1/chat
+    rout: openai/gpt
+    route: box/gpt
+  - name: twice
+    type: llm/v1/chat
+    path: /v1/mine
+    route: { split: { box/a: 0, nowhere/b: 0 } }
+  - name: twice
+    type: llm/v1/chat
+    route: box/
+    limits: [ { requests: 0, per: 3 weeks } ]
+  - { name: p, type: predict, route: box/gpt }
+  - { name: q, type: predict, route: 'models:/Iris' }
+server: { max_body: lots, drain_delay: 5 }
+";
+    assert_snapshot!("structure", problems(text));
+}
+
+#[test]
+fn references_and_cycles_are_checked() {
+    let text = r"
+providers: { mock: { kind: mock } }
+endpoints:
+  - { name: a, type: llm/v1/chat, route: { fallback: [ b, mock/echo ] } }
+  - { name: b, type: llm/v1/chat, route: c }
+  - { name: c, type: llm/v1/chat, route: a }
+  - { name: d, type: llm/v1/chat, route: embed }
+  - { name: embed, type: llm/v1/embeddings, route: mock/echo }
+  - { name: e, type: llm/v1/chat, route: mok/echo }
+  - { name: f, type: llm/v1/chat, route: embde }
+  - { name: g, type: predict, route: models:/Iris/1 }
+";
+    assert_snapshot!("references", problems(text));
+}
+
+#[test]
+fn yaml_itself_is_checked() {
+    assert_snapshot!("yaml_unclosed", problems("endpoints: [\n"));
+    assert_snapshot!("yaml_duplicate", problems("a: 1\na: 2\n"));
+    assert_snapshot!("yaml_two_documents", problems("a: 1\n---\nb: 2\n"));
+    assert_snapshot!("yaml_list", problems("- a\n"));
+    assert_snapshot!("yaml_empty", problems(""));
+}
+
+#[test]
+fn other_forms_are_checked_in_their_own_words() {
+    let text = r"
+routes:
+  - name: iris
+    route_type: mlflow-model
+    model: { name: Iris, stage: Production, version: 3 }
+  - name: iris2
+    route_type: mlflow-model
+    model: { nme: Iris }
+  - name: chat
+    route_type: llm/v1/chat
+    model: { provider: openai, name: gpt, openai_config: { openai_api_kee: x } }
+    rate_limit: { calls: 10 }
+  - route_type: llm/v1/chat
+    model: { provider: mock, name: echo }
+    endpint: /x
+";
+    assert_snapshot!("routes_form", problems(text));
+    let mlflow = r"
+endpoints:
+  - { name: chat, endpoint_type: llm/v1/chat, model: { provider: openai, name: gpt, config: { openai_api_key: $MILLGATE_NOT_SET } } }
+routes:
+  - { name: r, task_type: llm/v1/chat, destinations: [ { name: chat, traffic_percentage: 50 }, { name: chat2, traffic_percentage: 40 } ] }
+";
+    assert_snapshot!("mlflow_form", problems(mlflow));
+}
+
+#[test]
+fn an_alias_bomb_is_refused() {
+    let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..12 {
+        let inner = vec![format!("*a{}", level - 1); 10].join(", ");
+        text.push_str(&format!("a{level}: &a{level} [{inner}]\n"));
+    }
+    assert!(!problems(&text).is_empty());
+}
