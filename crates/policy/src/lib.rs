@@ -1,1 +1,8 @@
-//! Empty for now.
+//! Declared rules as pure code: where requests go ([`Route`]) and how many may ([`Limiter`]). No IO, no clock
+//! of its own: time and chance are handed in.
+
+mod limit;
+mod route;
+
+pub use limit::{Admission, Limiter, Rate};
+pub use route::Route;

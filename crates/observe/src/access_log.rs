@@ -1,0 +1,156 @@
+//! The access log: one JSON object per request and line.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use millgate_types::Exchange;
+
+/// Appends one line. Fields that are not known are left out.
+pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
+    let mut line = Line { out, first: true };
+    line.out.push(b'{');
+    line.raw("time", &timestamp(exchange.started));
+    line.raw("request_id", &exchange.request_id.hex());
+    line.text("method", exchange.method.as_str());
+    line.text("path", &exchange.path);
+    line.number("status", u64::from(exchange.status));
+    line.text("outcome", exchange.outcome.name());
+    line.number("duration_us", exchange.duration.as_micros() as u64);
+    if let Some(first) = exchange.time_to_first_byte {
+        line.number("first_byte_us", first.as_micros() as u64);
+    }
+    if let Some(peer) = exchange.peer {
+        line.text("peer", &peer.to_string());
+    }
+    let texts = [
+        ("principal", exchange.principal.as_deref()),
+        ("endpoint", exchange.endpoint.as_deref()),
+        ("target", exchange.target.as_deref()),
+        ("model_version", exchange.model_version.as_deref()),
+        ("dialect", exchange.dialect.map(millgate_types::Dialect::name)),
+        ("operation", exchange.operation.map(millgate_types::Operation::name)),
+        ("lane", exchange.lane.map(millgate_types::Lane::name)),
+        ("code", exchange.code.map(|code| code.name)),
+        ("source", exchange.fault_source.map(millgate_types::Source::name)),
+        ("detail", exchange.fault_detail.as_deref()),
+    ];
+    for (name, value) in texts {
+        if let Some(value) = value {
+            line.text(name, value);
+        }
+    }
+    if exchange.stream {
+        line.key("stream");
+        line.out.extend_from_slice(b"true");
+    }
+    let usage = &exchange.usage;
+    let numbers = [
+        ("attempts", u64::from(exchange.attempts)),
+        ("bytes_in", exchange.bytes_in),
+        ("bytes_out", exchange.bytes_out),
+        ("rows", exchange.rows),
+        ("input_tokens", usage.input),
+        ("cache_read_tokens", usage.cache_read),
+        ("cache_write_tokens", usage.cache_write),
+        ("output_tokens", usage.output),
+        ("reasoning_tokens", usage.reasoning),
+    ];
+    for (name, value) in numbers {
+        if value != 0 {
+            line.number(name, value);
+        }
+    }
+    line.number("config", exchange.config_generation);
+    out.extend_from_slice(b"}\n");
+}
+
+struct Line<'a> {
+    out: &'a mut Vec<u8>,
+    first: bool,
+}
+
+impl Line<'_> {
+    fn key(&mut self, name: &str) {
+        if !self.first {
+            self.out.push(b',');
+        }
+        self.first = false;
+        self.out.push(b'"');
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    /// A value that needs no escaping.
+    fn raw(&mut self, name: &str, value: &[u8]) {
+        self.key(name);
+        self.out.push(b'"');
+        self.out.extend_from_slice(value);
+        self.out.push(b'"');
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        if value.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\') {
+            return self.raw(name, value.as_bytes());
+        }
+        self.key(name);
+        let _infallible = serde_json::to_writer(&mut *self.out, value);
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.key(name);
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+}
+
+/// RFC 3339 in UTC with microseconds: `2026-01-31T12:00:00.000001Z`.
+fn timestamp(time: SystemTime) -> [u8; 27] {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = ((since.as_secs() / 86_400) as i64, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let mut out = *b"0000-00-00T00:00:00.000000Z";
+    let mut put = |at: usize, width: usize, mut value: u64| {
+        for slot in out[at..at + width].iter_mut().rev() {
+            *slot = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+    };
+    put(0, 4, year);
+    put(5, 2, month);
+    put(8, 2, day);
+    put(11, 2, second / 3600);
+    put(14, 2, second / 60 % 60);
+    put(17, 2, second % 60);
+    put(20, 6, u64::from(since.subsec_micros()));
+    out
+}
+
+/// Year, month and day of a day counted from 1970-01-01 (proleptic Gregorian calendar).
+fn civil(days: i64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year as u64, month as u64, day as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn timestamps_are_calendar_dates() {
+        let at = |seconds: u64, micros: u64| {
+            let time = UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(micros);
+            String::from_utf8(timestamp(time).to_vec()).unwrap()
+        };
+        assert_eq!(at(0, 0), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(at(951_782_400, 7), "2000-02-29T00:00:00.000007Z");
+        assert_eq!(at(1_795_345_445, 0), "2026-11-22T11:04:05.000000Z");
+    }
+}

@@ -1,0 +1,205 @@
+//! Prometheus metrics. Labels are names from the configuration or words from closed tables, so the number of
+//! series is bounded; no prompt, key or path becomes a label.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use millgate_types::Exchange;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    endpoint: Arc<str>,
+    target: Arc<str>,
+    operation: &'static str,
+    status: u16,
+    code: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabels {
+    endpoint: Arc<str>,
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    endpoint: Arc<str>,
+    target: Arc<str>,
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TargetLabels {
+    endpoint: Arc<str>,
+    target: Arc<str>,
+}
+
+type Seconds = Family<EndpointLabels, Histogram, fn() -> Histogram>;
+
+/// All metrics of a gateway.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    duration: Seconds,
+    first_byte: Seconds,
+    tokens: Family<TokenLabels, Counter>,
+    rows: Family<TargetLabels, Counter>,
+    attempts: Family<TargetLabels, Counter>,
+    records_dropped: Counter,
+    /// Requests that are being served.
+    pub requests_in_flight: Gauge<i64, std::sync::atomic::AtomicI64>,
+    /// Open client connections.
+    pub connections: Gauge<i64, std::sync::atomic::AtomicI64>,
+    /// Connections refused because a limit was reached.
+    pub connections_refused: Counter<u64, AtomicU64>,
+    /// Handlers that panicked; every one is a defect.
+    pub panics: Counter<u64, AtomicU64>,
+    /// The number of the configuration that is being served; counts from 1.
+    pub config_generation: Gauge<i64, std::sync::atomic::AtomicI64>,
+    /// 1 while the file holds a configuration that was refused.
+    pub config_reload_failed: Gauge<i64, std::sync::atomic::AtomicI64>,
+}
+
+fn histogram() -> Histogram {
+    Histogram::new([
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+        120.0,
+    ])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics without any history.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("millgate"),
+            requests: Family::default(),
+            duration: Family::new_with_constructor(histogram),
+            first_byte: Family::new_with_constructor(histogram),
+            tokens: Family::default(),
+            rows: Family::default(),
+            attempts: Family::default(),
+            records_dropped: Counter::default(),
+            requests_in_flight: Gauge::default(),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            panics: Counter::default(),
+            config_generation: Gauge::default(),
+            config_reload_failed: Gauge::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register("requests", "Finished requests", metrics.requests.clone());
+        registry.register_with_unit(
+            "request_duration",
+            "From the first byte of a request to the last of its answer",
+            Unit::Seconds,
+            metrics.duration.clone(),
+        );
+        registry.register_with_unit(
+            "first_byte",
+            "From the first byte of a request to the first byte of the provider's or model's answer",
+            Unit::Seconds,
+            metrics.first_byte.clone(),
+        );
+        registry.register("tokens", "Tokens consumed, in disjoint classes", metrics.tokens.clone());
+        registry.register("rows", "Rows predicted", metrics.rows.clone());
+        registry.register("attempts", "Targets tried", metrics.attempts.clone());
+        registry.register(
+            "records_dropped",
+            "Records of requests lost because the observer was behind",
+            metrics.records_dropped.clone(),
+        );
+        registry.register("requests_in_flight", "Requests being served", metrics.requests_in_flight.clone());
+        registry.register("connections", "Open client connections", metrics.connections.clone());
+        registry.register(
+            "connections_refused",
+            "Connections refused because a limit was reached",
+            metrics.connections_refused.clone(),
+        );
+        registry.register("panics", "Handlers that panicked", metrics.panics.clone());
+        registry.register(
+            "config_generation",
+            "Number of the configuration that is being served",
+            metrics.config_generation.clone(),
+        );
+        registry.register(
+            "config_reload_failed",
+            "1 while the file holds a configuration that was refused",
+            metrics.config_reload_failed.clone(),
+        );
+        metrics
+    }
+
+    /// The OpenMetrics text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        // Writing into a String cannot fail.
+        let _infallible = text::encode(&mut out, &self.registry);
+        out
+    }
+
+    pub(crate) fn records_dropped(&self, count: u64) {
+        self.records_dropped.inc_by(count);
+    }
+
+    pub(crate) fn observe(&self, exchange: &Exchange) {
+        let none: Arc<str> = Arc::from("");
+        let endpoint = exchange.endpoint.clone().unwrap_or_else(|| Arc::clone(&none));
+        let target = exchange.target.clone().unwrap_or(none);
+        let operation = exchange.operation.map_or("", millgate_types::Operation::name);
+        self.requests
+            .get_or_create(&RequestLabels {
+                endpoint: Arc::clone(&endpoint),
+                target: Arc::clone(&target),
+                operation,
+                status: exchange.status,
+                code: exchange.code.map_or("", |code| code.name),
+                outcome: exchange.outcome.name(),
+            })
+            .inc();
+        let of_endpoint = EndpointLabels { endpoint: Arc::clone(&endpoint), operation };
+        self.duration.get_or_create(&of_endpoint).observe(exchange.duration.as_secs_f64());
+        if let Some(first) = exchange.time_to_first_byte {
+            self.first_byte.get_or_create(&of_endpoint).observe(first.as_secs_f64());
+        }
+        let of_target = TargetLabels { endpoint: Arc::clone(&endpoint), target: Arc::clone(&target) };
+        if exchange.attempts > 0 {
+            self.attempts.get_or_create(&of_target).inc_by(u64::from(exchange.attempts));
+        }
+        if exchange.rows > 0 {
+            self.rows.get_or_create(&of_target).inc_by(exchange.rows);
+        }
+        let usage = &exchange.usage;
+        let classes = [
+            ("input", usage.input),
+            ("cache_read", usage.cache_read),
+            ("cache_write", usage.cache_write),
+            ("output", usage.output),
+            ("reasoning", usage.reasoning),
+            ("audio_input", usage.audio_input),
+            ("audio_output", usage.audio_output),
+            ("image_input", usage.image_input),
+        ];
+        for (class, count) in classes.into_iter().filter(|(_, count)| *count > 0) {
+            let labels = TokenLabels { endpoint: Arc::clone(&endpoint), target: Arc::clone(&target), class };
+            self.tokens.get_or_create(&labels).inc_by(count);
+        }
+    }
+}

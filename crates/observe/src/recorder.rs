@@ -1,0 +1,141 @@
+//! The mailbox between request path and observer thread.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use millgate_types::Exchange;
+
+use crate::{Metrics, access_log};
+
+/// Records held before new ones are dropped and counted.
+const CAPACITY: usize = 65_536;
+/// The observer gathers for this long before it works, so that busy threads rarely have to wake it.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Where access log lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogSink {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Nowhere.
+    Off,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    records: Vec<Box<Exchange>>,
+    closed: bool,
+}
+
+struct Shared {
+    mailbox: Mutex<Mailbox>,
+    filled: Condvar,
+    dropped: AtomicU64,
+    metrics: Arc<Metrics>,
+    sink: LogSink,
+    /// Held while a batch is worked on, so that [`Recorder::flush`] can wait for it.
+    working: Mutex<Vec<u8>>,
+}
+
+/// Takes records of finished requests.
+pub struct Recorder {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Recorder {
+    /// Starts the observer thread.
+    pub fn start(metrics: Arc<Metrics>, sink: LogSink) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            mailbox: Mutex::default(),
+            filled: Condvar::new(),
+            dropped: AtomicU64::new(0),
+            metrics,
+            sink,
+            working: Mutex::default(),
+        });
+        let observer = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("observer".to_owned()).spawn(move || observer.run())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Hands a record over. Never waits for the observer; a record that finds the mailbox full is dropped and
+    /// counted.
+    pub fn send(&self, record: Box<Exchange>) {
+        let mut mailbox = lock(&self.shared.mailbox);
+        if mailbox.records.len() >= CAPACITY {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        mailbox.records.push(record);
+        let first = mailbox.records.len() == 1;
+        drop(mailbox);
+        if first {
+            self.shared.filled.notify_one();
+        }
+    }
+
+    /// Works on everything sent so far, before it returns.
+    pub fn flush(&self) {
+        self.shared.work();
+    }
+
+    /// Flushes and stops the thread.
+    pub fn stop(&self) {
+        lock(&self.shared.mailbox).closed = true;
+        self.shared.filled.notify_one();
+        if let Some(thread) = lock(&self.thread).take() {
+            let _panicked = thread.join();
+        }
+        self.flush();
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        loop {
+            let mut mailbox = lock(&self.mailbox);
+            while mailbox.records.is_empty() && !mailbox.closed {
+                mailbox = self.filled.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
+            }
+            let closed = mailbox.closed;
+            drop(mailbox);
+            if closed {
+                return;
+            }
+            std::thread::sleep(GATHER);
+            self.work();
+        }
+    }
+
+    fn work(&self) {
+        let mut lines = lock(&self.working);
+        let records = std::mem::take(&mut lock(&self.mailbox).records);
+        self.metrics.records_dropped(self.dropped.swap(0, Ordering::Relaxed));
+        for record in &records {
+            self.metrics.observe(record);
+            if self.sink != LogSink::Off {
+                access_log::write(record, &mut lines);
+            }
+        }
+        if lines.is_empty() {
+            return;
+        }
+        // A log that cannot be written must not stop the gateway.
+        let _written = match self.sink {
+            LogSink::Stdout => std::io::stdout().lock().write_all(&lines),
+            LogSink::Stderr => std::io::stderr().lock().write_all(&lines),
+            LogSink::Off => Ok(()),
+        };
+        lines.clear();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
