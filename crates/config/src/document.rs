@@ -310,6 +310,8 @@ pub struct AccessConfig {
     pub declared: Vec<KeyConfig>,
     /// Serve without keys on an address other than loopback. Without it such a start is refused.
     pub allow_open_on_network: bool,
+    /// Callers may name `provider/model` as the model, beside the endpoints. Default `false`.
+    pub allow_provider_models: bool,
 }
 
 /// Whether callers need a key.

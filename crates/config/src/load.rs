@@ -294,5 +294,6 @@ pub fn load_environment() -> Option<String> {
             );
         }
     }
+    text.push_str("access: { allow_provider_models: true }\n");
     any.then(|| text.replace("providers:\n  {}\n", "providers: {}\n"))
 }

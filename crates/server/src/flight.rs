@@ -1,0 +1,119 @@
+//! A request under way: the record it fills in, sent when the last byte has left or the caller is gone.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::request::Parts;
+use millgate_types::{Exchange, Fault, Outcome, RequestId, Usage};
+
+use crate::Gateway;
+
+/// Longest path kept in a record, in bytes.
+const PATH_LIMIT: usize = 256;
+
+/// Owns the record of one request. Dropping it sends the record; without [`Flight::land`] before, the outcome
+/// is a cancelled request.
+pub(crate) struct Flight {
+    record: Option<Box<Exchange>>,
+    gateway: Arc<Gateway>,
+    began: Instant,
+}
+
+impl Flight {
+    pub(crate) fn begin(gateway: &Arc<Gateway>, head: &Parts, peer: IpAddr, generation: u64) -> Self {
+        let path = head.uri.path();
+        let cut = (0..=PATH_LIMIT.min(path.len())).rev().find(|at| path.is_char_boundary(*at)).unwrap_or(0);
+        gateway.metrics.requests_in_flight.inc();
+        Self {
+            record: Some(Box::new(Exchange {
+                request_id: RequestId::random(),
+                started: SystemTime::now(),
+                method: head.method.clone(),
+                path: path[..cut].into(),
+                peer: Some(peer),
+                principal: None,
+                endpoint: None,
+                target: None,
+                model_version: None,
+                dialect: None,
+                operation: None,
+                lane: None,
+                status: 0,
+                code: None,
+                fault_source: None,
+                fault_detail: None,
+                stream: false,
+                attempts: 0,
+                bytes_in: 0,
+                bytes_out: 0,
+                rows: 0,
+                usage: Usage::default(),
+                duration: std::time::Duration::ZERO,
+                time_to_first_byte: None,
+                config_generation: generation,
+                outcome: Outcome::Cancelled,
+            })),
+            gateway: Arc::clone(gateway),
+            began: Instant::now(),
+        }
+    }
+
+    /// The record to fill in.
+    pub(crate) fn record(&mut self) -> &mut Exchange {
+        self.record.as_mut().expect("the record leaves only with the flight itself")
+    }
+
+    pub(crate) fn request_id(&self) -> RequestId {
+        self.record.as_ref().expect("the record leaves only with the flight itself").request_id
+    }
+
+    /// Notes the first byte from the upstream or model; later calls change nothing.
+    pub(crate) fn first_byte(&mut self) {
+        let elapsed = self.began.elapsed();
+        self.record().time_to_first_byte.get_or_insert(elapsed);
+    }
+
+    /// Notes a fault that the caller gets to see.
+    pub(crate) fn fail(&mut self, fault: &Fault) {
+        let record = self.record();
+        record.code = Some(fault.code);
+        record.fault_source = Some(fault.source);
+        let detail = match &fault.cause {
+            Some(cause) => format!("{}: {}", fault.public, chain(cause.as_ref())),
+            None => fault.public.to_string(),
+        };
+        record.fault_detail = Some(detail.into());
+        record.outcome = Outcome::Failed;
+    }
+
+    /// The answer left whole.
+    pub(crate) fn land(&mut self) {
+        let record = self.record();
+        if record.outcome == Outcome::Cancelled {
+            record.outcome = Outcome::Completed;
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.duration = self.began.elapsed();
+            self.gateway.metrics.requests_in_flight.dec();
+            self.gateway.recorder.send(record);
+        }
+    }
+}
+
+/// An error and what caused it, on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}

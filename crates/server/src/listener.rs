@@ -1,0 +1,428 @@
+//! Connections. One acceptor deals them to data threads in turn; a data thread owns its connections for
+//! their whole life and runs them on a single-threaded runtime, so that a request never crosses threads.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::reply::ReplyBody;
+use crate::{Gateway, pipeline};
+
+/// Headers of one request together, in bytes.
+const MAX_HEAD: usize = 64 << 10;
+/// Header fields of one request.
+const MAX_FIELDS: usize = 100;
+/// HTTP/2 streams of one connection.
+const MAX_STREAMS: u32 = 100;
+/// A connection that waits for its next request is closed after this.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How often time-outs and idle upstream connections are looked after.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What a listener allows.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerLimits {
+    /// Data threads.
+    pub threads: usize,
+    /// Open connections.
+    pub connections: u32,
+    /// Open connections of one address.
+    pub connections_per_ip: u32,
+    /// Time for the headers of a request.
+    pub header_timeout: Duration,
+}
+
+/// A running listener.
+pub struct Listener {
+    address: SocketAddr,
+    stop: watch::Sender<Phase>,
+    acceptor: tokio::task::JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No new connections; those there are finish what they began.
+    Closing,
+    /// Whatever is left is cut.
+    Closed,
+}
+
+impl Listener {
+    /// Binds and starts serving. Must be called on a runtime; the acceptor runs there.
+    pub async fn bind(
+        gateway: Arc<Gateway>,
+        address: SocketAddr,
+        limits: ListenerLimits,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let (stop, phase) = watch::channel(Phase::Open);
+        let mut hands = Vec::new();
+        let mut threads = Vec::new();
+        for index in 0..limits.threads.max(1) {
+            let (hand, deal) = mpsc::unbounded_channel();
+            let thread = DataThread { gateway: Arc::clone(&gateway), phase: phase.clone(), limits };
+            threads.push(std::thread::Builder::new().name(format!("data-{index}")).spawn(move || thread.run(deal))?);
+            hands.push(hand);
+        }
+        let acceptor = tokio::spawn(accept(listener, gateway, limits, hands, phase));
+        Ok(Self { address, stop, acceptor, threads })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, lets running requests finish for at most `timeout`, then cuts the rest.
+    pub async fn close(self, timeout: Duration) {
+        self.stop.send_replace(Phase::Closing);
+        let threads = self.threads;
+        let mut done = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                let _panicked = thread.join();
+            }
+        });
+        if tokio::time::timeout(timeout, &mut done).await.is_err() {
+            self.stop.send_replace(Phase::Closed);
+            let _joined = tokio::time::timeout(Duration::from_secs(1), done).await;
+        }
+        let _joined = self.acceptor.await;
+    }
+}
+
+type Dealt = (std::net::TcpStream, Ticket);
+
+/// A connection's place in the counts; gives it back when dropped.
+struct Ticket {
+    peer: IpAddr,
+    counts: Arc<Counts>,
+}
+
+struct Counts {
+    open: AtomicU32,
+    by_ip: Mutex<HashMap<IpAddr, u32>>,
+    gateway: Arc<Gateway>,
+}
+
+impl Counts {
+    fn admit(self: &Arc<Self>, peer: IpAddr, limits: &ListenerLimits) -> Option<Ticket> {
+        let mut by_ip = self.by_ip.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_peer = by_ip.entry(peer).or_insert(0);
+        if self.open.load(Ordering::Relaxed) >= limits.connections || *of_peer >= limits.connections_per_ip {
+            self.gateway.metrics.connections_refused.inc();
+            return None;
+        }
+        *of_peer += 1;
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.gateway.metrics.connections.inc();
+        Some(Ticket { peer, counts: Arc::clone(self) })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut by_ip = self.counts.by_ip.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_ip.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                by_ip.remove(&self.peer);
+            }
+        }
+        self.counts.open.fetch_sub(1, Ordering::Relaxed);
+        self.counts.gateway.metrics.connections.dec();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    gateway: Arc<Gateway>,
+    limits: ListenerLimits,
+    hands: Vec<mpsc::UnboundedSender<Dealt>>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let counts = Arc::new(Counts { open: AtomicU32::new(0), by_ip: Mutex::default(), gateway });
+    let mut turn = 0;
+    let mut last_complaint: Option<Instant> = None;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = phase.wait_for(|phase| *phase != Phase::Open) => return,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: wait for some to come back, without spinning.
+                if last_complaint.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+                    tracing::error!(%error, "connections cannot be accepted");
+                    last_complaint = Some(Instant::now());
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Some(ticket) = counts.admit(peer.ip(), &limits) else { continue };
+        let Ok(stream) = stream.into_std() else { continue };
+        turn = (turn + 1) % hands.len();
+        let _thread_gone = hands[turn].send((stream, ticket));
+    }
+}
+
+/// What the sweeper sees of a connection.
+pub(crate) struct Connection {
+    /// [`IDLE`], [`HEAD`] or [`BUSY`].
+    state: AtomicU8,
+    /// Milliseconds on the thread's clock at which the state began.
+    since: AtomicU64,
+    requests: AtomicU32,
+    close: Notify,
+}
+
+const IDLE: u8 = 0;
+const HEAD: u8 = 1;
+const BUSY: u8 = 2;
+
+struct DataThread {
+    gateway: Arc<Gateway>,
+    phase: watch::Receiver<Phase>,
+    limits: ListenerLimits,
+}
+
+impl DataThread {
+    fn run(self, deal: mpsc::UnboundedReceiver<Dealt>) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "a data thread could not start"),
+        };
+        let local = tokio::task::LocalSet::new();
+        runtime.block_on(local.run_until(self.serve(deal)));
+    }
+
+    async fn serve(mut self, mut deal: mpsc::UnboundedReceiver<Dealt>) {
+        let epoch = Instant::now();
+        let mut live: Vec<Weak<Connection>> = Vec::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut open = true;
+        while open || !tasks.is_empty() {
+            tokio::select! {
+                dealt = deal.recv(), if open => match dealt {
+                    Some((stream, ticket)) => {
+                        let connection = Arc::new(Connection {
+                            state: AtomicU8::new(HEAD),
+                            since: AtomicU64::new(epoch.elapsed().as_millis() as u64),
+                            requests: AtomicU32::new(0),
+                            close: Notify::new(),
+                        });
+                        live.push(Arc::downgrade(&connection));
+                        let gateway = Arc::clone(&self.gateway);
+                        let phase = self.phase.clone();
+                        tasks.spawn_local(drive(gateway, stream, ticket, connection, phase, epoch));
+                    }
+                    None => open = false,
+                },
+                Some(_) = tasks.join_next() => {}
+                _ = sweep.tick() => {
+                    millgate_upstream::Client.sweep();
+                    live.retain(|connection| self.keep(connection, epoch));
+                }
+                _ = self.phase.wait_for(|phase| *phase == Phase::Closed) => return,
+            }
+        }
+    }
+
+    /// Closes a connection that takes too long over a request's head or has been silent too long between
+    /// requests. False once it is gone.
+    fn keep(&self, connection: &Weak<Connection>, epoch: Instant) -> bool {
+        let Some(connection) = connection.upgrade() else { return false };
+        let age = epoch.elapsed().as_millis() as u64 - connection.since.load(Ordering::Relaxed);
+        let limit = match connection.state.load(Ordering::Relaxed) {
+            HEAD => self.limits.header_timeout,
+            IDLE => KEEP_ALIVE,
+            _ => return true,
+        };
+        if u128::from(age) > limit.as_millis() {
+            connection.close.notify_one();
+        }
+        true
+    }
+}
+
+impl Connection {
+    fn enter(&self, state: u8, epoch: Instant) {
+        self.since.store(epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.state.store(state, Ordering::Relaxed);
+    }
+}
+
+async fn drive(
+    gateway: Arc<Gateway>,
+    stream: std::net::TcpStream,
+    ticket: Ticket,
+    connection: Arc<Connection>,
+    mut phase: watch::Receiver<Phase>,
+    epoch: Instant,
+) {
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let _delayed = stream.set_nodelay(true);
+    let peer = ticket.peer;
+    let service = service_fn(|request: Request<Incoming>| {
+        connection.enter(BUSY, epoch);
+        connection.requests.fetch_add(1, Ordering::Relaxed);
+        let done = Done { connection: Arc::clone(&connection), epoch };
+        let gateway = Arc::clone(&gateway);
+        async move {
+            let response = pipeline::serve(gateway, peer, request).await;
+            Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _done: done }))
+        }
+    });
+    let mut builder = auto::Builder::new(LocalExecutor);
+    builder
+        .http1()
+        .header_read_timeout(None)
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(MAX_HEAD)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD as u32)
+        .keep_alive_interval(Duration::from_secs(30));
+    let io = Watched { stream, connection: Arc::clone(&connection), epoch };
+    let served = builder.serve_connection(TokioIo::new(io), service);
+    tokio::pin!(served);
+    tokio::select! {
+        // A connection that broke has told its requests already.
+        _broken = &mut served => return,
+        () = connection.close.notified() => return,
+        _ = phase.wait_for(|phase| *phase != Phase::Open) => {}
+    }
+    served.as_mut().graceful_shutdown();
+    let _broken = served.await;
+}
+
+/// Futures of a data thread stay on it.
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// Marks the connection idle when the answer has left.
+struct Done {
+    connection: Arc<Connection>,
+    epoch: Instant,
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if self.connection.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.connection.enter(IDLE, self.epoch);
+        }
+    }
+}
+
+/// An answer's body together with the mark.
+struct Tracked {
+    body: ReplyBody,
+    _done: Done,
+}
+
+impl http_body::Body for Tracked {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A client's socket that notes when a silent connection begins to speak.
+struct Watched {
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    epoch: Instant,
+}
+
+impl tokio::io::AsyncRead for Watched {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = std::pin::Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before && self.connection.state.load(Ordering::Relaxed) == IDLE {
+            self.connection.enter(HEAD, self.epoch);
+        }
+        polled
+    }
+}
+
+impl tokio::io::AsyncWrite for Watched {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        data: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::pin::Pin::new(&mut self.stream).poll_write(context, data)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::pin::Pin::new(&mut self.stream).poll_write_vectored(context, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+

@@ -1,0 +1,194 @@
+//! Answers on their way out: status, headers, and a body that carries the request's record with it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use millgate_types::{Dialect, Fault, code};
+
+use crate::flight::Flight;
+
+/// Our own headers.
+pub(crate) mod names {
+    use http::HeaderName;
+
+    pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    pub(crate) const ENDPOINT: HeaderName = HeaderName::from_static("x-millgate-endpoint");
+    pub(crate) const TARGET: HeaderName = HeaderName::from_static("x-millgate-target");
+    pub(crate) const MODEL_VERSION: HeaderName = HeaderName::from_static("x-millgate-model-version");
+    pub(crate) const RUNTIME: HeaderName = HeaderName::from_static("x-millgate-runtime");
+    pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-millgate-attempts");
+    pub(crate) const CONFIG: HeaderName = HeaderName::from_static("x-millgate-config");
+    pub(crate) const DROPPED: HeaderName = HeaderName::from_static("x-millgate-dropped");
+    pub(crate) const ERROR: HeaderName = HeaderName::from_static("x-millgate-error");
+}
+
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(crate) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+
+/// An answer before it becomes an HTTP response.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Content,
+}
+
+/// The body of an answer.
+pub(crate) enum Content {
+    /// All of it.
+    Whole(Bytes),
+    /// Piece by piece.
+    Stream(Box<dyn Pieces>),
+}
+
+/// A body that is made while it is sent. It ends by `None`; what goes wrong on the way is told to the caller
+/// as an event in the stream, and to the record through the flight.
+pub(crate) trait Pieces: Send {
+    fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>>;
+}
+
+impl Reply {
+    pub(crate) fn whole(content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
+        let mut headers = HeaderMap::with_capacity(12);
+        headers.insert(header::CONTENT_TYPE, content_type);
+        Self { status: StatusCode::OK, headers, body: Content::Whole(body.into()) }
+    }
+
+    pub(crate) fn json(body: impl Into<Bytes>) -> Self {
+        Self::whole(JSON, body)
+    }
+
+    pub(crate) fn stream(pieces: Box<dyn Pieces>) -> Self {
+        let mut headers = HeaderMap::with_capacity(12);
+        headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // Nginx in front of us must not gather what we send piece by piece.
+        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        Self { status: StatusCode::OK, headers, body: Content::Stream(pieces) }
+    }
+
+    pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// The answer to a fault, in the caller's dialect.
+    pub(crate) fn fault(fault: &Fault, flight: &mut Flight) -> Self {
+        flight.fail(fault);
+        let dialect = flight.record().dialect.unwrap_or(Dialect::OpenAi);
+        let body = millgate_dialect::codec(dialect).encode_fault(fault, flight.request_id());
+        let mut reply = Self::json(body).with(names::ERROR, HeaderValue::from_static(fault.code.name));
+        reply.status = fault.status();
+        if let Some(seconds) = fault.retry_after_seconds() {
+            reply.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if fault.code == code::INVALID_API_KEY {
+            reply.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if closes_connection(fault) {
+            reply.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
+    }
+
+    /// The HTTP response. From here on the body owns the record.
+    pub(crate) fn into_response(self, mut flight: Flight) -> Response<ReplyBody> {
+        let record = flight.record();
+        record.status = self.status.as_u16();
+        record.stream = matches!(self.body, Content::Stream(_));
+        let mut headers = self.headers;
+        let id = record.request_id.hex();
+        if let Ok(id) = HeaderValue::from_bytes(&id) {
+            headers.insert(names::REQUEST_ID, id);
+        }
+        if record.attempts > 0 {
+            headers.insert(names::ATTEMPTS, HeaderValue::from(record.attempts));
+        }
+        headers.insert(names::CONFIG, HeaderValue::from(record.config_generation));
+        let mut response = Response::new(ReplyBody { content: Some(self.body), flight });
+        *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+/// After these the rest of the connection cannot be trusted, or the caller should go elsewhere.
+fn closes_connection(fault: &Fault) -> bool {
+    [
+        code::BAD_HOST,
+        code::HEADERS_TOO_LARGE,
+        code::URI_TOO_LONG,
+        code::BODY_TOO_LARGE,
+        code::BODY_TIMEOUT,
+        code::DRAINING,
+        code::INTERNAL_ERROR,
+    ]
+    .contains(&fault.code)
+}
+
+/// The body of every response.
+pub(crate) struct ReplyBody {
+    content: Option<Content>,
+    flight: Flight,
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let piece = match &mut this.content {
+            None => return Poll::Ready(None),
+            Some(Content::Whole(bytes)) => {
+                let bytes = std::mem::take(bytes);
+                this.content = None;
+                this.flight.land();
+                (!bytes.is_empty()).then_some(bytes)
+            }
+            Some(Content::Stream(pieces)) => match pieces.poll_piece(context, &mut this.flight) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(piece)) => Some(piece),
+                Poll::Ready(None) => {
+                    this.content = None;
+                    this.flight.land();
+                    None
+                }
+            },
+        };
+        if let Some(piece) = &piece {
+            this.flight.record().bytes_out += piece.len() as u64;
+        }
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            None => true,
+            Some(Content::Whole(bytes)) => bytes.is_empty(),
+            Some(Content::Stream(_)) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            None => SizeHint::with_exact(0),
+            Some(Content::Whole(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Some(Content::Stream(_)) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        // An empty body is never polled.
+        if self.is_end_stream() {
+            self.flight.land();
+        }
+    }
+}

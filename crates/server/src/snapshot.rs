@@ -1,0 +1,460 @@
+//! What runs: built whole from a checked [`Config`], never changed, swapped as one. A request keeps the one
+//! it began with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::uri::Uri;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use millgate_config::{
+    Compat, Config, EndpointConfig, EndpointType, EnvManager, KeyMode, LimitBy, LimitConfig, Network,
+    ProviderConfig, RouteConfig, RuntimeChoice,
+};
+use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
+use millgate_policy::{Limiter, Rate, Route};
+use millgate_provider::{AuthScheme, ProviderKind};
+use millgate_types::{ModelRef, Operation, Principal};
+use millgate_upstream::{Deadlines, Origin};
+use sha2::{Digest, Sha256};
+use url::Url;
+
+use crate::body::BodyLimits;
+
+/// Who shares a counter: an endpoint, a key's name, or an address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Sharer {
+    Endpoint,
+    Key(Arc<str>),
+    Ip(std::net::IpAddr),
+}
+
+/// A rate limit at work.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    pub(crate) by: LimitBy,
+    pub(crate) limiter: Arc<Limiter<Sharer>>,
+}
+
+/// One destination.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// `provider/model` or a `models:/` URI, for logs and metrics.
+    pub(crate) label: Arc<str>,
+    pub(crate) header: HeaderValue,
+    pub(crate) kind: TargetKind,
+}
+
+pub(crate) enum TargetKind {
+    /// A provider's model; `None` takes the name from the request (`provider/model` called directly).
+    Provider { provider: Arc<Provider>, model: Option<Box<str>> },
+    /// A registered model.
+    Model(Arc<Deployment>),
+}
+
+impl std::fmt::Debug for TargetKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Provider { provider, model } => write!(f, "{}/{model:?}", provider.name),
+            Self::Model(_) => f.write_str("model"),
+        }
+    }
+}
+
+/// A provider, ready to be called.
+pub(crate) struct Provider {
+    pub(crate) name: Arc<str>,
+    pub(crate) kind: &'static ProviderKind,
+    pub(crate) transport: Transport,
+    /// Credential, content type and configured headers, as every request carries them.
+    pub(crate) headers: HeaderMap,
+    pub(crate) deadlines: Deadlines,
+    uris: Vec<(Operation, Uri)>,
+}
+
+/// How a provider is reached.
+pub(crate) enum Transport {
+    Http(Arc<Origin>),
+    /// Answered in this process by the mock provider.
+    Mock,
+}
+
+impl Provider {
+    /// The request target of an operation; `None` where the provider has no such operation.
+    pub(crate) fn uri(&self, operation: Operation) -> Option<&Uri> {
+        self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri)
+    }
+}
+
+/// A named thing that clients call.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) name: Arc<str>,
+    pub(crate) header: HeaderValue,
+    pub(crate) kind: EndpointType,
+    pub(crate) path: Option<String>,
+    pub(crate) route: Arc<Route<Target>>,
+    pub(crate) limits: Vec<Limit>,
+    /// As written: what MLflow's listing APIs show.
+    pub(crate) config: EndpointConfig,
+    /// Kind and model of a sole provider target, for the listing APIs.
+    pub(crate) shown_model: Option<(String, String)>,
+}
+
+/// Everything a request needs.
+pub(crate) struct Snapshot {
+    /// Counts from 1.
+    pub(crate) generation: u64,
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    by_name: HashMap<Arc<str>, Arc<Endpoint>>,
+    by_path: HashMap<String, Arc<Endpoint>>,
+    /// For `provider/model` called directly: per provider and operation an endpoint named after the provider.
+    direct: HashMap<(String, Operation), Arc<Endpoint>>,
+    keys: Option<HashMap<[u8; 32], Principal>>,
+    pub(crate) body_limits: BodyLimits,
+    pub(crate) max_answer: usize,
+    pub(crate) deployments: Vec<Arc<Deployment>>,
+}
+
+impl Snapshot {
+    pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<Endpoint>> {
+        self.by_name.get(name)
+    }
+
+    pub(crate) fn by_path(&self, path: &str) -> Option<&Arc<Endpoint>> {
+        self.by_path.get(path)
+    }
+
+    /// The endpoint of `provider/model`, where callers may name providers.
+    pub(crate) fn direct(&self, model: &str, operation: Operation) -> Option<&Arc<Endpoint>> {
+        let (provider, _) = model.split_once('/')?;
+        self.direct.get(&(provider.to_owned(), operation))
+    }
+
+    /// The principal of a key; everybody is anonymous where no keys are asked for.
+    pub(crate) fn principal(&self, key: Option<&[u8]>) -> Option<Principal> {
+        let Some(keys) = &self.keys else { return Some(Principal::Anonymous) };
+        keys.get(&digest(key?)).cloned()
+    }
+}
+
+/// Keys are looked up by digest: the comparison's time says nothing about a key.
+fn digest(key: &[u8]) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+/// Builds snapshots; keeps what outlives one: limiters with their counts, registries, deployments.
+pub(crate) struct Builder {
+    models: Arc<Models>,
+    limiters: HashMap<(Arc<str>, usize), (LimitConfig, Arc<Limiter<Sharer>>)>,
+    registries: HashMap<String, (String, Arc<Registry>)>,
+    generation: u64,
+}
+
+impl Builder {
+    pub(crate) fn new(models: Arc<Models>) -> Self {
+        Self { models, limiters: HashMap::new(), registries: HashMap::new(), generation: 0 }
+    }
+
+    /// Resolves a checked config. Errors are those that only show when things are opened; then nothing has
+    /// changed.
+    pub(crate) fn build(&mut self, config: &Config) -> Result<Snapshot, String> {
+        let providers: HashMap<&str, Arc<Provider>> = config
+            .providers
+            .iter()
+            .map(|(name, written)| Ok((name.as_str(), Arc::new(provider(name, written, config)?))))
+            .collect::<Result<_, String>>()?;
+        let registries = self.registries(config)?;
+        let mut resolver = Resolver {
+            config,
+            providers: &providers,
+            registries: &registries,
+            models: &self.models,
+            routes: HashMap::new(),
+            deployments: Vec::new(),
+        };
+        let mut endpoints = Vec::new();
+        let mut limiters = HashMap::new();
+        for written in &config.endpoints {
+            let route = resolver.endpoint(written)?;
+            let name: Arc<str> = written.name.as_str().into();
+            let limits = written.limits.iter().enumerate().map(|(index, limit)| {
+                let key = (Arc::clone(&name), index);
+                let kept = self.limiters.get(&key).filter(|(known, _)| known == limit);
+                let limiter = kept.map_or_else(|| Arc::new(limiter(limit)), |(_, kept)| Arc::clone(kept));
+                limiters.insert(key, (limit.clone(), Arc::clone(&limiter)));
+                Limit { by: limit.by, limiter }
+            });
+            endpoints.push(Arc::new(Endpoint {
+                header: header_value(&written.name)?,
+                kind: written.kind,
+                path: written.path.clone(),
+                limits: limits.collect(),
+                shown_model: shown_model(&route),
+                route,
+                config: written.clone(),
+                name,
+            }));
+        }
+        let mut direct = HashMap::new();
+        if config.access.allow_provider_models {
+            for (name, provider) in &providers {
+                for kind in [EndpointType::Chat, EndpointType::Completions, EndpointType::Embeddings] {
+                    let endpoint = direct_endpoint(name, provider, kind)?;
+                    direct.insert(((*name).to_owned(), kind.operation()), Arc::new(endpoint));
+                }
+            }
+        }
+        let deployments = resolver.deployments;
+        self.limiters = limiters;
+        self.registries = registries;
+        self.generation += 1;
+        let keys = (config.access.keys == KeyMode::Required).then(|| {
+            let declared = config.access.declared.iter();
+            declared
+                .map(|key| (digest(key.key.expose().as_bytes()), Principal::Key(key.name.as_str().into())))
+                .collect()
+        });
+        let server = &config.server;
+        Ok(Snapshot {
+            generation: self.generation,
+            by_name: endpoints.iter().map(|e| (Arc::clone(&e.name), Arc::clone(e))).collect(),
+            by_path: endpoints.iter().filter_map(|e| Some((e.path.clone()?, Arc::clone(e)))).collect(),
+            endpoints,
+            direct,
+            keys,
+            body_limits: BodyLimits {
+                size: server.max_body.0 as usize,
+                idle: server.body_idle_timeout.0,
+                total: server.body_timeout.0,
+            },
+            max_answer: server.max_answer.0 as usize,
+            deployments,
+        })
+    }
+
+    /// Registries whose settings did not change stay, with what they know.
+    fn registries(&self, config: &Config) -> Result<HashMap<String, (String, Arc<Registry>)>, String> {
+        let mut found = HashMap::new();
+        for (name, written) in &config.registries {
+            let auth = match (&written.token, &written.username, &written.password) {
+                (Some(token), ..) => RegistryAuth::Token(token.expose().to_owned()),
+                (None, Some(user), Some(password)) => RegistryAuth::Basic {
+                    username: user.as_str().to_owned(),
+                    password: password.expose().to_owned(),
+                },
+                _ => RegistryAuth::None,
+            };
+            // Secrets take part by digest only.
+            let secret = written.token.as_ref().or(written.password.as_ref()).map_or("", |s| s.expose());
+            let shape = format!("{written:?} {} {:?}", written.uri.as_str(), digest(secret.as_bytes()));
+            let kept = self.registries.get(name).filter(|(known, _)| *known == shape);
+            let registry = match kept {
+                Some((_, kept)) => Arc::clone(kept),
+                None => Registry::new(RegistryConfig {
+                    name: name.clone(),
+                    uri: written.uri.as_str().to_owned(),
+                    auth,
+                    poll_interval: written.poll_interval.map_or(Duration::from_secs(5), |period| period.0),
+                    timeout: written.timeout.map_or(Duration::from_secs(30), |period| period.0),
+                    allow_local_artifacts: written.allow_local_artifacts,
+                })
+                .map_err(|error| format!("registries.{name}: {error}"))?,
+            };
+            found.insert(name.clone(), (shape, registry));
+        }
+        Ok(found)
+    }
+}
+
+struct Resolver<'a> {
+    config: &'a Config,
+    providers: &'a HashMap<&'a str, Arc<Provider>>,
+    registries: &'a HashMap<String, (String, Arc<Registry>)>,
+    models: &'a Arc<Models>,
+    routes: HashMap<&'a str, Arc<Route<Target>>>,
+    deployments: Vec<Arc<Deployment>>,
+}
+
+impl<'a> Resolver<'a> {
+    fn endpoint(&mut self, endpoint: &'a EndpointConfig) -> Result<Arc<Route<Target>>, String> {
+        if let Some(known) = self.routes.get(endpoint.name.as_str()) {
+            return Ok(Arc::clone(known));
+        }
+        let route = Arc::new(self.route(endpoint, &endpoint.route)?);
+        self.routes.insert(&endpoint.name, Arc::clone(&route));
+        Ok(route)
+    }
+
+    fn route(&mut self, endpoint: &'a EndpointConfig, route: &'a RouteConfig) -> Result<Route<Target>, String> {
+        Ok(match route {
+            RouteConfig::Target(target) => self.target(endpoint, target)?,
+            RouteConfig::Split(split) => {
+                let branches = split.0.iter().map(|(target, weight)| Ok((*weight, self.target(endpoint, target)?)));
+                Route::Split(branches.collect::<Result<_, String>>()?)
+            }
+            RouteConfig::Fallback(nodes) => {
+                let nodes = nodes.iter().map(|node| self.route(endpoint, node));
+                Route::Fallback(nodes.collect::<Result<_, String>>()?)
+            }
+        })
+    }
+
+    fn target(&mut self, endpoint: &'a EndpointConfig, target: &'a str) -> Result<Route<Target>, String> {
+        let config = self.config;
+        if let Ok(model) = ModelRef::parse(target) {
+            return self.model(endpoint, target, model);
+        }
+        if let Some(other) = config.endpoints.iter().find(|other| other.name == target) {
+            // The check before us found no cycle.
+            return Ok(Route::Shared(self.endpoint(other)?));
+        }
+        let (provider, model) = target.split_once('/').ok_or_else(|| format!("`{target}` leads nowhere"))?;
+        let provider = self.providers.get(provider).ok_or_else(|| format!("`{target}` leads nowhere"))?;
+        let kind = TargetKind::Provider { provider: Arc::clone(provider), model: Some(model.into()) };
+        Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
+    }
+
+    fn model(
+        &mut self,
+        endpoint: &EndpointConfig,
+        target: &str,
+        model: ModelRef,
+    ) -> Result<Route<Target>, String> {
+        let name = endpoint.registry.as_deref().unwrap_or("default");
+        let registry = match self.registries.get(name) {
+            Some((_, registry)) => Arc::clone(registry),
+            None => Registry::none(),
+        };
+        let serving = &endpoint.serving;
+        let deployment = self.models.deploy(DeploymentSpec {
+            endpoint: endpoint.name.as_str().into(),
+            registry,
+            model,
+            runtime: match serving.runtime {
+                RuntimeChoice::Auto => millgate_models::RuntimeChoice::Auto,
+                RuntimeChoice::Native => millgate_models::RuntimeChoice::Native,
+                RuntimeChoice::Worker => millgate_models::RuntimeChoice::Worker,
+            },
+            env_manager: match serving.env_manager {
+                EnvManager::Local => millgate_models::EnvManager::Local,
+                EnvManager::Uv => millgate_models::EnvManager::Uv,
+                EnvManager::Virtualenv => millgate_models::EnvManager::Virtualenv,
+            },
+            workers: serving.workers as usize,
+            timeout: serving.timeout.0,
+            memory_limit_bytes: serving.memory_limit.map(|size| size.0),
+            network_allowed: serving.network == Network::Allow,
+            compat_mlflow: serving.compat == Compat::Mlflow,
+        });
+        self.deployments.push(Arc::clone(&deployment));
+        let kind = TargetKind::Model(deployment);
+        Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
+    }
+}
+
+fn header_value(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(text).map_err(|_| format!("`{text}` cannot stand in a header"))
+}
+
+fn limiter(limit: &LimitConfig) -> Limiter<Sharer> {
+    let burst = limit.burst.unwrap_or(limit.requests);
+    Limiter::new(Rate { requests: limit.requests, window: limit.per.0, burst })
+}
+
+fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> Result<Endpoint, String> {
+    let label = format!("{name}/*");
+    let target = Target {
+        label: label.as_str().into(),
+        header: header_value(&label)?,
+        kind: TargetKind::Provider { provider: Arc::clone(provider), model: None },
+    };
+    Ok(Endpoint {
+        name: name.into(),
+        header: header_value(name)?,
+        kind,
+        path: None,
+        route: Arc::new(Route::Target(Arc::new(target))),
+        limits: Vec::new(),
+        config: EndpointConfig {
+            name: name.to_owned(),
+            kind,
+            path: None,
+            route: RouteConfig::Target(label),
+            registry: None,
+            limits: Vec::new(),
+            serving: millgate_config::ServingConfig::default(),
+        },
+        shown_model: None,
+    })
+}
+
+fn shown_model(route: &Route<Target>) -> Option<(String, String)> {
+    match route {
+        Route::Target(target) => match &target.kind {
+            TargetKind::Provider { provider, model } => {
+                Some((provider.kind.name.clone(), model.as_deref().unwrap_or_default().to_owned()))
+            }
+            TargetKind::Model(_) => Some(("mlflow".to_owned(), target.label.to_string())),
+        },
+        Route::Shared(route) => shown_model(route),
+        Route::Split(_) | Route::Fallback(_) => None,
+    }
+}
+
+fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Provider, String> {
+    let kind = millgate_provider::kind(&written.kind)
+        .ok_or_else(|| format!("providers.{name}: `{}` is not a kind of provider", written.kind))?;
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut set = |header: &str, value: &str, secret: bool| -> Result<(), String> {
+        let header = HeaderName::from_bytes(header.as_bytes()).map_err(|_| format!("`{header}` is not a header"))?;
+        let mut value = HeaderValue::from_str(value)
+            .map_err(|_| format!("providers.{name}: a value cannot stand in the header `{header}`"))?;
+        value.set_sensitive(secret);
+        headers.insert(header, value);
+        Ok(())
+    };
+    for (header, value) in &kind.headers {
+        set(header, value, false)?;
+    }
+    if let Some(key) = &written.api_key {
+        match &kind.auth {
+            AuthScheme::Bearer => set(AUTHORIZATION.as_str(), &format!("Bearer {}", key.expose()), true)?,
+            AuthScheme::Header(header) => set(header, key.expose(), true)?,
+            AuthScheme::None => {}
+        }
+    }
+    for (header, value) in &written.headers {
+        set(header, value.expose(), true)?;
+    }
+    let route_timeout = std::env::var("MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS").ok().and_then(|t| t.parse().ok());
+    let deadlines = Deadlines {
+        connect: written.connect_timeout.map_or(Duration::from_secs(5), |period| period.0),
+        head: written.timeout.map_or(Duration::from_secs(route_timeout.unwrap_or(300)), |period| period.0),
+        idle: config.server.stream_idle_timeout.0,
+    };
+    let operations = [Operation::Chat, Operation::Completions, Operation::Embeddings];
+    let base = written.base_url.as_ref().map(|url| url.as_str()).or(kind.base_url.as_deref());
+    let (transport, prefix) = match base {
+        _ if kind.name == "mock" => (Transport::Mock, String::new()),
+        None => return Err(format!("providers.{name}: `base_url` is missing")),
+        Some(base) => {
+            let url = Url::parse(base).map_err(|error| format!("providers.{name}.base_url: {error}"))?;
+            let host = url.host_str().unwrap_or_default();
+            let port = url.port_or_known_default().unwrap_or(443);
+            let origin = Origin::new(url.scheme() == "https", host, port)
+                .ok_or_else(|| format!("providers.{name}.base_url: the host cannot be called"))?;
+            (Transport::Http(Arc::new(origin)), url.path().trim_end_matches('/').to_owned())
+        }
+    };
+    let uris = operations
+        .into_iter()
+        .filter_map(|operation| {
+            let uri = format!("{prefix}{}", kind.path(operation)?).parse();
+            Some(uri.map(|uri| (operation, uri)).map_err(|error| format!("providers.{name}: {error}")))
+        })
+        .collect::<Result<_, String>>()?;
+    Ok(Provider { name: name.into(), kind, transport, headers, deadlines, uris })
+}

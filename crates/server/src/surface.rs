@@ -1,0 +1,211 @@
+//! What is served where: the one table from method and path to meaning, and the checks on a request's head
+//! that come before everything else.
+
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Version, header};
+use millgate_types::{Dialect, Fault, Operation, code};
+
+/// Longest request target, in bytes.
+const MAX_URI: usize = 16 << 10;
+/// Longest header field, in bytes.
+const MAX_FIELD: usize = 16 << 10;
+
+/// The meaning of a path. Names are slices of the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Surface<'a> {
+    /// A call whose body names the endpoint in `model`.
+    ByModel(Dialect, Operation),
+    /// A call of a named endpoint in MLflow's dialect; the endpoint's type says which operation.
+    Invocations(&'a str),
+    /// A call at a path that may belong to an endpoint.
+    OwnPath,
+    /// OpenAI's model list.
+    Models,
+    /// One entry of it.
+    Model(&'a str),
+    /// MLflow's endpoint list; `true` for the legacy spelling with routes.
+    MlflowEndpoints { legacy: bool },
+    /// One entry of it.
+    MlflowEndpoint { name: &'a str, legacy: bool },
+    /// An MLflow traffic route.
+    MlflowRoute(&'a str),
+    /// MLflow's limits API, which has no implementation there either.
+    MlflowLimits,
+    /// `{"status":"OK"}`
+    Health,
+    /// The process lives.
+    Live,
+    /// Requests are welcome.
+    Ready,
+    /// OpenMetrics.
+    Metrics,
+    /// MLflow scoring server: is there a model?
+    Ping,
+    /// MLflow scoring server: its version.
+    Version,
+    /// A word of welcome.
+    Root,
+}
+
+impl Surface<'_> {
+    /// The methods it answers, for `Allow`.
+    pub(crate) fn methods(self) -> &'static [Method] {
+        match self {
+            Self::ByModel(..) | Self::Invocations(_) | Self::OwnPath => &[Method::POST],
+            Self::MlflowLimits => &[Method::GET, Method::POST],
+            _ => &[Method::GET, Method::HEAD],
+        }
+    }
+
+    /// The dialect of its errors.
+    pub(crate) fn dialect(self) -> Dialect {
+        match self {
+            Self::ByModel(dialect, _) => dialect,
+            Self::Invocations(_)
+            | Self::MlflowEndpoints { .. }
+            | Self::MlflowEndpoint { .. }
+            | Self::MlflowRoute(_)
+            | Self::MlflowLimits => Dialect::Mlflow,
+            Self::Ping | Self::Version => Dialect::Scoring,
+            _ => Dialect::OpenAi,
+        }
+    }
+}
+
+/// Reads a path. A path nobody knows is [`Surface::OwnPath`]: whether an endpoint has it, the snapshot says.
+pub(crate) fn read(path: &str) -> Surface<'_> {
+    match path {
+        "/v1/chat/completions" => return Surface::ByModel(Dialect::OpenAi, Operation::Chat),
+        "/v1/completions" => return Surface::ByModel(Dialect::OpenAi, Operation::Completions),
+        "/v1/embeddings" => return Surface::ByModel(Dialect::OpenAi, Operation::Embeddings),
+        "/v1/messages" => return Surface::ByModel(Dialect::Anthropic, Operation::Chat),
+        "/v1/models" => return Surface::Models,
+        "/api/2.0/endpoints" | "/api/2.0/endpoints/" => return Surface::MlflowEndpoints { legacy: false },
+        "/api/2.0/gateway/routes" | "/api/2.0/gateway/routes/" => {
+            return Surface::MlflowEndpoints { legacy: true };
+        }
+        "/health" => return Surface::Health,
+        "/livez" => return Surface::Live,
+        "/readyz" => return Surface::Ready,
+        "/metrics" => return Surface::Metrics,
+        "/ping" => return Surface::Ping,
+        "/version" => return Surface::Version,
+        "/" => return Surface::Root,
+        _ => {}
+    }
+    let name_under = |prefix: &str, suffix: &str| {
+        let name = path.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        (!name.is_empty() && !name.contains('/')).then_some(name)
+    };
+    if path.starts_with("/api/2.0/endpoints/limits") || path.starts_with("/api/2.0/gateway/limits") {
+        return Surface::MlflowLimits;
+    }
+    if let Some(name) = name_under("/gateway/", "/invocations").or(name_under("/endpoints/", "/invocations")) {
+        return Surface::Invocations(name);
+    }
+    if let Some(name) = path.strip_prefix("/v1/models/").filter(|name| !name.is_empty()) {
+        return Surface::Model(name);
+    }
+    if let Some(name) = name_under("/api/2.0/endpoints/", "").or(name_under("/api/3.0/gateway/endpoint/", "")) {
+        return Surface::MlflowEndpoint { name, legacy: false };
+    }
+    if let Some(name) = name_under("/api/2.0/gateway/routes/", "") {
+        return Surface::MlflowEndpoint { name, legacy: true };
+    }
+    if let Some(name) = name_under("/api/3.0/gateway/route/", "") {
+        return Surface::MlflowRoute(name);
+    }
+    Surface::OwnPath
+}
+
+/// Refuses heads that no honest client sends (`bad_host`, `bad_path`, `misdirected`, ...).
+pub(crate) fn check_head(head: &Parts) -> Result<(), Fault> {
+    if head.method == Method::TRACE || head.method == Method::CONNECT {
+        return Err(Fault::client(code::METHOD_NOT_ALLOWED, "this method is not served"));
+    }
+    if head.uri.path_and_query().map_or(0, |target| target.as_str().len()) > MAX_URI {
+        return Err(Fault::client(code::URI_TOO_LONG, "the request target is longer than 16 KiB"));
+    }
+    check_host(head)?;
+    check_path(head.uri.path())?;
+    if head.headers.values().any(|value| value.len() > MAX_FIELD) {
+        return Err(Fault::client(code::HEADERS_TOO_LARGE, "a header field is longer than 16 KiB"));
+    }
+    if let Some(expect) = head.headers.get(header::EXPECT)
+        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return Err(Fault::client(code::BAD_EXPECTATION, "only `Expect: 100-continue` is understood"));
+    }
+    Ok(())
+}
+
+fn check_host(head: &Parts) -> Result<(), Fault> {
+    let bad = |what: &'static str| Fault::client(code::BAD_HOST, what);
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(bad("the Host header stands twice"));
+    }
+    let Some(host) = host else {
+        // HTTP/2 has `:authority` instead, HTTP/1.0 nothing.
+        return if head.version == Version::HTTP_11 { Err(bad("the Host header is missing")) } else { Ok(()) };
+    };
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
+    if host.is_empty() || !host.as_bytes().iter().all(plain) {
+        return Err(bad("the Host header is malformed"));
+    }
+    if let Some(authority) = head.uri.authority()
+        && !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())
+    {
+        return Err(Fault::client(code::MISDIRECTED, "the request target names another host"));
+    }
+    Ok(())
+}
+
+/// Paths are matched as they are written, so nothing in them may have two readings.
+fn check_path(path: &str) -> Result<(), Fault> {
+    let dots = path.split('/').any(|part| part == ".." || part == ".");
+    let encoded = path.as_bytes().windows(3).any(|part| {
+        part[0] == b'%'
+            && [b"2e", b"2f", b"5c", b"00", b"25"].iter().any(|bad| part[1..].eq_ignore_ascii_case(*bad))
+    });
+    let damaged = path.as_bytes().iter().enumerate().any(|(at, byte)| {
+        *byte == b'%'
+            && !path.as_bytes().get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    });
+    if dots || encoded || damaged || path.contains('\\') {
+        return Err(Fault::client(code::BAD_PATH, "the path holds a traversal or an encoded separator"));
+    }
+    Ok(())
+}
+
+/// The value of a query parameter, still encoded.
+pub(crate) fn query<'a>(target: Option<&'a PathAndQuery>, name: &str) -> Option<&'a str> {
+    target?.query()?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_one_meaning() {
+        assert_eq!(read("/v1/messages"), Surface::ByModel(Dialect::Anthropic, Operation::Chat));
+        assert_eq!(read("/gateway/chat/invocations"), Surface::Invocations("chat"));
+        assert_eq!(read("/endpoints/chat/invocations"), Surface::Invocations("chat"));
+        assert_eq!(read("/endpoints//invocations"), Surface::OwnPath);
+        assert_eq!(read("/api/2.0/endpoints/chat"), Surface::MlflowEndpoint { name: "chat", legacy: false });
+        assert_eq!(read("/api/2.0/endpoints/limits/chat"), Surface::MlflowLimits);
+        assert_eq!(read("/v1/models/openai/gpt-4o"), Surface::Model("openai/gpt-4o"));
+        assert_eq!(read("/predict/iris"), Surface::OwnPath);
+    }
+
+    #[test]
+    fn paths_with_two_readings_are_refused() {
+        for path in ["/a/../b", "/a/%2e%2E/b", "/a%2fb", "/a%5cb", "/a%00", "/a%252f", "/a%zz", "/a\\b"] {
+            assert!(check_path(path).is_err(), "{path}");
+        }
+        assert!(check_path("/v1/models/a%20b").is_ok());
+    }
+}
