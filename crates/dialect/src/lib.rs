@@ -1,3 +1,163 @@
-//! Wire formats in both directions. No IO happens here.
+//! Wire formats in both directions: what callers send and read, what providers take and answer, whole and
+//! streamed. Bytes in, bytes out: no IO, no clock, no knowledge of providers beyond [`Quirks`].
+//!
+//! A dialect is one folder and one line in [`DIALECTS`]; the canonical form of `millgate-types` stands in the
+//! middle.
 
+mod aggregate;
+mod anthropic;
+mod completion;
+mod error;
+mod json;
+mod mlflow;
+mod openai;
+mod quirks;
 pub mod scan;
+mod scoring;
+pub mod sse;
+mod stream;
+mod watch;
+
+use millgate_types::{Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Operation, RequestId, code};
+
+pub use aggregate::{Aggregator, aggregate, replay};
+pub use completion::{chat_as_completion, completion_as_chat};
+pub use error::redact;
+pub use watch::{Passed, Watch, usage_of};
+pub use quirks::{MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport, ThinkingStyle};
+
+/// One wire format, both ways. Callers' bytes are read strictly, upstreams' bytes tolerantly.
+pub trait Codec: Sync {
+    /// Which.
+    fn dialect(&self) -> Dialect;
+    /// Reads a caller's request.
+    fn decode_call(&self, operation: Operation, body: &[u8]) -> Result<Call, Fault>;
+    /// Writes the request for a provider that speaks this dialect.
+    fn encode_call(&self, call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault>;
+    /// Reads a provider's whole answer; `upstream_error` when it is not one.
+    fn decode_answer(&self, operation: Operation, body: &[u8]) -> Result<Answer, Fault>;
+    /// Writes a whole answer for the caller.
+    fn encode_answer(&self, answer: &Answer, context: &Context) -> Vec<u8>;
+    /// Reads a provider's stream.
+    fn stream_decoder(&self, operation: Operation) -> Box<dyn StreamDecoder>;
+    /// Writes a stream for the caller.
+    fn stream_encoder(&self, operation: Operation, context: &Context) -> Box<dyn StreamEncoder>;
+    /// The JSON body of an error answer.
+    fn encode_fault(&self, fault: &Fault, request_id: RequestId) -> Vec<u8>;
+    /// An error inside a stream that has begun.
+    fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8>;
+    /// What an upstream's error body says.
+    fn decode_error(&self, status: u16, body: &[u8]) -> ErrorBody;
+}
+
+/// Turns a provider's bytes into events. Any chunking of the same bytes gives the same events.
+pub trait StreamDecoder: Send {
+    /// Takes the next bytes.
+    fn push(&mut self, bytes: &[u8], out: &mut Vec<Event>);
+    /// The stream closed. Without a terminal event before, that is [`code::STREAM_INTERRUPTED`].
+    fn finish(&mut self, out: &mut Vec<Event>);
+}
+
+/// Turns events into the caller's bytes.
+pub trait StreamEncoder: Send {
+    /// Takes the next event. [`Event::Error`] becomes the dialect's error event and ends the stream without
+    /// a terminal frame; [`Event::End`] writes the terminal frames.
+    fn push(&mut self, event: Event, out: &mut Vec<u8>);
+}
+
+/// What the encoders of answers need to know about the request.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Our id of the request.
+    pub request_id: RequestId,
+    /// The model's name to show.
+    pub model: String,
+    /// For MLflow's `provider` field.
+    pub provider: String,
+    /// The caller wants usage at the end of a stream.
+    pub include_usage: bool,
+    /// How the caller wants vectors written.
+    pub embedding_format: EmbeddingFormat,
+    /// Unix seconds, for dialects whose answers carry them when the provider's did not.
+    pub created: u64,
+}
+
+/// A request body for a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedCall {
+    /// JSON.
+    pub body: Vec<u8>,
+    /// Paths of fields that the target cannot take and that were left out.
+    pub dropped: Vec<String>,
+}
+
+/// What an error body says, for classification.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErrorBody {
+    /// The text for people. Not yet redacted.
+    pub message: Option<String>,
+    /// The machine's word, for example `insufficient_quota`; numbers as text.
+    pub code: Option<String>,
+    /// The error's type, for example `overloaded_error`.
+    pub kind: Option<String>,
+    /// The request field at fault.
+    pub param: Option<String>,
+}
+
+/// Every dialect, one line each.
+pub static DIALECTS: &[&dyn Codec] =
+    &[&openai::OpenAi, &anthropic::Anthropic, &mlflow::Mlflow, &scoring::Scoring];
+
+/// The codec of a dialect.
+#[must_use]
+pub fn codec(dialect: Dialect) -> &'static dyn Codec {
+    match DIALECTS.iter().find(|codec| codec.dialect() == dialect) {
+        Some(codec) => *codec,
+        None => &openai::OpenAi,
+    }
+}
+
+/// Body members that would let a caller steer the gateway or the target: refused at the top level.
+pub const CONTROL_FIELDS: &[&str] =
+    &["api_base", "base_url", "api_key", "user_config", "extra_headers", "prompt_embeds"];
+
+/// Prefix of further control fields (`chat_template`, `chat_template_kwargs`, ...).
+pub const CONTROL_PREFIX: &str = "chat_template";
+
+/// Whether callers may not send this top-level member.
+#[must_use]
+pub fn is_control_field(name: &str) -> bool {
+    name.starts_with(CONTROL_PREFIX) || CONTROL_FIELDS.contains(&name)
+}
+
+fn refuse_control_field(name: &str) -> Result<(), Fault> {
+    if is_control_field(name) {
+        return Err(Fault::client(
+            code::UNSUPPORTED_PARAMETER,
+            format!("`{name}` may not be set by callers"),
+        )
+        .with_param(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// Checks a model's name as callers write it: `[A-Za-z0-9][A-Za-z0-9._:/@-]{0,255}`.
+pub fn check_model(name: &str) -> Result<(), Fault> {
+    let mut bytes = name.bytes();
+    let good = bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && name.len() <= 256
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"._:/@-".contains(&byte));
+    if good {
+        return Ok(());
+    }
+    Err(Fault::client(code::INVALID_MODEL, "the model's name has characters that names do not have")
+        .with_param("model"))
+}
+
+/// The fault of an operation that a dialect does not have.
+fn not_implemented(dialect: Dialect, operation: Operation) -> Fault {
+    Fault::client(
+        code::NOT_IMPLEMENTED,
+        format!("the {} operation is not part of the {} dialect", operation.name(), dialect.name()),
+    )
+}

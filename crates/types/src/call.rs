@@ -211,6 +211,8 @@ pub enum Block {
         filename: Option<String>,
         /// Anthropic's `cache_control`, as it came.
         cache_control: Option<Value>,
+        /// Members that the canonical form does not name (Anthropic `citations`, `context`).
+        extra: Map<String, Value>,
     },
     /// The model's thinking. `signature` is opaque and goes back unchanged to the provider that made it.
     Reasoning {

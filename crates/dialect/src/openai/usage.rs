@@ -1,0 +1,131 @@
+//! Usage in OpenAI's shape, into disjoint classes and back (`contracts/providers.md` 1.2).
+
+use millgate_types::Usage;
+use serde_json::{Map, Value};
+
+use crate::json::{Object, count};
+
+/// Reads a usage object. `None` when the counts are missing or not to be believed. Who counts how shows in
+/// the sums, so no per-provider switch is needed: a total above prompt + completion by exactly the reasoning
+/// count (xAI) or the audio count (Mistral) means that those stand beside, and a bare surplus is reasoning
+/// that the provider hides (Gemini's compatible path).
+pub(crate) fn read(value: &Value) -> Option<Usage> {
+    let map = value.as_object()?;
+    let get = |key: &str| match map.get(key) {
+        None | Some(Value::Null) => Some(None),
+        value => count(value).map(Some),
+    };
+    let details =
+        |outer: &str, inner: &str| map.get(outer).and_then(|details| count(details.get(inner))).unwrap_or(0);
+    let prompt = get("prompt_tokens")?;
+    let completion = get("completion_tokens")?;
+    let total = get("total_tokens")?;
+    if prompt.is_none() && completion.is_none() && total.is_none() {
+        return None;
+    }
+    let mut completion = completion.unwrap_or(0);
+    let mut prompt = prompt.unwrap_or_else(|| total.unwrap_or(0).saturating_sub(completion));
+    let cached = details("prompt_tokens_details", "cached_tokens")
+        .max(count(map.get("prompt_cache_hit_tokens")).unwrap_or(0))
+        .max(count(map.get("cached_tokens")).unwrap_or(0))
+        .max(count(map.get("num_cached_tokens")).unwrap_or(0));
+    let written = details("prompt_tokens_details", "cache_write_tokens");
+    let audio_input = details("prompt_tokens_details", "audio_tokens");
+    let mut reasoning = details("completion_tokens_details", "reasoning_tokens")
+        .max(count(map.get("reasoning_tokens")).unwrap_or(0));
+    let audio_output = details("completion_tokens_details", "audio_tokens");
+    let surplus = total.map_or(0, |total| total.saturating_sub(prompt + completion));
+    if surplus > 0 {
+        if surplus == reasoning {
+            completion += reasoning;
+        } else if surplus == audio_input {
+            prompt += audio_input;
+        } else if reasoning == 0 {
+            reasoning = surplus;
+            completion += surplus;
+        }
+    }
+    // Parts never exceed their whole, whatever the provider says.
+    let cache_read = cached.min(prompt);
+    let cache_write = written.min(prompt - cache_read);
+    let audio_input = audio_input.min(prompt - cache_read - cache_write);
+    let reasoning = reasoning.min(completion);
+    let audio_output = audio_output.min(completion - reasoning);
+    Some(Usage {
+        input: prompt - cache_read - cache_write - audio_input,
+        cache_read,
+        cache_write,
+        output: completion - reasoning - audio_output,
+        reasoning,
+        audio_input,
+        audio_output,
+        image_input: 0,
+        estimated: false,
+    })
+}
+
+/// Writes a usage object.
+pub(crate) fn write(out: &mut Vec<u8>, usage: &Usage) {
+    let mut object = Object::new(out);
+    object.field("prompt_tokens", &usage.prompt_total());
+    object.field("completion_tokens", &usage.completion_total());
+    object.field("total_tokens", &usage.total());
+    let mut details = object.object("prompt_tokens_details");
+    details.field("cached_tokens", &usage.cache_read);
+    if usage.cache_write > 0 {
+        details.field("cache_write_tokens", &usage.cache_write);
+    }
+    details.field("audio_tokens", &usage.audio_input);
+    details.end();
+    let mut details = object.object("completion_tokens_details");
+    details.field("reasoning_tokens", &usage.reasoning);
+    details.field("audio_tokens", &usage.audio_output);
+    details.end();
+    if usage.estimated {
+        object.field("estimated", &true);
+    }
+    object.end();
+}
+
+/// Takes `usage` out of an answer; some servers nest it under their own name too.
+pub(crate) fn take(map: &mut Map<String, Value>) -> Option<Usage> {
+    map.shift_remove("usage").as_ref().and_then(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn providers_that_count_beside_come_out_the_same() {
+        let xai = json!({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 115,
+            "prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 100}});
+        let usage = read(&xai).unwrap();
+        assert_eq!((usage.input, usage.cache_read, usage.output, usage.reasoning), (6, 4, 5, 100));
+        let hidden = json!({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 40});
+        assert_eq!(read(&hidden).unwrap().reasoning, 25);
+        let audio = json!({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 390,
+            "prompt_tokens_details": {"audio_tokens": 375}});
+        assert_eq!(read(&audio).unwrap().prompt_total(), 385);
+    }
+
+    #[test]
+    fn nothing_goes_below_zero_and_nonsense_is_no_usage() {
+        let clamped = json!({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15,
+            "prompt_tokens_details": {"cached_tokens": 64}, "completion_tokens_details": {"reasoning_tokens": 9}});
+        let usage = read(&clamped).unwrap();
+        assert_eq!((usage.input, usage.cache_read, usage.output, usage.reasoning), (0, 10, 0, 5));
+        for bad in [
+            json!(null),
+            json!({}),
+            json!({"prompt_tokens": -1, "completion_tokens": 2}),
+            json!({"prompt_tokens": 1.5}),
+            json!({"prompt_tokens": 4_000_000_000_u64}),
+            json!({"prompt_tokens": "7"}),
+        ] {
+            assert_eq!(read(&bad), None, "{bad}");
+        }
+        assert_eq!(read(&json!({"prompt_tokens": 5.0, "completion_tokens": 2.0})).unwrap().total(), 7);
+    }
+}

@@ -1,0 +1,129 @@
+//! How one target differs from the dialect it speaks, as data; `millgate-provider` fills it from its catalogue.
+
+use serde::Deserialize;
+
+/// Switches of an encoder. The default is a well-behaved OpenAI-compatible server.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quirks {
+    /// How the answer's bound is called.
+    pub max_tokens_name: MaxTokensName,
+    /// Top-level fields the target refuses; left out and reported.
+    pub strip: Vec<String>,
+    /// Top-level fields the target names otherwise, as `[ours, theirs]`.
+    pub rename: Vec<(String, String)>,
+    /// Takes `stream_options.include_usage`.
+    pub supports_stream_options: bool,
+    /// Takes the `developer` role; otherwise it becomes `system`.
+    pub supports_developer_role: bool,
+    /// The word for "some tool must be called".
+    pub tool_choice_required: String,
+    /// Which structured output the target has.
+    pub schema: SchemaSupport,
+    /// Where an assistant message that goes back carries its thinking.
+    pub reasoning_field: ReasoningField,
+    /// How thinking is asked for.
+    pub reasoning_parameter: ReasoningParameter,
+    /// An assistant message must have `content`, empty if need be, also beside tool calls.
+    pub needs_content: bool,
+    /// Content of several text parts is written as one string.
+    pub flatten_text: bool,
+    /// Takes `cache_control` marks (OpenRouter, Anthropic).
+    pub cache_control: bool,
+    /// Takes `temperature`, `top_p` and `top_k`.
+    pub sampling: bool,
+    /// Takes `strict` on tools.
+    pub strict_tools: bool,
+    /// The model's name is not part of the body (Azure deployments, Bedrock, Vertex).
+    pub omit_model: bool,
+    /// The bound to send when the caller gave none and the dialect demands one (Anthropic).
+    pub default_max_tokens: u64,
+    /// How Anthropic models are told to think.
+    pub thinking: ThinkingStyle,
+}
+
+impl Default for Quirks {
+    fn default() -> Self {
+        Self {
+            max_tokens_name: MaxTokensName::MaxTokens,
+            strip: Vec::new(),
+            rename: Vec::new(),
+            supports_stream_options: true,
+            supports_developer_role: false,
+            tool_choice_required: "required".to_owned(),
+            schema: SchemaSupport::JsonSchema,
+            reasoning_field: ReasoningField::None,
+            reasoning_parameter: ReasoningParameter::Effort,
+            needs_content: false,
+            flatten_text: false,
+            cache_control: false,
+            sampling: true,
+            strict_tools: true,
+            omit_model: false,
+            default_max_tokens: 8192,
+            thinking: ThinkingStyle::Auto,
+        }
+    }
+}
+
+/// How the answer's bound is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaxTokensName {
+    /// `max_tokens`.
+    MaxTokens,
+    /// `max_completion_tokens`.
+    MaxCompletionTokens,
+}
+
+/// Structured output of an OpenAI-like target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaSupport {
+    /// `json_schema` and `json_object`.
+    JsonSchema,
+    /// `json_object` only; a schema is put into words.
+    JsonObject,
+    /// Neither; both are put into words.
+    None,
+}
+
+/// Where an assistant message that goes back carries its thinking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasoningField {
+    /// Nowhere: it is left out.
+    None,
+    /// `reasoning_content`.
+    ReasoningContent,
+    /// `reasoning`.
+    Reasoning,
+    /// `reasoning` and `reasoning_details` with signatures (OpenRouter).
+    ReasoningDetails,
+}
+
+/// How thinking is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasoningParameter {
+    /// Not at all.
+    None,
+    /// `reasoning_effort`.
+    Effort,
+    /// `reasoning: {effort | max_tokens}` (OpenRouter).
+    Object,
+    /// `thinking: {type}` and `reasoning_effort` (DeepSeek, Z.ai).
+    Thinking,
+}
+
+/// How Anthropic models are told to think when the caller gave an effort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThinkingStyle {
+    /// By the model's version, as its name tells.
+    Auto,
+    /// `thinking: {type: enabled, budget_tokens}`.
+    Budget,
+    /// `thinking: {type: adaptive}` with `output_config.effort`.
+    Adaptive,
+}

@@ -1,0 +1,103 @@
+//! The MLflow scoring protocol's error bodies. Predictions themselves are read by the model runtimes, which
+//! know the model's signature; asking for any other operation is a fault.
+
+use millgate_types::{Answer, Call, Dialect, Event, Fault, Operation, RequestId, Source};
+
+use crate::{
+    Codec, Context, EncodedCall, ErrorBody, Quirks, StreamDecoder, StreamEncoder, error, json,
+    not_implemented,
+};
+
+/// The scoring protocol.
+pub(crate) struct Scoring;
+
+impl Codec for Scoring {
+    fn dialect(&self) -> Dialect {
+        Dialect::Scoring
+    }
+    fn decode_call(&self, operation: Operation, _body: &[u8]) -> Result<Call, Fault> {
+        Err(not_implemented(Dialect::Scoring, operation))
+    }
+    fn encode_call(&self, call: &Call, _quirks: &Quirks) -> Result<EncodedCall, Fault> {
+        Err(not_implemented(Dialect::Scoring, call.operation()))
+    }
+    fn decode_answer(&self, operation: Operation, _body: &[u8]) -> Result<Answer, Fault> {
+        Err(not_implemented(Dialect::Scoring, operation))
+    }
+    fn encode_answer(&self, _answer: &Answer, context: &Context) -> Vec<u8> {
+        self.encode_fault(&not_implemented(Dialect::Scoring, Operation::Predict), context.request_id)
+    }
+    fn stream_decoder(&self, operation: Operation) -> Box<dyn StreamDecoder> {
+        Box::new(NoStream { operation, done: false })
+    }
+    fn stream_encoder(&self, operation: Operation, context: &Context) -> Box<dyn StreamEncoder> {
+        Box::new(NoStreamOut { operation, request_id: context.request_id, done: false })
+    }
+    fn encode_fault(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut body = json::Object::new(&mut out);
+        body.field("error_code", error_code(fault));
+        body.field("message", &fault.public);
+        body.field("code", fault.code.name);
+        body.some("param", fault.param.as_ref());
+        body.field("source", fault.source.name());
+        body.field("request_id", &request_id.to_string());
+        body.end();
+        out
+    }
+    fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
+        self.encode_fault(fault, request_id)
+    }
+    fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
+        error::read(body)
+    }
+}
+
+/// MLflow's word for the fault.
+fn error_code(fault: &Fault) -> &'static str {
+    match (fault.code.status, fault.source) {
+        (404, _) => "RESOURCE_DOES_NOT_EXIST",
+        (401, _) => "UNAUTHENTICATED",
+        (403, _) => "PERMISSION_DENIED",
+        (429, _) => "REQUEST_LIMIT_EXCEEDED",
+        (503, _) => "TEMPORARILY_UNAVAILABLE",
+        (400, Source::Client) if fault.code.name == "schema_mismatch" => "INVALID_PARAMETER_VALUE",
+        (400..=499, _) => "BAD_REQUEST",
+        _ => "INTERNAL_ERROR",
+    }
+}
+
+struct NoStream {
+    operation: Operation,
+    done: bool,
+}
+
+impl StreamDecoder for NoStream {
+    fn push(&mut self, _bytes: &[u8], out: &mut Vec<Event>) {
+        self.finish(out);
+    }
+    fn finish(&mut self, out: &mut Vec<Event>) {
+        if !std::mem::replace(&mut self.done, true) {
+            out.push(Event::Error(not_implemented(Dialect::Scoring, self.operation)));
+        }
+    }
+}
+
+struct NoStreamOut {
+    operation: Operation,
+    request_id: RequestId,
+    done: bool,
+}
+
+impl StreamEncoder for NoStreamOut {
+    fn push(&mut self, event: Event, out: &mut Vec<u8>) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        let fault = match event {
+            Event::Error(fault) => fault,
+            _ => not_implemented(Dialect::Scoring, self.operation),
+        };
+        out.extend_from_slice(&Scoring.fault_event(&fault, self.request_id));
+    }
+}

@@ -1,0 +1,292 @@
+//! Watching a provider's stream that passes through as bytes: whole frames go on at once, and the few that
+//! carry usage, an error or the end are read by the dialect's own decoder.
+
+use bytes::Bytes;
+use memchr::memmem;
+use millgate_types::{Dialect, Event, Fault, Operation, Usage, code};
+use serde_json::Value;
+
+use crate::{StreamDecoder, anthropic, codec, openai};
+
+/// A frame that does not end within this many bytes is not a stream we forward.
+const MAX_FRAME: usize = 1 << 20;
+
+/// What may leave after some bytes came in.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// Whole frames, unchanged.
+    pub bytes: Bytes,
+    /// The provider reported an error in the stream. Its own frame is not in `bytes`: the caller gets ours.
+    pub fault: Option<Fault>,
+}
+
+/// Watches one stream.
+pub struct Watch {
+    dialect: Dialect,
+    decoder: Box<dyn StreamDecoder>,
+    /// The caller did not ask for the usage frame that we asked the provider for.
+    hide_usage: bool,
+    /// Bytes of a frame that is not complete.
+    held: Vec<u8>,
+    usage: Usage,
+    ended: bool,
+    failed: bool,
+    events: Vec<Event>,
+}
+
+impl Watch {
+    /// A watch over a stream of `dialect`. With `hide_usage`, OpenAI's extra frame that carries usage and no
+    /// choices is taken out.
+    #[must_use]
+    pub fn new(dialect: Dialect, operation: Operation, hide_usage: bool) -> Self {
+        Self {
+            dialect,
+            decoder: codec(dialect).stream_decoder(operation),
+            hide_usage,
+            held: Vec::new(),
+            usage: Usage::default(),
+            ended: false,
+            failed: false,
+            events: Vec::new(),
+        }
+    }
+
+    /// Takes the next bytes, gives the frames that are complete.
+    pub fn push(&mut self, bytes: Bytes) -> Passed {
+        if self.failed {
+            return Passed::default();
+        }
+        let (whole, rest) = if self.held.is_empty() {
+            let end = end_of_frames(&bytes);
+            (bytes.slice(..end), bytes.slice(end..))
+        } else {
+            self.held.extend_from_slice(&bytes);
+            let end = end_of_frames(&self.held);
+            let rest = self.held.split_off(end);
+            (Bytes::from(std::mem::take(&mut self.held)), Bytes::from(rest))
+        };
+        self.held.extend_from_slice(&rest);
+        if self.held.len() > MAX_FRAME {
+            self.failed = true;
+            let fault = Fault::upstream(
+                code::UPSTREAM_ERROR,
+                millgate_types::Retry::Never,
+                "the provider sent a frame that is over the size limit",
+            );
+            return Passed { bytes: whole, fault: Some(fault) };
+        }
+        if !self.may_matter(&whole) {
+            return Passed { bytes: whole, fault: None };
+        }
+        self.inspect(whole)
+    }
+
+    /// The provider closed the stream. A fault when it did so without ending it. A last frame that lacks only
+    /// its blank line still counts; half a line is dropped.
+    pub fn finish(&mut self) -> Passed {
+        if self.failed {
+            return Passed::default();
+        }
+        let mut last = std::mem::take(&mut self.held);
+        let mut passed = Passed::default();
+        if last.ends_with(b"\n") || last.trim_ascii_end().ends_with(b"[DONE]") {
+            while !last.ends_with(b"\n\n") {
+                last.push(b'\n');
+            }
+            passed = self.inspect(last.into());
+        }
+        if passed.fault.is_none() {
+            self.decoder.finish(&mut self.events);
+            passed.fault = self.drain();
+        }
+        passed
+    }
+
+    /// What was consumed, as far as the provider said.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The provider ended the stream properly.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Reads frame by frame; takes out the ones the caller must not see.
+    fn inspect(&mut self, whole: Bytes) -> Passed {
+        let mut at = 0;
+        let mut cuts: Vec<(usize, usize)> = Vec::new();
+        while at < whole.len() {
+            let end = at + first_frame(&whole[at..]);
+            let frame = &whole[at..end];
+            if self.may_matter(frame) {
+                // Frames that only carry text are not shown to the decoder.
+                self.decoder.push(frame, &mut self.events);
+                if let Some(fault) = self.drain() {
+                    self.failed = true;
+                    let bytes = without(&whole.slice(..at), &cuts);
+                    return Passed { bytes, fault: Some(fault) };
+                }
+                if self.hide_usage && is_usage_only(frame) {
+                    cuts.push((at, end));
+                }
+            }
+            at = end;
+        }
+        Passed { bytes: without(&whole, &cuts), fault: None }
+    }
+
+    fn drain(&mut self) -> Option<Fault> {
+        let mut fault = None;
+        for event in self.events.drain(..) {
+            match event {
+                Event::Start { usage: Some(usage), .. } | Event::Usage(usage) => self.usage = usage,
+                Event::End => self.ended = true,
+                Event::Error(error) => fault = Some(error),
+                _ => {}
+            }
+        }
+        fault
+    }
+
+    /// Whether the bytes can hold usage, an error or the end. May say yes in vain, never no in vain.
+    fn may_matter(&self, bytes: &[u8]) -> bool {
+        let has = |needle: &[u8]| memmem::find(bytes, needle).is_some();
+        match self.dialect {
+            Dialect::Anthropic => has(b"\"usage\"") || has(b"message_stop") || has(b"\"error\""),
+            _ => {
+                has(b"[DONE]")
+                    || has_value(bytes, b"\"finish_reason\"")
+                    || has_value(bytes, b"\"usage\"")
+                    || has_value(bytes, b"\"error\"")
+                    || has(b"event:")
+            }
+        }
+    }
+}
+
+/// Whether a member of this name has a value other than `null` somewhere.
+fn has_value(bytes: &[u8], name: &[u8]) -> bool {
+    memmem::find_iter(bytes, name).any(|at| {
+        let mut rest = bytes[at + name.len()..].trim_ascii_start();
+        rest = rest.strip_prefix(b":").unwrap_or(rest).trim_ascii_start();
+        !rest.starts_with(b"null")
+    })
+}
+
+/// Where the last complete frame ends; 0 when none is complete.
+fn end_of_frames(bytes: &[u8]) -> usize {
+    let unix = memmem::rfind(bytes, b"\n\n").map(|at| at + 2);
+    let dos = memmem::rfind(bytes, b"\r\n\r\n").map(|at| at + 4);
+    unix.max(dos).unwrap_or(0)
+}
+
+/// Where the first frame ends; everything when no end is found.
+fn first_frame(bytes: &[u8]) -> usize {
+    let unix = memmem::find(bytes, b"\n\n").map(|at| at + 2);
+    let dos = memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4);
+    match (unix, dos) {
+        (Some(unix), Some(dos)) => unix.min(dos),
+        (unix, dos) => unix.or(dos).unwrap_or(bytes.len()),
+    }
+}
+
+fn without(whole: &Bytes, cuts: &[(usize, usize)]) -> Bytes {
+    if cuts.is_empty() {
+        return whole.clone();
+    }
+    let mut kept = Vec::with_capacity(whole.len());
+    let mut at = 0;
+    for (start, end) in cuts {
+        kept.extend_from_slice(&whole[at..*start]);
+        at = *end;
+    }
+    kept.extend_from_slice(&whole[at..]);
+    kept.into()
+}
+
+/// OpenAI's extra frame: usage, and an empty list of choices.
+fn is_usage_only(frame: &[u8]) -> bool {
+    let Some(data) = frame.strip_prefix(b"data:") else { return false };
+    let Ok(value) = serde_json::from_slice::<Value>(data.trim_ascii()) else { return false };
+    value.get("usage").is_some_and(Value::is_object)
+        && value.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty)
+}
+
+/// Reads the `usage` object of a whole answer.
+#[must_use]
+pub fn usage_of(dialect: Dialect, usage: &[u8]) -> Option<Usage> {
+    let value: Value = serde_json::from_slice(usage).ok()?;
+    match dialect {
+        Dialect::Anthropic => anthropic::read_usage(&value),
+        _ => openai::usage::read(&value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &str = concat!(
+        "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}],\"usage\":null}\n\n",
+        "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"the \\\"usage\\\": [DON\"},\"finish_reason\":null}],\"usage\":null}\n\n",
+        "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\n\n",
+        "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":3,\"total_tokens\":12}}\n\n",
+        "data: [DONE]\n\n",
+    );
+
+    fn run(stream: &str, piece: usize, hide_usage: bool) -> (String, Watch, Option<Fault>) {
+        let mut watch = Watch::new(Dialect::OpenAi, Operation::Chat, hide_usage);
+        let mut out = Vec::new();
+        let mut fault = None;
+        for part in stream.as_bytes().chunks(piece) {
+            let passed = watch.push(Bytes::copy_from_slice(part));
+            out.extend_from_slice(&passed.bytes);
+            fault = fault.or(passed.fault);
+        }
+        let last = watch.finish();
+        out.extend_from_slice(&last.bytes);
+        let fault = fault.or(last.fault);
+        (String::from_utf8(out).unwrap(), watch, fault)
+    }
+
+    #[test]
+    fn frames_pass_unchanged_in_any_pieces_and_usage_is_read() {
+        for piece in 1..STREAM.len() + 1 {
+            let (out, watch, fault) = run(STREAM, piece, false);
+            assert_eq!(out, STREAM);
+            assert!(fault.is_none(), "{fault:?}");
+            assert!(watch.ended());
+            assert_eq!((watch.usage().input, watch.usage().output), (9, 3));
+        }
+    }
+
+    #[test]
+    fn the_usage_frame_nobody_asked_for_is_taken_out() {
+        for piece in [1, 7, 64, STREAM.len()] {
+            let (out, watch, _) = run(STREAM, piece, true);
+            assert!(!out.contains("prompt_tokens") && out.ends_with("data: [DONE]\n\n"), "{out}");
+            assert_eq!(watch.usage().input, 9);
+        }
+    }
+
+    #[test]
+    fn a_stream_that_closes_early_is_a_fault_and_shows_no_half_frame() {
+        let cut = STREAM.find("[DON").unwrap();
+        let (out, _, fault) = run(&STREAM[..cut], 10, false);
+        assert!(out.ends_with("\n\n"));
+        assert_eq!(fault.map(|fault| fault.code.name), Some("stream_interrupted"));
+        let (out, _, fault) = run(STREAM.trim_end(), 10, false);
+        assert_eq!(out, STREAM);
+        assert!(fault.is_none());
+    }
+
+    #[test]
+    fn an_error_inside_the_stream_is_a_fault() {
+        let first = STREAM.find("\n\n").unwrap() + 2;
+        let stream = format!("{}data: {{\"error\":{{\"message\":\"boom\",\"code\":500}}}}\n\n", &STREAM[..first]);
+        let (out, _, fault) = run(&stream, stream.len(), false);
+        assert_eq!(out, STREAM[..first]);
+        assert!(fault.is_some());
+    }
+}
