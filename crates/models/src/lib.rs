@@ -1,1 +1,23 @@
-//! Empty for now.
+//! MLflow models: registries, the artifact cache, and the runtimes that serve a version. Nothing that came with a
+//! model is executed in this process: trees are read as data, everything else runs in worker processes.
+
+mod artifacts;
+mod deployment;
+mod environment;
+mod follow;
+mod live;
+mod model_file;
+mod models;
+mod native;
+mod registry;
+mod settings;
+mod worker;
+
+pub use deployment::{
+    Deployment, DeploymentSpec, DeploymentState, DeploymentStatus, EnvManager, PredictRequest, Prediction,
+    RuntimeChoice,
+};
+pub use models::Models;
+pub use registry::{Registry, RegistryAuth, RegistryConfig, RegistryError};
+pub use settings::ModelSettings;
+pub use worker::exec::worker_exec;

@@ -1,1 +1,28 @@
-//! Empty for now.
+//! The MLflow scoring protocol without IO: signatures, request bodies checked against them, answers as MLflow
+//! writes them. Strict by default: what would be cut, wrapped or guessed is refused with the column, row,
+//! expected and found type, never with the value.
+
+mod answer;
+mod cell;
+mod content_type;
+mod csv_input;
+mod frame;
+mod input;
+mod json;
+mod params;
+mod signature;
+
+pub use answer::Predictions;
+pub use content_type::ContentType;
+pub use frame::{ColumnData, Data, Frame, Matrix};
+pub use input::{Checked, check};
+pub use json::Json;
+pub use signature::{Column, Inputs, Kind, Param, Property, Signature, SignatureError, Tensor};
+
+/// A caller's name for a column or member, safe to show: short, without control characters.
+pub(crate) fn shown(name: &str) -> String {
+    name.chars().take(64).map(|c| if c.is_control() || c == '`' { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests;

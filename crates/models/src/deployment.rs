@@ -1,0 +1,390 @@
+//! One endpoint's model: a task that follows the registry, and the live version that requests see.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
+use millgate_scoring::{Checked, ContentType};
+use millgate_types::{Fault, ModelRef, Retry, code};
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use crate::live::{Live, Runtime};
+use crate::registry::Registry;
+use crate::worker::Reply;
+
+/// Which runtime may serve a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RuntimeChoice {
+    /// Native where it is exact, else a worker.
+    #[default]
+    Auto,
+    /// Native or nothing.
+    Native,
+    /// A Python worker.
+    Worker,
+}
+
+/// Where a worker's Python packages come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EnvManager {
+    /// The interpreter of the settings, as it is.
+    #[default]
+    Local,
+    /// A virtual environment with the model's requirements, built by `uv` (by `venv` and `pip` without it).
+    Uv,
+    /// The same, built by `venv` and `pip`.
+    Virtualenv,
+}
+
+/// What an endpoint asks for. Equal specs are one deployment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeploymentSpec {
+    /// The endpoint's name, for messages and logs.
+    pub endpoint: Arc<str>,
+    /// Where the model is registered.
+    pub registry: Arc<Registry>,
+    /// Which model, which version.
+    pub model: ModelRef,
+    /// Which runtimes may serve it.
+    pub runtime: RuntimeChoice,
+    /// Where a worker's packages come from.
+    pub env_manager: EnvManager,
+    /// Worker processes.
+    pub workers: usize,
+    /// The limit for one prediction; the server takes the earlier of this and its own deadline.
+    pub timeout: Duration,
+    /// The most memory one worker may use, in bytes.
+    pub memory_limit_bytes: Option<u64>,
+    /// Whether workers may open network connections.
+    pub network_allowed: bool,
+    /// Answer as MLflow does, without our stricter checks. Implies a worker.
+    pub compat_mlflow: bool,
+}
+
+impl DeploymentSpec {
+    /// Defaults: runtime `auto`, environment `local`, one worker, 60 s, no memory limit, no network, strict.
+    #[must_use]
+    pub fn new(endpoint: impl Into<Arc<str>>, registry: Arc<Registry>, model: ModelRef) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            registry,
+            model,
+            runtime: RuntimeChoice::Auto,
+            env_manager: EnvManager::Local,
+            workers: 1,
+            timeout: Duration::from_secs(60),
+            memory_limit_bytes: None,
+            network_allowed: false,
+            compat_mlflow: false,
+        }
+    }
+}
+
+/// Where a version is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum DeploymentState {
+    /// The registry is being asked.
+    Resolving,
+    /// The registry said which version; its files are being fetched.
+    Resolved,
+    /// The files are in the cache.
+    Fetched,
+    /// The environment is being prepared.
+    Env,
+    /// A runtime loads the model.
+    Loading,
+    /// The input example is being answered.
+    Warm,
+    /// Requests are answered.
+    Live,
+    /// Nothing serves; see the reason and the next try.
+    Failed,
+    /// The deployment was stopped.
+    Gone,
+}
+
+/// What a deployment is doing, for the admin API and `doctor`.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeploymentStatus {
+    /// The endpoint's name.
+    pub endpoint: Arc<str>,
+    /// The registry's name.
+    pub registry: String,
+    /// The reference as configured, as a `models:/` URI.
+    pub model: String,
+    /// The state of what serves, or of what is being loaded while nothing serves.
+    pub state: DeploymentState,
+    /// The version that serves.
+    pub version: Option<Arc<str>>,
+    /// `native` or `worker`, of the version that serves.
+    pub runtime: Option<&'static str>,
+    /// Why that runtime.
+    pub runtime_reason: Option<String>,
+    /// sha256 over the files of the version that serves.
+    pub digest: Option<String>,
+    /// The MLflow that a worker runs, or that saved the model.
+    pub mlflow_version: Option<String>,
+    /// A version on its way, and where it is.
+    pub next: Option<(String, DeploymentState)>,
+    /// What went wrong last, while it still matters.
+    pub reason: Option<String>,
+    /// Seconds until the next try, from when the reason was noted.
+    pub next_try_seconds: Option<u64>,
+    /// Workers with the model loaded.
+    pub workers_ready: usize,
+    /// Worker deaths since this version began.
+    pub worker_restarts: u64,
+}
+
+/// One prediction asked for.
+#[derive(Clone, Debug)]
+pub struct PredictRequest<'a> {
+    /// The request's Content-Type header.
+    pub content_type: Option<&'a str>,
+    /// The request's body.
+    pub body: Bytes,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+}
+
+/// One prediction's answer.
+#[derive(Clone, Debug)]
+pub struct Prediction {
+    /// 200; under `compat_mlflow` also the status of MLflow's own error answer.
+    pub status: u16,
+    /// JSON.
+    pub body: Bytes,
+    /// Of the body.
+    pub content_type: &'static str,
+    /// Rows predicted; 1 where only Python can tell.
+    pub rows: u64,
+    /// The version that answered.
+    pub version: Arc<str>,
+    /// `native` or `worker`.
+    pub runtime: &'static str,
+}
+
+/// Bodies above this size, in bytes, are parsed on the blocking pool.
+const LARGE_BODY: usize = 128 << 10;
+/// Tree walks above this number are done on the blocking pool: about 5 ms.
+const LARGE_WORK: u64 = 20_000;
+
+/// Why nothing serves.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    pub(crate) registry: bool,
+    pub(crate) text: String,
+}
+
+/// A model behind an endpoint.
+pub struct Deployment {
+    pub(crate) spec: DeploymentSpec,
+    pub(crate) handle: Handle,
+    pub(crate) live: ArcSwapOption<Live>,
+    pub(crate) status: ArcSwap<DeploymentStatus>,
+    pub(crate) problem: ArcSwapOption<Problem>,
+    pub(crate) ready: watch::Sender<bool>,
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) wake: Notify,
+}
+
+impl std::fmt::Debug for Deployment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deployment").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl Deployment {
+    pub(crate) fn new(spec: DeploymentSpec, handle: Handle) -> Arc<Self> {
+        let status = DeploymentStatus {
+            endpoint: spec.endpoint.clone(),
+            registry: spec.registry.name().to_owned(),
+            model: match &spec.model {
+                // A path of this machine is nobody else's business.
+                ModelRef::Path(path) => {
+                    PathBuf::from(path).file_name().unwrap_or_default().to_string_lossy().into_owned()
+                }
+                model => model.to_string(),
+            },
+            state: DeploymentState::Resolving,
+            version: None,
+            runtime: None,
+            runtime_reason: None,
+            digest: None,
+            mlflow_version: None,
+            next: None,
+            reason: None,
+            next_try_seconds: None,
+            workers_ready: 0,
+            worker_restarts: 0,
+        };
+        Arc::new(Self {
+            spec,
+            handle,
+            live: ArcSwapOption::empty(),
+            status: ArcSwap::from_pointee(status),
+            problem: ArcSwapOption::empty(),
+            ready: watch::Sender::new(false),
+            stop: watch::Sender::new(false),
+            wake: Notify::new(),
+        })
+    }
+
+    /// What it was made from.
+    pub fn spec(&self) -> &DeploymentSpec {
+        &self.spec
+    }
+
+    /// What it is doing now.
+    pub fn status(&self) -> DeploymentStatus {
+        let mut status = DeploymentStatus::clone(&self.status.load());
+        if let Some(live) = self.live.load().as_ref()
+            && let Runtime::Worker(pool) = &live.runtime
+        {
+            status.workers_ready = pool.ready();
+            status.worker_restarts = pool.restarts();
+            status.reason = status.reason.or_else(|| pool.failure());
+        }
+        status
+    }
+
+    /// Whether a version is loaded and can answer now.
+    pub fn is_ready(&self) -> bool {
+        match self.live.load().as_ref().map(|live| &live.runtime) {
+            Some(Runtime::Native(_)) => true,
+            Some(Runtime::Worker(pool)) => pool.ready() > 0,
+            None => false,
+        }
+    }
+
+    /// Waits until a version is live; `false` when `timeout` came first.
+    pub async fn wait_ready(&self, timeout: Duration) -> bool {
+        let mut ready = self.ready.subscribe();
+        let waited = tokio::time::timeout(timeout, ready.wait_for(|ready| *ready)).await;
+        matches!(waited, Ok(Ok(_)))
+    }
+
+    /// Asks the registry again now instead of at the next poll.
+    pub fn refresh(&self) {
+        self.wake.notify_one();
+    }
+
+    fn not_live(&self) -> Fault {
+        let problem = self.problem.load();
+        let (code, text) = match problem.as_ref() {
+            Some(problem) if problem.registry => (code::REGISTRY_UNAVAILABLE, problem.text.clone()),
+            Some(problem) => (code::MODEL_UNAVAILABLE, problem.text.clone()),
+            None => {
+                let status = self.status.load();
+                let text = format!("model `{}` of registry `{}` is being loaded", status.model, status.registry);
+                (code::MODEL_UNAVAILABLE, text)
+            }
+        };
+        Fault::new(code, millgate_types::Source::Gateway, Retry::NextTarget, text)
+            .with_retry_after(Duration::from_secs(5))
+    }
+
+    /// Predicts with the version that is live when the call begins. May be awaited on any tokio runtime with
+    /// timers. Faults: those of [`millgate_scoring::check`], `model_rejected_input`, `model_failed`,
+    /// `worker_timeout`, `worker_crashed`, `worker_protocol`, `overloaded`, `registry_unavailable`,
+    /// `model_unavailable`.
+    pub async fn predict(&self, request: PredictRequest<'_>) -> Result<Prediction, Fault> {
+        let Some(live) = self.live.load_full() else { return Err(self.not_live()) };
+        let content_type = ContentType::parse(request.content_type)?;
+        let deadline = request.deadline.min(Instant::now() + self.spec.timeout);
+        match &live.runtime {
+            Runtime::Native(_) => self.predict_native(live, content_type, request.body).await,
+            Runtime::Worker(pool) => {
+                let checked = if self.spec.compat_mlflow {
+                    None
+                } else {
+                    Some(self.check(&live, content_type, &request.body).await?)
+                };
+                let reply = pool.predict(content_type.name(), request.body, deadline).await?;
+                self.answer(reply, &live, checked.map_or(1, |checked| checked.rows))
+            }
+        }
+    }
+
+    async fn check(&self, live: &Arc<Live>, kind: ContentType, body: &Bytes) -> Result<Checked, Fault> {
+        if body.len() <= LARGE_BODY {
+            return millgate_scoring::check(body, kind, &live.model.signature);
+        }
+        let (live, body) = (live.clone(), body.clone());
+        self.off_thread(move || millgate_scoring::check(&body, kind, &live.model.signature)).await
+    }
+
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        self.handle.spawn_blocking(work).await.unwrap_or_else(|error| {
+            Err(Fault::gateway(code::INTERNAL_ERROR, "the prediction was stopped").with_cause(error))
+        })
+    }
+
+    async fn predict_native(&self, live: Arc<Live>, kind: ContentType, body: Bytes) -> Result<Prediction, Fault> {
+        let checked = self.check(&live, kind, &body).await?;
+        let rows = checked.rows;
+        let Some(data) = checked.data else {
+            let text = if kind == ContentType::Parquet {
+                "this model takes application/json and text/csv"
+            } else {
+                "this model takes dataframe_split, dataframe_records, instances or inputs"
+            };
+            let code = if kind == ContentType::Parquet {
+                code::UNSUPPORTED_MEDIA_TYPE
+            } else {
+                code::SCHEMA_MISMATCH
+            };
+            return Err(Fault::client(code, text));
+        };
+        let version = live.version.clone();
+        let large = matches!(&live.runtime, Runtime::Native(model) if model.work(rows) > LARGE_WORK);
+        let run = move || match &live.runtime {
+            Runtime::Native(model) => model.predict(&data).map(|predictions| predictions.to_json()),
+            Runtime::Worker(_) => Err(Fault::gateway(code::INTERNAL_ERROR, "the wrong runtime was asked")),
+        };
+        let body = if large { self.off_thread(run).await? } else { run()? };
+        Ok(Prediction {
+            status: 200,
+            body: Bytes::from(body),
+            content_type: "application/json",
+            rows,
+            version,
+            runtime: "native",
+        })
+    }
+
+    fn answer(&self, reply: Reply, live: &Live, rows: u64) -> Result<Prediction, Fault> {
+        let prediction = |status, body| Prediction {
+            status,
+            body,
+            content_type: "application/json",
+            rows,
+            version: live.version.clone(),
+            runtime: "worker",
+        };
+        match reply {
+            Reply::Answer(body) => Ok(prediction(200, body)),
+            Reply::Error { status, body, .. } if self.spec.compat_mlflow => {
+                Ok(prediction(status, Bytes::from(body)))
+            }
+            // Only the exception's class is told: its text may hold the caller's data, or the model's.
+            Reply::Error { user, class, .. } => {
+                let class = if class.is_empty() { String::new() } else { format!(" ({class})") };
+                Err(if user {
+                    let text = format!("the model refused the input{class}");
+                    Fault::new(code::MODEL_REJECTED_INPUT, millgate_types::Source::Worker, Retry::Never, text)
+                } else {
+                    Fault::worker(code::MODEL_FAILED, Retry::NextTarget, format!("the model failed{class}"))
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A version that can answer, and how it comes to be: files, runtime, warm-up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millgate_scoring::ContentType;
+use tokio::sync::mpsc;
+
+use crate::artifacts::{ArtifactError, Cache};
+use crate::deployment::{Deployment, DeploymentState, RuntimeChoice};
+use crate::environment;
+use crate::model_file::ModelFile;
+use crate::native::NativeModel;
+use crate::registry::{RegistryError, Resolved};
+use crate::settings::ModelSettings;
+use crate::worker::{Plan, Pool, Reply};
+
+/// A loaded version. Requests hold it while they run; when the last one lets go, its workers stop.
+pub(crate) struct Live {
+    pub(crate) identity: String,
+    pub(crate) version: Arc<str>,
+    pub(crate) digest: String,
+    pub(crate) model: ModelFile,
+    pub(crate) runtime: Runtime,
+    pub(crate) runtime_reason: String,
+}
+
+/// What computes.
+pub(crate) enum Runtime {
+    Native(NativeModel),
+    Worker(Pool),
+}
+
+impl Runtime {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Native(_) => "native",
+            Self::Worker(_) => "worker",
+        }
+    }
+}
+
+/// Why a version could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("{0}")]
+    Model(String),
+}
+
+impl From<ArtifactError> for LoadError {
+    fn from(error: ArtifactError) -> Self {
+        match error {
+            ArtifactError::Registry(error) => Self::Registry(error),
+            ArtifactError::Cache(error) => Self::Model(format!("the artifact cache: {}", error.kind())),
+            ArtifactError::Refused(_) => Self::Model(error.to_string()),
+        }
+    }
+}
+
+/// Loads `resolved`; `note` hears of each state.
+pub(crate) async fn load(
+    deployment: &Deployment,
+    settings: &ModelSettings,
+    alive: &mpsc::Sender<()>,
+    resolved: &Resolved,
+    note: impl Fn(DeploymentState),
+) -> Result<Live, LoadError> {
+    let spec = &deployment.spec;
+    note(DeploymentState::Resolved);
+    let artifact = Cache::new(&settings.data_dir).fetch(&spec.registry, resolved).await?;
+    note(DeploymentState::Fetched);
+    let folder = artifact.folder.clone();
+    let model = run(move || ModelFile::read(&folder)).await?;
+    let (runtime, runtime_reason) = match choose(deployment, &model, &note).await? {
+        Ok(native) => (Runtime::Native(native), "trees are read and walked in process".to_owned()),
+        Err(why) => {
+            let pool = start_pool(deployment, settings, alive, &model, &note).await?;
+            (Runtime::Worker(pool), why)
+        }
+    };
+    let live = Live {
+        identity: resolved.identity.clone(),
+        version: Arc::from(resolved.version.as_str()),
+        digest: artifact.digest,
+        model,
+        runtime,
+        runtime_reason,
+    };
+    if let Runtime::Worker(pool) = &live.runtime {
+        note(DeploymentState::Warm);
+        warm(pool, &live, settings.load_timeout).await?;
+    }
+    Ok(live)
+}
+
+async fn run<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, LoadError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err("loading was stopped".to_owned())).map_err(LoadError::Model)
+}
+
+/// The native model, or why a worker must serve.
+async fn choose(
+    deployment: &Deployment,
+    model: &ModelFile,
+    note: &impl Fn(DeploymentState),
+) -> Result<Result<NativeModel, String>, LoadError> {
+    let spec = &deployment.spec;
+    match spec.runtime {
+        RuntimeChoice::Worker => return Ok(Err("`runtime: worker` is configured".to_owned())),
+        RuntimeChoice::Auto if spec.compat_mlflow => {
+            return Ok(Err("`compat: mlflow` asks for MLflow's own answers".to_owned()));
+        }
+        RuntimeChoice::Auto | RuntimeChoice::Native => {}
+    }
+    note(DeploymentState::Loading);
+    let copy = model.clone();
+    let loaded = run(move || {
+        Ok(NativeModel::load(&copy).and_then(|native| {
+            // The input example must at least be answered.
+            let Some(example) = &copy.example else { return Ok(native) };
+            let checked = millgate_scoring::check(example, ContentType::Json, &copy.signature)
+                .map_err(|fault| format!("its input example does not fit its signature: {}", fault.public))?;
+            if let Some(data) = checked.data {
+                native.predict(&data).map_err(|fault| format!("its input example fails: {}", fault.public))?;
+            }
+            Ok(native)
+        }))
+    })
+    .await?;
+    match loaded {
+        Err(why) if spec.runtime == RuntimeChoice::Native => {
+            Err(LoadError::Model(format!("`runtime: native` is configured, but: {why}")))
+        }
+        loaded => Ok(loaded),
+    }
+}
+
+async fn start_pool(
+    deployment: &Deployment,
+    settings: &ModelSettings,
+    alive: &mpsc::Sender<()>,
+    model: &ModelFile,
+    note: &impl Fn(DeploymentState),
+) -> Result<Pool, LoadError> {
+    let spec = &deployment.spec;
+    note(DeploymentState::Env);
+    let environment =
+        environment::prepare(settings, spec.env_manager, model).await.map_err(LoadError::Model)?;
+    note(DeploymentState::Loading);
+    let mut readable = environment.readable;
+    readable.push(model.folder.clone());
+    let plan = Plan {
+        launcher: settings.launcher.clone(),
+        python: environment.python,
+        model: model.folder.clone(),
+        run_dir: settings.data_dir.join("run"),
+        readable,
+        network_allowed: spec.network_allowed,
+        memory_limit: spec.memory_limit_bytes,
+        isolation_required: settings.isolation_required,
+        load_timeout: settings.load_timeout,
+        kill_after: settings.kill_after,
+        label: spec.endpoint.clone(),
+    };
+    Pool::start(plan, spec.workers, &deployment.handle, alive).await.map_err(|reason| {
+        let hint = if environment.differences.is_empty() {
+            String::new()
+        } else {
+            format!(" (packages differ from the model's requirements: {})", environment.differences.join(", "))
+        };
+        LoadError::Model(format!("{reason}{hint}"))
+    })
+}
+
+/// Answers the input example once. An example the model itself refuses is not held against it; a dead or silent
+/// worker is.
+async fn warm(pool: &Pool, live: &Live, patience: Duration) -> Result<(), LoadError> {
+    let Some(example) = live.model.example.clone() else { return Ok(()) };
+    match pool.predict("application/json", example, Instant::now() + patience).await {
+        Ok(Reply::Answer(_)) => Ok(()),
+        Ok(Reply::Error { class, status, .. }) => {
+            tracing::warn!(version = %live.version, status, class, "the model refuses its own input example");
+            Ok(())
+        }
+        Err(fault) => Err(LoadError::Model(format!("the input example: {}", fault.public))),
+    }
+}
+
+/// What the scoring protocol's `/version` answers when nothing better is known.
+pub(crate) fn mlflow_version(live: &Live) -> Option<String> {
+    match &live.runtime {
+        Runtime::Worker(pool) => pool.mlflow_version().or_else(|| live.model.mlflow_version.clone()),
+        Runtime::Native(_) => live.model.mlflow_version.clone(),
+    }
+}
+

@@ -1,0 +1,341 @@
+//! XGBoost tree models (`model.ubj`, `model.json`), bit for bit as XGBoost predicts: everything in f32, trees added
+//! in order. What is not known to be exact is refused with a reason, and a worker serves the model.
+
+use millgate_scoring::Predictions;
+use serde_json::Value;
+
+/// A model's trees and its last step.
+#[derive(Debug)]
+pub(super) struct Xgboost {
+    nodes: Vec<Node>,
+    /// First node of each tree, in the order of addition.
+    roots: Vec<u32>,
+    /// The output each tree adds to.
+    groups: Vec<u32>,
+    margins: Vec<f32>,
+    step: Step,
+    labels: bool,
+    pub(super) features: usize,
+    /// The column names the model was trained with; empty when it knows none.
+    pub(super) names: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// A leaf's value stands here too.
+    threshold: f32,
+    /// High bit: a missing value goes left.
+    feature: u32,
+    /// 0 in a leaf.
+    left: u32,
+    right: u32,
+}
+
+const MISSING_LEFT: u32 = 1 << 31;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Step {
+    Identity,
+    Sigmoid,
+    Softmax,
+    /// `multi:softmax`: a booster answers the class itself.
+    Class,
+    Exponent,
+}
+
+/// What the flavour says the Python object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrapper {
+    Booster,
+    Classifier,
+    Regressor,
+}
+
+impl Xgboost {
+    pub(super) fn read(model: &Value, wrapper: Wrapper) -> Result<Self, String> {
+        let learner = model.get("learner").ok_or("there is no `learner`")?;
+        let text = |path: &str| learner.pointer(path).and_then(Value::as_str);
+        let booster = text("/gradient_booster/name").unwrap_or("unknown");
+        if booster != "gbtree" {
+            return Err(format!("booster `{booster}`"));
+        }
+        let objective = text("/objective/name").unwrap_or("unknown");
+        let features: usize = text("/learner_model_param/num_feature")
+            .and_then(|text| text.parse().ok())
+            .filter(|features| *features < MISSING_LEFT as usize)
+            .ok_or("`num_feature` is missing")?;
+        let classes: usize =
+            text("/learner_model_param/num_class").and_then(|text| text.parse().ok()).unwrap_or(0);
+        if text("/learner_model_param/num_target").is_some_and(|targets| targets != "1") {
+            return Err("more than one target".to_owned());
+        }
+        let (step, outputs) = match objective {
+            "reg:squarederror"
+            | "reg:linear"
+            | "reg:squaredlogerror"
+            | "reg:absoluteerror"
+            | "reg:pseudohubererror"
+            | "binary:logitraw"
+            | "rank:pairwise"
+            | "rank:ndcg"
+            | "rank:map" => (Step::Identity, 1),
+            "binary:logistic" | "reg:logistic" => (Step::Sigmoid, 1),
+            "multi:softprob" if classes > 1 => (Step::Softmax, classes),
+            "multi:softmax" if classes > 1 => (Step::Class, classes),
+            "count:poisson" | "reg:gamma" | "reg:tweedie" => (Step::Exponent, 1),
+            other => return Err(format!("objective `{other}`")),
+        };
+        if outputs > 10_000 {
+            return Err("more than 10000 classes".to_owned());
+        }
+        let labels = match (wrapper, step) {
+            (Wrapper::Classifier, Step::Sigmoid | Step::Softmax) => true,
+            (Wrapper::Classifier, _) => return Err(format!("classifier with objective `{objective}`")),
+            (Wrapper::Regressor, Step::Softmax | Step::Class) => {
+                return Err(format!("regressor with objective `{objective}`"));
+            }
+            _ => false,
+        };
+        let empty = |value: Option<&Value>| match value {
+            None | Some(Value::Null) => true,
+            Some(Value::Array(items)) => items.is_empty(),
+            Some(Value::Object(members)) => members.is_empty(),
+            _ => false,
+        };
+        let kinds = learner.get("feature_types").and_then(Value::as_array);
+        if kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "c")) {
+            return Err("categorical features".to_owned());
+        }
+        if !empty(learner.pointer("/gradient_booster/model/cats/enc")) {
+            return Err("category encodings".to_owned());
+        }
+        let margins = margins(text("/learner_model_param/base_score"), step, outputs)?;
+        let names =
+            learner.get("feature_names").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let names: Vec<String> = names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+
+        let trees = learner.pointer("/gradient_booster/model/trees").and_then(Value::as_array);
+        let trees = trees.ok_or("there are no trees")?;
+        let groups = learner.pointer("/gradient_booster/model/tree_info").map(integers);
+        let groups = groups.transpose()?.ok_or("there is no `tree_info`")?;
+        if groups.len() != trees.len() {
+            return Err("`tree_info` does not fit the trees".to_owned());
+        }
+        let used = used_trees(learner, wrapper, trees.len())?;
+        let mut out = Self {
+            nodes: Vec::new(),
+            roots: Vec::with_capacity(used),
+            groups: Vec::with_capacity(used),
+            margins,
+            step,
+            labels,
+            features,
+            names,
+        };
+        for (tree, group) in trees.iter().zip(&groups).take(used) {
+            let group = u32::try_from(*group).ok().filter(|group| (*group as usize) < outputs);
+            out.groups.push(group.ok_or("a tree for an output that does not exist")?);
+            let root = out.add_tree(tree)?;
+            out.roots.push(root);
+        }
+        Ok(out)
+    }
+
+    /// Renumbers a tree depth-first. A node reached twice, or a child that does not exist, is refused.
+    fn add_tree(&mut self, tree: &Value) -> Result<u32, String> {
+        let list =
+            |name: &str| tree.get(name).map(integers).ok_or_else(|| format!("a tree without `{name}`"))?;
+        let left = list("left_children")?;
+        let right = list("right_children")?;
+        let feature = list("split_indices")?;
+        let default_left = list("default_left")?;
+        let kinds = tree.get("split_type").map(integers).transpose()?.unwrap_or_default();
+        if kinds.iter().any(|kind| *kind != 0) {
+            return Err("categorical splits".to_owned());
+        }
+        if tree
+            .pointer("/tree_param/size_leaf_vector")
+            .and_then(Value::as_str)
+            .is_some_and(|size| !matches!(size, "0" | "1"))
+        {
+            return Err("vector leaves".to_owned());
+        }
+        let conditions = tree.get("split_conditions").and_then(Value::as_array);
+        let conditions = conditions.ok_or("a tree without `split_conditions`")?;
+        let size = left.len();
+        if [right.len(), feature.len(), default_left.len(), conditions.len()].iter().any(|len| *len != size) {
+            return Err("a tree whose lists differ in length".to_owned());
+        }
+        let root = u32::try_from(self.nodes.len()).map_err(|_| "too many nodes")?;
+        let mut seen = vec![false; size];
+        // (node in the file, the place that points to it)
+        let mut open: Vec<(usize, Option<(u32, bool)>)> = vec![(0, None)];
+        while let Some((index, parent)) = open.pop() {
+            match seen.get_mut(index) {
+                Some(seen) if !*seen => *seen = true,
+                Some(_) => return Err("a tree with a node reached twice".to_owned()),
+                None => return Err("a tree with a child that does not exist".to_owned()),
+            }
+            let here = u32::try_from(self.nodes.len()).map_err(|_| "too many nodes")?;
+            if let Some((parent, is_left)) = parent {
+                let parent = self.nodes.get_mut(parent as usize).ok_or("a tree without a root")?;
+                if is_left {
+                    parent.left = here;
+                } else {
+                    parent.right = here;
+                }
+            }
+            // Exact for both files: UBJSON holds f32, JSON the shortest text of one.
+            let threshold =
+                conditions[index].as_f64().ok_or("a threshold that is not a finite number")? as f32;
+            if !threshold.is_finite() {
+                return Err("a threshold that is not a finite number".to_owned());
+            }
+            if left[index] < 0 {
+                self.nodes.push(Node { threshold, feature: 0, left: 0, right: 0 });
+                continue;
+            }
+            let split = usize::try_from(feature[index]).ok().filter(|feature| *feature < self.features);
+            let split = split.ok_or("a split on a feature that does not exist")? as u32;
+            let child = |child: i64| usize::try_from(child).map_err(|_| "a tree with one child".to_owned());
+            let missing = if default_left[index] == 0 { 0 } else { MISSING_LEFT };
+            self.nodes.push(Node { threshold, feature: split | missing, left: 0, right: 0 });
+            open.push((child(right[index])?, Some((here, false))));
+            open.push((child(left[index])?, Some((here, true))));
+        }
+        Ok(root)
+    }
+
+    /// The work of one row, in node visits at most: the sum of nothing more than trees times depth is not known
+    /// without walking, so trees are counted.
+    pub(super) fn trees(&self) -> usize {
+        self.roots.len()
+    }
+
+    /// Rows of `features` values each.
+    pub(super) fn predict(&self, rows: &[f32]) -> Predictions {
+        let outputs = self.margins.len();
+        let count = if self.features == 0 { 0 } else { rows.len() / self.features };
+        let mut values = Vec::with_capacity(count * outputs);
+        for row in rows.chunks_exact(self.features.max(1)) {
+            let start = values.len();
+            values.extend_from_slice(&self.margins);
+            for (root, group) in self.roots.iter().zip(&self.groups) {
+                let leaf = self.leaf(*root, row);
+                if let Some(sum) = values.get_mut(start + *group as usize) {
+                    *sum += leaf;
+                }
+            }
+            if let Some(sums) = values.get_mut(start..) {
+                self.finish(sums);
+            }
+        }
+        if self.labels {
+            let label = |row: &[f32]| match row {
+                [one] => i64::from(*one > 0.5),
+                many => first_largest(many) as i64,
+            };
+            return Predictions::Labels(values.chunks(outputs.max(1)).map(label).collect());
+        }
+        if self.step == Step::Class {
+            let classes = values.chunks(outputs).map(|row| first_largest(row) as f32).collect();
+            return Predictions::Floats { width: 1, values: classes };
+        }
+        Predictions::Floats { width: outputs, values }
+    }
+
+    fn leaf(&self, root: u32, row: &[f32]) -> f32 {
+        let mut at = root;
+        loop {
+            let Some(node) = self.nodes.get(at as usize) else { return 0.0 };
+            if node.left == 0 {
+                return node.threshold;
+            }
+            let value = row.get((node.feature & !MISSING_LEFT) as usize).copied().unwrap_or(f32::NAN);
+            let left = if value.is_nan() { node.feature & MISSING_LEFT != 0 } else { value < node.threshold };
+            at = if left { node.left } else { node.right };
+        }
+    }
+
+    fn finish(&self, sums: &mut [f32]) {
+        match self.step {
+            Step::Identity | Step::Class => {}
+            Step::Sigmoid => sums.iter_mut().for_each(|value| *value = sigmoid(*value)),
+            Step::Exponent => sums.iter_mut().for_each(|value| *value = value.exp()),
+            Step::Softmax => softmax(sums),
+        }
+    }
+}
+
+fn sigmoid(value: f32) -> f32 {
+    1.0 / ((-value).min(88.7).exp() + 1.0 + 1e-16)
+}
+
+fn softmax(values: &mut [f32]) {
+    let largest = values.iter().copied().fold(f32::MIN, f32::max);
+    let mut sum = 0.0_f64;
+    for value in values.iter_mut() {
+        *value = (*value - largest).exp();
+        sum += f64::from(*value);
+    }
+    let sum = sum as f32;
+    values.iter_mut().for_each(|value| *value /= sum);
+}
+
+fn first_largest(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = index;
+        }
+    }
+    best
+}
+
+/// Numbers or booleans (JSON files write `default_left` as 0 and 1, UBJSON as bytes).
+fn integers(value: &Value) -> Result<Vec<i64>, String> {
+    let items = value.as_array().ok_or("a list is missing")?;
+    items
+        .iter()
+        .map(|item| {
+            item.as_i64().or_else(|| item.as_bool().map(i64::from)).ok_or("a list of other than integers")
+        })
+        .collect::<Result<_, _>>()
+        .map_err(str::to_owned)
+}
+
+/// `base_score` as the trees' starting sum: plain `"5E-1"` before XGBoost 3.1, a list in a text since.
+fn margins(base: Option<&str>, step: Step, outputs: usize) -> Result<Vec<f32>, String> {
+    let text = base.ok_or("there is no `base_score`")?.trim();
+    let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let scores = text.split(',').map(|part| part.trim().parse::<f32>()).collect::<Result<Vec<_>, _>>();
+    let mut scores = scores.map_err(|_| "`base_score` is not a number")?;
+    if scores.len() == 1 && outputs > 1 {
+        scores.resize(outputs, scores[0]);
+    }
+    if scores.len() != outputs || scores.iter().any(|score| !score.is_finite()) {
+        return Err("`base_score` does not fit the outputs".to_owned());
+    }
+    for score in &mut scores {
+        match step {
+            Step::Sigmoid => *score = -((1.0 / *score - 1.0).ln()),
+            Step::Exponent => *score = score.ln(),
+            _ => {}
+        }
+        if !score.is_finite() {
+            return Err("`base_score` is out of range".to_owned());
+        }
+    }
+    Ok(scores)
+}
+
+/// The sklearn wrappers stop at `best_iteration`; a booster uses every tree.
+fn used_trees(learner: &Value, wrapper: Wrapper, trees: usize) -> Result<usize, String> {
+    let best = learner.pointer("/attributes/best_iteration").and_then(Value::as_str);
+    let (Some(best), true) = (best, wrapper != Wrapper::Booster) else { return Ok(trees) };
+    let best: usize = best.parse().map_err(|_| "`best_iteration` is not a number")?;
+    let starts = learner.pointer("/gradient_booster/model/iteration_indptr").map(integers).transpose()?;
+    let starts = starts.ok_or("`best_iteration` without `iteration_indptr`")?;
+    let end = starts.get(best + 1).and_then(|end| usize::try_from(*end).ok()).filter(|end| *end <= trees);
+    end.ok_or_else(|| "`best_iteration` is beyond the trees".to_owned())
+}

@@ -1,0 +1,192 @@
+//! What `millgate worker-exec` does: it takes rights away from its own process, then becomes the Python worker.
+//! The gateway's process is never touched. Order: session, limits, capabilities, files (Landlock), system calls
+//! (seccomp), then `exec` with a cleared environment.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, RulesetStatus, Scope, path_beneath_rules,
+};
+use rustix::process::{Resource, Rlimit, Signal};
+use rustix::thread::CapabilitySet;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+use serde::{Deserialize, Serialize};
+
+/// The one argument of `worker-exec`, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Launch {
+    pub(crate) python: PathBuf,
+    pub(crate) script: PathBuf,
+    /// The only folder the worker may write to; its home.
+    pub(crate) private: PathBuf,
+    /// Folders it may read beside the system's.
+    pub(crate) readable: Vec<PathBuf>,
+    pub(crate) network_allowed: bool,
+    pub(crate) memory_limit: Option<u64>,
+    /// End with an error instead of starting with less isolation.
+    pub(crate) required: bool,
+}
+
+/// Folders of the system that a Python needs to read.
+const SYSTEM: &[&str] = &[
+    "/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/nix", "/proc", "/sys/devices/system", "/sys/fs/cgroup",
+    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/timezone", "/etc/mime.types",
+    "/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/fonts", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf",
+    "/etc/alternatives", "/etc/os-release", "/etc/debian_version",
+];
+/// What network access needs on top.
+const NETWORK: &[&str] = &["/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/services", "/run/systemd/resolve"];
+const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full"];
+
+/// Becomes the worker. Returns only when that fails; the text says which step.
+pub fn worker_exec(json: &str) -> Result<Infallible, String> {
+    let launch: Launch = serde_json::from_str(json).map_err(|error| format!("worker-exec: {error}"))?;
+    let mut missing = Vec::new();
+    let mut step = |name: &str, done: Result<(), String>| {
+        if let Err(reason) = done {
+            missing.push(format!("{name}: {reason}"));
+        }
+    };
+    let io = |done: rustix::io::Result<()>| done.map_err(|error| error.to_string());
+    rustix::process::setsid().map_err(|error| format!("worker-exec: setsid: {error}"))?;
+    step("parent death signal", io(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))));
+    step("limits", limits(&launch));
+    step("no_new_privs", io(rustix::thread::set_no_new_privs(true)));
+    if rustix::process::geteuid().is_root() {
+        step("capabilities", capabilities());
+    }
+    step("landlock", files(&launch));
+    step("seccomp", calls(&launch));
+    if !missing.is_empty() {
+        let text = missing.join("; ");
+        if launch.required {
+            return Err(format!("worker isolation is required and incomplete: {text}"));
+        }
+        eprintln!("worker isolation is incomplete: {text}");
+    }
+    let error = Command::new(&launch.python)
+        .args(["-I", "-X", "faulthandler"])
+        .arg(&launch.script)
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("HOME", &launch.private)
+        .env("TMPDIR", &launch.private)
+        .env("LANG", "C.UTF-8")
+        .env("OMP_NUM_THREADS", "1")
+        .env("OPENBLAS_NUM_THREADS", "1")
+        .env("MKL_NUM_THREADS", "1")
+        .current_dir(&launch.private)
+        .exec();
+    Err(format!("the interpreter cannot be started ({})", error.kind()))
+}
+
+fn limits(launch: &Launch) -> Result<(), String> {
+    let mut set = vec![(Resource::Core, 0), (Resource::Nofile, 256), (Resource::Fsize, 4 << 30)];
+    if let Some(limit) = launch.memory_limit {
+        // A back-stop: the watcher in the gateway counts more exactly and comes first in most cases.
+        set.push((Resource::Data, limit.saturating_add(512 << 20)));
+    }
+    for (resource, value) in set {
+        let limit = Rlimit { current: Some(value), maximum: Some(value) };
+        rustix::process::setrlimit(resource, limit).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// A worker started as root keeps the user but no capability: `exec` can give none back that is not in the
+/// bounding set.
+fn capabilities() -> Result<(), String> {
+    for capability in CapabilitySet::all().iter() {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // Newer than this kernel.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(())
+}
+
+fn files(launch: &Launch) -> Result<(), String> {
+    let abi = ABI::V6;
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let read = AccessFs::from_read(abi);
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))
+        .map_err(|error| text(&error))?;
+    if !launch.network_allowed {
+        ruleset = ruleset.handle_access(AccessNet::from_all(abi)).map_err(|error| text(&error))?;
+    }
+    let ruleset = ruleset.scope(Scope::Signal | Scope::AbstractUnixSocket).map_err(|error| text(&error))?;
+    let system = SYSTEM.iter().chain(if launch.network_allowed { NETWORK } else { &[] });
+    let created = ruleset
+        .create()
+        .map_err(|error| text(&error))?
+        .add_rules(path_beneath_rules(system, read))
+        .and_then(|rules| rules.add_rules(path_beneath_rules(&launch.readable, read)))
+        .and_then(|rules| {
+            let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+            rules.add_rules(path_beneath_rules(DEVICES, device))
+        })
+        .and_then(|rules| {
+            let all = AccessFs::from_all(abi) & !AccessFs::Execute;
+            rules.add_rules(path_beneath_rules([&launch.private], all))
+        })
+        .map_err(|error| text(&error))?;
+    let status = created.restrict_self().map_err(|error| text(&error))?;
+    match status.ruleset {
+        RulesetStatus::FullyEnforced => Ok(()),
+        RulesetStatus::PartiallyEnforced => Err("the kernel enforces only a part".to_owned()),
+        RulesetStatus::NotEnforced => Err("the kernel has no Landlock".to_owned()),
+    }
+}
+
+fn calls(launch: &Launch) -> Result<(), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let denied = [
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_chroot,
+        libc::SYS_setns,
+        libc::SYS_unshare,
+        libc::SYS_bpf,
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_kexec_load,
+        libc::SYS_kexec_file_load,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_delete_module,
+        libc::SYS_userfaultfd,
+        libc::SYS_perf_event_open,
+        libc::SYS_reboot,
+        libc::SYS_swapon,
+        libc::SYS_swapoff,
+        libc::SYS_io_uring_setup,
+        libc::SYS_open_by_handle_at,
+    ];
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = denied.into_iter().map(|call| (call, Vec::new())).collect();
+    if !launch.network_allowed {
+        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, libc::AF_UNIX as u64);
+        let rule = SeccompRule::new(vec![condition.map_err(|error| text(&error))?]);
+        rules.insert(libc::SYS_socket, vec![rule.map_err(|error| text(&error))?]);
+    }
+    let arch = std::env::consts::ARCH.try_into().map_err(|_| "an architecture without a filter".to_owned())?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32), arch);
+    let program: BpfProgram =
+        filter.map_err(|error| text(&error))?.try_into().map_err(|error: seccompiler::BackendError| text(&error))?;
+    seccompiler::apply_filter(&program).map_err(|error| text(&error))
+}

@@ -1,0 +1,279 @@
+//! One worker process: started through the launcher, spoken to in frames, ended with its whole group.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
+
+use super::exec::Launch;
+use super::frame::{self, Frame, kind};
+
+/// The worker's source, written into its private folder at each start.
+const SOURCE: &str = include_str!("worker.py");
+/// Lines kept for start-up failures.
+const KEPT_LINES: usize = 20;
+/// Lines a second that go to our log; the rest is dropped, and counted.
+const LINES_A_SECOND: u32 = 20;
+/// The largest answer, in bytes.
+const ANSWER_LIMIT: usize = 256 << 20;
+
+/// What every worker of a pool is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) launcher: PathBuf,
+    pub(crate) python: PathBuf,
+    pub(crate) model: PathBuf,
+    /// Private folders are made here.
+    pub(crate) run_dir: PathBuf,
+    /// Folders the worker may read beside the system's.
+    pub(crate) readable: Vec<PathBuf>,
+    pub(crate) network_allowed: bool,
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) isolation_required: bool,
+    pub(crate) load_timeout: Duration,
+    pub(crate) kill_after: Duration,
+    /// For log lines.
+    pub(crate) label: Arc<str>,
+}
+
+type Lines = Arc<Mutex<VecDeque<String>>>;
+
+/// A running worker with its model loaded.
+pub(crate) struct Process {
+    child: Child,
+    pid: Option<Pid>,
+    reader: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    lines: Lines,
+    pub(crate) mlflow_version: Option<String>,
+    /// Removed when the process is gone.
+    _private: tempfile::TempDir,
+}
+
+#[derive(Deserialize)]
+struct Ready {
+    #[serde(default)]
+    mlflow: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Failed {
+    #[serde(rename = "type")]
+    class: String,
+    message: String,
+}
+
+impl Process {
+    /// Starts a worker and loads the model. The error says what happened, without paths of ours.
+    pub(crate) async fn start(plan: &Plan) -> Result<Self, String> {
+        let mut process = Self::spawn(plan).map_err(|error| format!("the worker cannot be started: {error}"))?;
+        let loaded = tokio::time::timeout(plan.load_timeout, process.load(plan)).await;
+        match loaded {
+            Ok(Ok(())) => Ok(process),
+            Ok(Err(reason)) => Err(clean(&reason, plan)),
+            Err(_) => Err(format!("the model was not loaded within {} s", plan.load_timeout.as_secs())),
+        }
+    }
+
+    fn spawn(plan: &Plan) -> std::io::Result<Self> {
+        crate::artifacts::private_dir(&plan.run_dir)?;
+        let private = tempfile::Builder::new().prefix("worker-").tempdir_in(&plan.run_dir)?;
+        let source = private.path().join("worker.py");
+        std::fs::write(&source, SOURCE)?;
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let launch = Launch {
+            python: plan.python.clone(),
+            script: source,
+            private: private.path().to_owned(),
+            readable: plan.readable.clone(),
+            network_allowed: plan.network_allowed,
+            memory_limit: plan.memory_limit,
+            required: plan.isolation_required,
+        };
+        let json = serde_json::to_string(&launch).map_err(std::io::Error::other)?;
+        let mut child = Command::new(&plan.launcher)
+            .arg("worker-exec")
+            .arg(json)
+            .env_clear()
+            .current_dir(private.path())
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let lines = Lines::default();
+        if let Some(out) = child.stdout.take() {
+            tokio::spawn(drain(out, plan.label.clone(), lines.clone()));
+        }
+        if let Some(out) = child.stderr.take() {
+            tokio::spawn(drain(out, plan.label.clone(), lines.clone()));
+        }
+        let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
+        let (reader, writer) = UnixStream::from_std(ours)?.into_split();
+        let reader = BufReader::with_capacity(1 << 16, reader);
+        Ok(Self { child, pid, reader, writer, lines, mlflow_version: None, _private: private })
+    }
+
+    async fn load(&mut self, plan: &Plan) -> Result<(), String> {
+        let hello = self.receive().await;
+        if !matches!(&hello, Ok(frame) if frame.kind == kind::HELLO) {
+            return Err(self.epitaph("the worker did not start").await);
+        }
+        let asked = serde_json::json!({ "model": plan.model }).to_string();
+        let sent = frame::write(&mut self.writer, kind::LOAD, 0, &[asked.as_bytes()]).await;
+        if sent.is_err() {
+            return Err(self.epitaph("the worker died at its start").await);
+        }
+        match self.receive().await {
+            Ok(frame) if frame.kind == kind::READY => {
+                let ready: Option<Ready> = serde_json::from_slice(&frame.payload).ok();
+                self.mlflow_version = ready.and_then(|ready| ready.mlflow);
+                Ok(())
+            }
+            Ok(frame) if frame.kind == kind::FAILED => {
+                let failed: Result<Failed, _> = serde_json::from_slice(&frame.payload);
+                Err(match failed {
+                    Ok(Failed { class, message }) => format!("loading the model raised {class}: {message}"),
+                    Err(_) => "loading the model failed".to_owned(),
+                })
+            }
+            Ok(_) => Err("the worker sent something that is not an answer while it loaded the model".to_owned()),
+            Err(_) => Err(self.epitaph("the worker died while it loaded the model").await),
+        }
+    }
+
+    pub(crate) async fn receive(&mut self) -> std::io::Result<Frame> {
+        frame::read(&mut self.reader, ANSWER_LIMIT).await
+    }
+
+    pub(crate) async fn send(&mut self, kind: u8, id: u64, parts: &[&[u8]]) -> std::io::Result<()> {
+        frame::write(&mut self.writer, kind, id, parts).await
+    }
+
+    /// How the process ended, with the last line it wrote.
+    pub(crate) async fn epitaph(&mut self, what: &str) -> String {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = tokio::time::timeout(Duration::from_secs(2), self.child.wait()).await;
+        let mut text = what.to_owned();
+        if let Ok(Ok(status)) = status {
+            match (status.code(), status.signal()) {
+                (Some(code), _) => text.push_str(&format!(" (exit status {code})")),
+                (None, Some(signal)) => text.push_str(&format!(" (signal {signal})")),
+                _ => {}
+            }
+        }
+        // Its last words may still be in the pipe.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let last = self.lines.lock().unwrap_or_else(PoisonError::into_inner).back().cloned();
+        if let Some(last) = last {
+            text.push_str(": ");
+            text.push_str(&last);
+        }
+        text
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) async fn ended(&mut self) {
+        let _ = self.child.wait().await;
+    }
+
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
+    /// Asks it to stop, waits a little, then ends the group.
+    pub(crate) async fn stop(mut self, patience: Duration) {
+        let _ = frame::write(&mut self.writer, kind::STOP, 0, &[]).await;
+        let _ = tokio::time::timeout(patience, self.child.wait()).await;
+        self.kill();
+        let _ = self.child.wait().await;
+    }
+
+    fn kill(&mut self) {
+        if let Some(pid) = self.pid.take() {
+            // Everything the model started is in its session's group.
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        }
+        let _ = self.child.start_kill();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The memory that is a process's own, in bytes (PSS).
+pub(crate) fn memory(pid: Option<Pid>) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", pid?.as_raw_nonzero())).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Takes our own folders out of a text that callers see, and keeps it short.
+fn clean(text: &str, plan: &Plan) -> String {
+    let mut text = text.to_owned();
+    let hide = |text: &mut String, path: &Path, word: &str| {
+        if let Some(path) = path.to_str().filter(|path| path.len() > 1) {
+            *text = text.replace(path, word);
+        }
+    };
+    hide(&mut text, &plan.model, "<model>");
+    hide(&mut text, &plan.run_dir, "<worker>");
+    if let Some(environment) = plan.python.parent().and_then(Path::parent) {
+        hide(&mut text, environment, "<environment>");
+    }
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    text.chars().take(500).collect()
+}
+
+/// Reads what a worker writes to stdout or stderr, so that it never blocks on us.
+async fn drain(from: impl AsyncRead + Unpin, label: Arc<str>, lines: Lines) {
+    let mut reader = BufReader::new(from);
+    let mut line = Vec::new();
+    let mut window = tokio::time::Instant::now();
+    let mut shown = 0_u32;
+    let mut dropped = 0_u64;
+    loop {
+        line.clear();
+        let mut limited = tokio::io::AsyncReadExt::take(&mut reader, 4096);
+        match limited.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end();
+        if text.is_empty() {
+            continue;
+        }
+        if window.elapsed() >= Duration::from_secs(1) {
+            if dropped > 0 {
+                tracing::debug!(endpoint = %label, dropped, "lines of a worker were dropped");
+            }
+            (window, shown, dropped) = (tokio::time::Instant::now(), 0, 0);
+        }
+        if shown < LINES_A_SECOND {
+            shown += 1;
+            tracing::debug!(endpoint = %label, line = text, "worker wrote");
+        } else {
+            dropped += 1;
+        }
+        let mut kept = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == KEPT_LINES {
+            kept.pop_front();
+        }
+        kept.push_back(text.chars().take(400).collect());
+    }
+}

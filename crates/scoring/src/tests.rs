@@ -1,0 +1,127 @@
+//! Bodies against signatures.
+
+use millgate_types::code;
+
+use crate::{ColumnData, ContentType, Data, Signature, check};
+
+const COLUMNS: &str = r#"[{"name":"a","type":"double","required":true},{"name":"n","type":"long","required":true},
+    {"name":"s","type":"string","required":false}]"#;
+
+fn columns() -> Signature {
+    Signature::parse(Some(COLUMNS), None).unwrap()
+}
+
+fn refused(signature: &Signature, body: &str) -> String {
+    let fault = check(body.as_bytes(), ContentType::Json, signature).unwrap_err();
+    assert_eq!(fault.code, code::SCHEMA_MISMATCH, "{fault}");
+    fault.public.into_owned()
+}
+
+#[test]
+fn every_form_gives_the_same_frame() {
+    let bodies = [
+        r#"{"dataframe_split":{"columns":["n","a","x"],"index":[0,1],"data":[[1,0.5,9],[2,1,9]]}}"#,
+        r#"{"dataframe_records":[{"a":0.5,"n":1},{"n":2,"a":1,"extra":0}]}"#,
+        r#"{"instances":[{"a":0.5,"n":1},{"n":2.0,"a":1}]}"#,
+        r#"{"inputs":{"a":[0.5,1],"n":[1,2]}}"#,
+        r#"{"inputs":[{"a":0.5,"n":1},{"a":1,"n":2}],"params":{"ignored":1}}"#,
+    ];
+    for body in bodies {
+        let checked = check(body.as_bytes(), ContentType::Json, &columns()).unwrap();
+        let Some(Data::Frame(frame)) = checked.data else { panic!() };
+        assert_eq!(checked.rows, 2);
+        assert_eq!(
+            frame.columns,
+            [ColumnData::Float(vec![0.5, 1.0]), ColumnData::Int(vec![1, 2]), ColumnData::Missing],
+            "{body}"
+        );
+    }
+    let csv = check(b"n,s,a\n1,x,0.5\n2,,1\n", ContentType::Csv, &columns()).unwrap();
+    let Some(Data::Frame(frame)) = csv.data else { panic!() };
+    assert_eq!(frame.columns[2], ColumnData::Text(vec![Some("x".to_owned()), None]));
+}
+
+#[test]
+fn a_misfit_names_column_row_and_types_and_never_the_value() {
+    let text = refused(&columns(), r#"{"dataframe_records":[{"a":1,"n":1},{"a":1,"n":2.5}]}"#);
+    assert_eq!(text, "column `n`, row 1: expected long, found number with a fraction");
+    let text = refused(&columns(), r#"{"dataframe_records":[{"a":"secret-5.1","n":1}]}"#);
+    assert_eq!(text, "column `a`, row 0: expected double, found string");
+    let text = refused(&columns(), r#"{"dataframe_split":{"columns":["a"],"data":[[1]]}}"#);
+    assert_eq!(text, "column `n`: expected long, found no such column");
+    let text = refused(&columns(), r#"{"dataframe_split":{"columns":["a","n"],"data":[[1,2],[1]]}}"#);
+    assert_eq!(text, "`dataframe_split`, row 1: expected 2 values, found 1");
+    let text = refused(&columns(), r#"{"inputs":{"a":[1],"n":[null]}}"#);
+    assert_eq!(text, "column `n`, row 0: expected long, found null");
+    let text = refused(&columns(), r#"{"inputs":{"a":[1],"n":[1],"s":[false]}}"#);
+    assert_eq!(text, "column `s`, row 0: expected string, found boolean");
+    let text = refused(&columns(), r#"{"inputs":{"a":[1],"n":[9223372036854775808]}}"#);
+    assert_eq!(text, "column `n`, row 0: expected long, found integer out of range");
+    let text = refused(&columns(), r#"{"dataframe_records":[{"a":1,"n":1},{"n":1}]}"#);
+    assert_eq!(text, "column `a`, row 1: expected double, found nothing");
+}
+
+#[test]
+fn exactly_one_form_is_taken() {
+    let text = refused(&columns(), r#"{"inputs":[],"instances":[]}"#);
+    assert_eq!(text, "both `inputs` and `instances` are given, expected one of them");
+    assert!(refused(&columns(), r#"{"data":[]}"#).starts_with("expected one of"));
+    assert!(refused(&columns(), "[1]").contains("found list"));
+    assert!(check(br#"{"messages":[]}"#, ContentType::Json, &columns()).unwrap().llm);
+}
+
+#[test]
+fn tensors_are_checked_for_shape_and_raggedness() {
+    let signature = Signature::parse(
+        Some(r#"[{"type":"tensor","tensor-spec":{"dtype":"float64","shape":[-1,3]}}]"#),
+        None,
+    )
+    .unwrap();
+    let checked = check(b"{\"inputs\":[[1,2,3],[4,5,6.5]]}", ContentType::Json, &signature).unwrap();
+    let Some(Data::Matrix(matrix)) = checked.data else { panic!() };
+    assert_eq!((matrix.rows, matrix.width, matrix.values[5].to_bits()), (2, 3, 6.5_f64.to_bits()));
+    assert!(refused(&signature, "{\"inputs\":[[1,2]]}").contains("expected shape [-1, 3], found [1, 2]"));
+    assert!(refused(&signature, "{\"inputs\":[[1,2,3],[1,2]]}").contains("ragged"));
+    assert!(refused(&signature, "{\"inputs\":[[1,2,3],4]}").contains("ragged"));
+    assert!(refused(&signature, "{\"inputs\":[[1,[2],3]]}").contains("ragged"));
+    assert!(refused(&signature, "{\"inputs\":[[1,\"x\",3]]}").contains("expected float64, found string"));
+}
+
+#[test]
+fn params_are_checked_against_their_schema() {
+    let params = r#"[{"name":"t","type":"double","default":0.5,"shape":null},{"name":"l","type":"long","default":[],"shape":[-1]}]"#;
+    let signature = Signature::parse(None, Some(params)).unwrap();
+    let ok = br#"{"inputs":[1],"params":{"t":1,"l":[1,2]}}"#;
+    assert!(check(ok, ContentType::Json, &signature).unwrap().has_params);
+    assert_eq!(refused(&signature, r#"{"inputs":[1],"params":{"x":1}}"#), "the model has no parameter `x`");
+    let text = refused(&signature, r#"{"inputs":[1],"params":{"t":true}}"#);
+    assert_eq!(text, "`params.t`: expected double, found boolean");
+    assert!(refused(&signature, r#"{"inputs":[1],"params":{"l":3}}"#).contains("expected a list"));
+}
+
+#[test]
+fn nested_types_are_checked_inside() {
+    let inputs = r#"[{"name":"o","type":"array","items":{"type":"object","properties":{"k":{"type":"long","required":true}}},"required":true}]"#;
+    let signature = Signature::parse(Some(inputs), None).unwrap();
+    let text = refused(&signature, r#"{"dataframe_records":[{"o":[{"k":1},{"k":"x"}]}]}"#);
+    assert_eq!(text, "column `o`, row 0 at `[1].k`: expected long, found string");
+}
+
+#[test]
+fn csv_misfits_are_named_like_json_ones() {
+    let fault = check(b"a,n\n1,2\n1,x\n", ContentType::Csv, &columns()).unwrap_err();
+    assert_eq!(fault.public, "column `n`, row 1: expected long, found text");
+    let fault = check(b"a,n\n1\n", ContentType::Csv, &columns()).unwrap_err();
+    assert_eq!(fault.public, "CSV row 0: expected 2 values, found 1");
+    assert!(check(b"a\n1\n", ContentType::Csv, &columns()).is_err());
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_body_makes_the_checker_panic(body in ".{0,200}") {
+        let _ = check(body.as_bytes(), ContentType::Json, &columns());
+        let _ = check(body.as_bytes(), ContentType::Csv, &columns());
+        let wrapped = format!("{{\"inputs\":{body}}}");
+        let _ = check(wrapped.as_bytes(), ContentType::Json, &columns());
+    }
+}
