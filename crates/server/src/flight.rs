@@ -18,6 +18,8 @@ pub(crate) struct Flight {
     record: Option<Box<Exchange>>,
     gateway: Arc<Gateway>,
     began: Instant,
+    /// The methods of the path, for `Allow` beside 405.
+    pub(crate) allow: &'static [http::Method],
 }
 
 impl Flight {
@@ -56,6 +58,7 @@ impl Flight {
             })),
             gateway: Arc::clone(gateway),
             began: Instant::now(),
+            allow: &[],
         }
     }
 

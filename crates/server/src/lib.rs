@@ -1,1 +1,18 @@
-//! Empty for now.
+//! The gateway itself: listener, the pipeline a request moves through, dispatch to providers and models,
+//! reload. `pipeline.rs` is the place to read first.
+
+mod body;
+mod dispatch;
+mod flight;
+mod gateway;
+mod listener;
+mod listing;
+mod pipeline;
+mod reload;
+mod reply;
+mod snapshot;
+mod surface;
+
+pub use gateway::{ApplyError, Gateway, Readiness};
+pub use listener::{Listener, ListenerLimits};
+pub use reload::{ConfigSource, Reloader};

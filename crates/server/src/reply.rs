@@ -87,6 +87,12 @@ impl Reply {
         if fault.code == code::INVALID_API_KEY {
             reply.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if !flight.allow.is_empty() {
+            let names: Vec<_> = flight.allow.iter().map(http::Method::as_str).collect();
+            if let Ok(allow) = HeaderValue::from_str(&names.join(", ")) {
+                reply.headers.insert(header::ALLOW, allow);
+            }
+        }
         if closes_connection(fault) {
             reply.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -252,15 +252,18 @@ impl Builder {
             let kept = self.registries.get(name).filter(|(known, _)| *known == shape);
             let registry = match kept {
                 Some((_, kept)) => Arc::clone(kept),
-                None => Registry::new(RegistryConfig {
-                    name: name.clone(),
-                    uri: written.uri.as_str().to_owned(),
-                    auth,
-                    poll_interval: written.poll_interval.map_or(Duration::from_secs(5), |period| period.0),
-                    timeout: written.timeout.map_or(Duration::from_secs(30), |period| period.0),
-                    allow_local_artifacts: written.allow_local_artifacts,
-                })
-                .map_err(|error| format!("registries.{name}: {error}"))?,
+                None => {
+                    let mut settings = RegistryConfig::new(name, written.uri.as_str());
+                    settings.auth = auth;
+                    settings.allow_local_artifacts = written.allow_local_artifacts;
+                    if let Some(interval) = written.poll_interval {
+                        settings.poll_interval = interval.0;
+                    }
+                    if let Some(timeout) = written.timeout {
+                        settings.timeout = timeout.0;
+                    }
+                    Registry::new(settings).map_err(|error| format!("registries.{name}: {error}"))?
+                }
             };
             found.insert(name.clone(), (shape, registry));
         }
@@ -325,7 +328,8 @@ impl<'a> Resolver<'a> {
         let name = endpoint.registry.as_deref().unwrap_or("default");
         let registry = match self.registries.get(name) {
             Some((_, registry)) => Arc::clone(registry),
-            None => Registry::none(),
+            // Only `file://` models need no registry; the check before us saw to that.
+            None => Registry::new(RegistryConfig::new("local", "./mlruns")).map_err(|error| error.to_string())?,
         };
         let serving = &endpoint.serving;
         let deployment = self.models.deploy(DeploymentSpec {

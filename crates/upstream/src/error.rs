@@ -22,6 +22,9 @@ pub enum UpstreamError {
     /// The connection broke, or what came was not HTTP.
     #[error("the exchange failed")]
     Http(#[source] hyper::Error),
+    /// The connection broke, told without the library's own error.
+    #[error("the connection broke")]
+    Broken,
     /// The body is over the limit for whole answers.
     #[error("the body is over the limit of {0} bytes")]
     TooLarge(usize),
@@ -53,7 +56,7 @@ impl UpstreamError {
             Self::Http(error) if error.is_parse() => {
                 (code::UPSTREAM_ERROR, Retry::NextTarget, "the provider answered something that is not HTTP")
             }
-            Self::Http(_) => {
+            Self::Http(_) | Self::Broken => {
                 (code::UPSTREAM_ERROR, Retry::SameTarget(None), "the connection to the provider broke")
             }
             Self::TooLarge(_) => {

@@ -1,0 +1,203 @@
+//! What the gateway needs to know of a call's body, read in one pass without building a tree, and the splice
+//! that turns the caller's bytes into the target's.
+
+use std::ops::Range;
+
+use millgate_dialect::scan::{self, Kind, Member};
+use millgate_dialect::{check_model, is_control_field};
+use millgate_types::{Dialect, Fault, Operation, code};
+
+/// The top level of a call's body.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) model: Option<Model>,
+    pub(crate) stream: bool,
+    /// `stream_options.include_usage`, when it stands there.
+    pub(crate) include_usage: Option<bool>,
+    /// The value of `stream_options`.
+    stream_options: Option<Range<usize>>,
+    /// Where the first member begins.
+    first_member: usize,
+    empty: bool,
+}
+
+/// The `model` member.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) name: Box<str>,
+    /// Where its value stands, quotes included.
+    span: Range<usize>,
+}
+
+impl Facts {
+    /// Reads and checks a body. Members that would steer the gateway are refused; types and ranges of the
+    /// fields we look at are checked here, the rest is the target's business.
+    pub(crate) fn read(body: &[u8], dialect: Dialect, operation: Operation) -> Result<Self, Fault> {
+        let members = scan::members(body)?;
+        let mut facts = Self {
+            model: None,
+            stream: false,
+            include_usage: None,
+            stream_options: None,
+            first_member: body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1),
+            empty: members.is_empty(),
+        };
+        let mut subject = false;
+        for member in &members {
+            match member.name.as_ref() {
+                "model" => {
+                    let name = member.string().ok_or_else(|| wrong_type(member, "text"))?;
+                    check_model(&name)?;
+                    facts.model = Some(Model { name: name.into(), span: member.span.clone() });
+                }
+                "stream" if member.kind != Kind::Null => {
+                    facts.stream = member.boolean().ok_or_else(|| wrong_type(member, "a boolean"))?;
+                }
+                "stream_options" => facts.stream_options(member)?,
+                "messages" => {
+                    subject |= operation == Operation::Chat;
+                    if member.kind != Kind::Array {
+                        return Err(wrong_type(member, "an array"));
+                    }
+                    if member.is_empty_container() {
+                        return Err(Fault::invalid_value("messages", "`messages` is empty"));
+                    }
+                }
+                "prompt" => subject |= operation == Operation::Completions,
+                "input" => subject |= operation == Operation::Embeddings,
+                "n" | "max_tokens" | "max_completion_tokens" if member.kind != Kind::Null => {
+                    if member.unsigned().is_none_or(|number| number == 0) {
+                        return Err(wrong_type(member, "a positive integer"));
+                    }
+                }
+                "temperature" if member.kind != Kind::Null => {
+                    let most = if dialect == Dialect::Anthropic { 1.0 } else { 2.0 };
+                    if !member.float().is_some_and(|number| (0.0..=most).contains(&number)) {
+                        return Err(wrong_type(member, &format!("a number from 0 to {most}")));
+                    }
+                }
+                "top_p" if member.kind != Kind::Null => {
+                    if !member.float().is_some_and(|number| (0.0..=1.0).contains(&number)) {
+                        return Err(wrong_type(member, "a number from 0 to 1"));
+                    }
+                }
+                name if is_control_field(name) => {
+                    let public = format!("`{name}` may not be set by callers");
+                    return Err(Fault::client(code::UNSUPPORTED_PARAMETER, public).with_param(name.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        if !subject {
+            let field = match operation {
+                Operation::Completions => "prompt",
+                Operation::Embeddings => "input",
+                _ => "messages",
+            };
+            return Err(Fault::invalid_value(field, format!("`{field}` is missing")));
+        }
+        Ok(facts)
+    }
+
+    fn stream_options(&mut self, member: &Member<'_>) -> Result<(), Fault> {
+        match member.kind {
+            Kind::Null => {}
+            Kind::Object => {
+                let inner = scan::inner_members(member)?;
+                let usage = inner.iter().find(|inner| inner.name == "include_usage");
+                self.include_usage = usage.and_then(Member::boolean);
+            }
+            _ => return Err(wrong_type(member, "an object")),
+        }
+        self.stream_options = Some(member.span.clone());
+        Ok(())
+    }
+
+    /// The body with the target's model name, and with `stream_options` that ask for usage when
+    /// `ask_for_usage` is set. Every other byte stays as it came.
+    pub(crate) fn splice(&self, body: &[u8], model: &str, ask_for_usage: bool) -> Vec<u8> {
+        let quoted = serde_json::to_string(model).unwrap_or_default();
+        let mut edits: Vec<(Range<usize>, String)> = Vec::with_capacity(2);
+        let mut front = String::new();
+        match &self.model {
+            Some(model) => edits.push((model.span.clone(), quoted)),
+            None => front = format!("\"model\":{quoted}"),
+        }
+        if ask_for_usage {
+            const OPTIONS: &str = "{\"include_usage\":true}";
+            match &self.stream_options {
+                Some(span) => edits.push((span.clone(), OPTIONS.to_owned())),
+                None => {
+                    let comma = if front.is_empty() { "" } else { "," };
+                    front = format!("{front}{comma}\"stream_options\":{OPTIONS}");
+                }
+            }
+        }
+        if !front.is_empty() {
+            if !self.empty {
+                front.push(',');
+            }
+            edits.push((self.first_member..self.first_member, front));
+        }
+        edits.sort_by_key(|(span, _)| span.start);
+        let mut out = Vec::with_capacity(body.len() + 64 + model.len());
+        let mut at = 0;
+        for (span, text) in edits {
+            out.extend_from_slice(&body[at..span.start]);
+            out.extend_from_slice(text.as_bytes());
+            at = span.end;
+        }
+        out.extend_from_slice(&body[at..]);
+        out
+    }
+}
+
+fn wrong_type(member: &Member<'_>, expected: &str) -> Fault {
+    let name = member.name.to_string();
+    Fault::invalid_value(name, format!("`{}` must be {expected}, found {}", member.name, member.kind.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> Result<Facts, Fault> {
+        Facts::read(body.as_bytes(), Dialect::OpenAi, Operation::Chat)
+    }
+
+    fn spliced(body: &str, ask: bool) -> String {
+        String::from_utf8(read(body).unwrap().splice(body.as_bytes(), "gpt-5", ask)).unwrap()
+    }
+
+    #[test]
+    fn the_model_is_spliced_and_every_other_byte_stays() {
+        let body = r#" { "x" : 1.50, "model" : "chat" , "messages":[{"role":"user","content":"h\u00e9"}] } "#;
+        assert_eq!(spliced(body, false), body.replace("\"chat\"", "\"gpt-5\""));
+        assert_eq!(
+            spliced(r#"{"messages":[1]}"#, true),
+            r#"{"model":"gpt-5","stream_options":{"include_usage":true},"messages":[1]}"#
+        );
+        assert_eq!(
+            spliced(r#"{"messages":[1],"stream_options":{"include_usage":false},"model":"a"}"#, true),
+            r#"{"messages":[1],"stream_options":{"include_usage":true},"model":"gpt-5"}"#
+        );
+    }
+
+    #[test]
+    fn fields_of_the_wrong_kind_are_named() {
+        for (body, param) in [
+            (r#"{"messages":[]}"#, "messages"),
+            (r#"{"messages":"hi"}"#, "messages"),
+            (r#"{"model":"m"}"#, "messages"),
+            (r#"{"messages":[1],"n":0}"#, "n"),
+            (r#"{"messages":[1],"max_tokens":-1}"#, "max_tokens"),
+            (r#"{"messages":[1],"temperature":2.5}"#, "temperature"),
+            (r#"{"messages":[1],"stream":"yes"}"#, "stream"),
+            (r#"{"messages":[1],"model":3}"#, "model"),
+            (r#"{"messages":[1],"api_base":"http://evil"}"#, "api_base"),
+        ] {
+            assert_eq!(read(body).unwrap_err().param.as_deref(), Some(param), "{body}");
+        }
+        assert_eq!(read(r#"{"messages":[1],"model":"../x"}"#).unwrap_err().code.name, "invalid_model");
+    }
+}

@@ -1,0 +1,344 @@
+//! One attempt at a provider's model. Same dialect on both sides: the caller's bytes go out with the model's
+//! name spliced in, and the answer's bytes come back (pass lane). Otherwise decode, encode, and back
+//! (translate lane).
+
+use std::borrow::Cow;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, Response, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use millgate_dialect::{Context, Watch, chat_as_completion, codec, completion_as_chat, replay, scan, usage_of};
+use millgate_types::{
+    Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, code,
+};
+use millgate_upstream::{Client, UpstreamBody, UpstreamError, collect};
+
+use super::facts::Facts;
+use super::mock::{self, MockBody};
+use super::stream;
+use crate::flight::Flight;
+use crate::pipeline::Planned;
+use crate::reply::{Reply, names};
+use crate::snapshot::{Provider, Transport};
+
+/// Error bodies are read up to here.
+const MAX_ERROR_BODY: usize = 64 << 10;
+/// Headers of Anthropic's callers that their provider needs to see.
+const ANTHROPIC_HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("anthropic-beta"), HeaderName::from_static("anthropic-version")];
+
+/// The call in canonical form, decoded at the first target that needs it.
+#[derive(Default)]
+pub(super) struct Translated(Option<Call>);
+
+impl Translated {
+    fn call(&mut self, planned: &Planned) -> Result<&mut Call, Fault> {
+        if self.0.is_none() {
+            let call = &planned.call;
+            self.0 = Some(codec(call.dialect).decode_call(call.operation, &call.body)?);
+        }
+        self.0.as_mut().ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the call was lost"))
+    }
+}
+
+/// One try at one target.
+pub(super) struct Attempt<'a> {
+    pub(super) planned: &'a Planned,
+    pub(super) provider: &'a Provider,
+    /// `None`: the caller named it, `provider/model`.
+    pub(super) model: Option<&'a str>,
+    pub(super) head: &'a Parts,
+    pub(super) max_answer: usize,
+}
+
+/// What the answer needs to be read and written.
+struct Way {
+    lane: Lane,
+    /// The operation towards the provider: completions become chat where it only chats.
+    operation: Operation,
+    stream: bool,
+    hide_usage: bool,
+    context: Context,
+    dropped: Vec<String>,
+}
+
+impl Attempt<'_> {
+    pub(super) async fn run(&self, translated: &mut Translated, flight: &mut Flight) -> Result<Reply, Fault> {
+        let facts = self.planned.call.facts.as_ref();
+        let facts = facts.ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "a call without its facts"))?;
+        let operation = self.operation()?;
+        let (body, way) = self.encode(facts, operation, translated, flight)?;
+        flight.record().lane = Some(way.lane);
+        let response = self.send(operation, body).await?;
+        flight.first_byte();
+        let response = self.check(response).await?;
+        let mut reply = if way.stream {
+            self.stream(response, &way, flight).await?
+        } else {
+            self.whole(response, &way, flight).await?
+        };
+        if !way.dropped.is_empty()
+            && let Ok(dropped) = HeaderValue::from_str(&way.dropped.join(", "))
+        {
+            reply.headers.insert(names::DROPPED, dropped);
+        }
+        Ok(reply)
+    }
+
+    /// What to ask the provider for.
+    fn operation(&self) -> Result<Operation, Fault> {
+        let wanted = self.planned.call.operation;
+        if self.provider.uri(wanted).is_some() {
+            return Ok(wanted);
+        }
+        if wanted == Operation::Completions && self.provider.uri(Operation::Chat).is_some() {
+            return Ok(Operation::Chat);
+        }
+        let public =
+            format!("the {} route is not implemented for {} models", wanted.name(), self.provider.kind.name);
+        Err(Fault::new(code::NOT_IMPLEMENTED, millgate_types::Source::Gateway, Retry::NextTarget, public))
+    }
+
+    fn encode(
+        &self,
+        facts: &Facts,
+        operation: Operation,
+        translated: &mut Translated,
+        flight: &Flight,
+    ) -> Result<(Bytes, Way), Fault> {
+        let call = &self.planned.call;
+        let target = self.provider.kind.dialect;
+        let quirks = &self.provider.kind.quirks;
+        let asked = facts.model.as_ref().map(|model| &*model.name);
+        let model: Cow<'_, str> = match (self.model, asked.and_then(|asked| asked.split_once('/'))) {
+            (Some(model), _) => model.into(),
+            (None, Some((_, model))) => model.into(),
+            (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
+        };
+        // MLflow's answers name the provider's model, the others what the caller asked for.
+        let shown = if call.dialect == Dialect::Mlflow { &model } else { asked.unwrap_or(&call.endpoint.name) };
+        let context = |embedding_format| Context {
+            request_id: flight.request_id(),
+            model: shown.to_owned(),
+            provider: self.provider.kind.name.clone(),
+            include_usage: facts.include_usage.unwrap_or(call.dialect == Dialect::Mlflow),
+            embedding_format,
+            created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        };
+        let stream = facts.stream && call.operation != Operation::Embeddings;
+        if target == call.dialect && operation == call.operation && self.provider.kind.passes() {
+            let ask = stream
+                && target == Dialect::OpenAi
+                && quirks.supports_stream_options
+                && facts.include_usage != Some(true);
+            let body = facts.splice(&call.body, &model, ask);
+            let context = context(EmbeddingFormat::Float);
+            let way =
+                Way { lane: Lane::Pass, operation, stream, hide_usage: ask, context, dropped: Vec::new() };
+            return Ok((body.into(), way));
+        }
+        let canonical = translated.call(self.planned)?;
+        canonical.rename(&model);
+        let format = match canonical {
+            Call::Embedding(call) => call.format,
+            Call::Chat(call) => {
+                call.include_usage = true;
+                EmbeddingFormat::Float
+            }
+            Call::Completion(call) => {
+                call.include_usage = true;
+                EmbeddingFormat::Float
+            }
+        };
+        let as_chat = match canonical {
+            Call::Completion(call) if operation == Operation::Chat => {
+                Some(Call::Chat(Box::new(completion_as_chat(call)?)))
+            }
+            _ => None,
+        };
+        let encoded = codec(target).encode_call(as_chat.as_ref().unwrap_or(canonical), quirks)?;
+        let way = Way {
+            lane: Lane::Translate,
+            operation,
+            stream,
+            hide_usage: false,
+            context: context(format),
+            dropped: encoded.dropped,
+        };
+        Ok((encoded.body.into(), way))
+    }
+
+    async fn send(&self, operation: Operation, body: Bytes) -> Result<Response<AnswerBody>, Fault> {
+        let provider = self.provider;
+        let origin = match &provider.transport {
+            Transport::Mock => return mock::answer(operation, &body).await,
+            Transport::Http(origin) => origin,
+        };
+        let uri = provider.uri(operation).cloned().unwrap_or_default();
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = provider.headers.clone();
+        if provider.kind.dialect == Dialect::Anthropic && self.planned.call.dialect == Dialect::Anthropic {
+            for name in &ANTHROPIC_HEADERS {
+                if let Some(value) = self.head.headers.get(name) {
+                    request.headers_mut().insert(name.clone(), value.clone());
+                }
+            }
+        }
+        match Client.send(origin, request, &provider.deadlines).await {
+            Ok(response) => Ok(response.map(AnswerBody::Upstream)),
+            Err(error) => Err(error.into_fault()),
+        }
+    }
+
+    /// Turns everything that is not an answer into a fault.
+    async fn check(&self, response: Response<AnswerBody>) -> Result<Response<AnswerBody>, Fault> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let (head, body) = response.into_parts();
+        if status.is_redirection() {
+            let public = "the provider answered with a redirect, which is never followed";
+            return Err(Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public)
+                .with_upstream_status(status.as_u16()));
+        }
+        let body = collect(body, MAX_ERROR_BODY).await.unwrap_or_default();
+        Err(millgate_provider::classify(self.provider.kind, status.as_u16(), &head.headers, &body))
+    }
+
+    // ---- whole answers ------------------------------------------------------------------------------
+
+    async fn whole(
+        &self,
+        response: Response<AnswerBody>,
+        way: &Way,
+        flight: &mut Flight,
+    ) -> Result<Reply, Fault> {
+        let status = response.status();
+        let body = self.collect_json(response).await?;
+        if way.lane == Lane::Pass {
+            let members = scan::members(&body).map_err(|fault| not_an_answer(status.as_u16(), fault))?;
+            if let Some(usage) = members.iter().find(|member| member.name == "usage") {
+                flight.record().usage = usage_of(self.provider.kind.dialect, usage.text).unwrap_or_default();
+            }
+            return Ok(Reply::json(body));
+        }
+        let answer = self.decode_whole(&body, way)?;
+        flight.record().usage = answer.usage().unwrap_or_default();
+        Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &way.context)))
+    }
+
+    /// The body of an answer that must be one JSON object and not an error in disguise.
+    async fn collect_json(&self, response: Response<AnswerBody>) -> Result<Bytes, Fault> {
+        let (head, body) = response.into_parts();
+        let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let is_html = content_type.starts_with(b"text/html");
+        let body = collect(body, self.max_answer).await.map_err(UpstreamError::into_fault)?;
+        let failed = is_html || {
+            let members = scan::members(&body).map_err(|fault| not_an_answer(head.status.as_u16(), fault))?;
+            let has = |name: &str| members.iter().any(|m| m.name == name && m.kind != scan::Kind::Null);
+            has("error") && !has("choices") && !has("content") && !has("data")
+        };
+        if failed {
+            // Some providers report errors under 200.
+            return Err(millgate_provider::classify(self.provider.kind, 500, &head.headers, &body)
+                .with_upstream_status(head.status.as_u16()));
+        }
+        Ok(body)
+    }
+
+    fn decode_whole(&self, body: &[u8], way: &Way) -> Result<Answer, Fault> {
+        let answer = codec(self.provider.kind.dialect).decode_answer(way.operation, body)?;
+        Ok(match answer {
+            Answer::Chat(chat) if self.planned.call.operation == Operation::Completions => {
+                Answer::Completion(chat_as_completion(chat))
+            }
+            other => other,
+        })
+    }
+
+    // ---- streams ------------------------------------------------------------------------------------
+
+    async fn stream(
+        &self,
+        response: Response<AnswerBody>,
+        way: &Way,
+        flight: &mut Flight,
+    ) -> Result<Reply, Fault> {
+        let call = &self.planned.call;
+        let content_type = response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let encoder = || codec(call.dialect).stream_encoder(call.operation, &way.context);
+        if !content_type.starts_with(b"text/event-stream") {
+            // A provider that does not stream this model answers whole.
+            let body = self.collect_json(response).await?;
+            let answer = codec(self.provider.kind.dialect).decode_answer(way.operation, &body)?;
+            flight.record().usage = answer.usage().unwrap_or_default();
+            let mut encoder = encoder();
+            let mut out = Vec::new();
+            for event in replay(answer).into_iter().chain([Event::End]) {
+                encoder.push(event, &mut out);
+            }
+            return Ok(Reply::stream(Box::new(stream::Replayed::new(out))));
+        }
+        let body = response.into_body();
+        let pieces: Box<dyn crate::reply::Pieces> = match way.lane {
+            Lane::Pass => {
+                let watch = Watch::new(self.provider.kind.dialect, way.operation, way.hide_usage);
+                Box::new(stream::Passing::open(body, watch, call.dialect, flight).await?)
+            }
+            _ => {
+                let decoder = codec(self.provider.kind.dialect).stream_decoder(way.operation);
+                Box::new(stream::Translating::open(body, decoder, encoder(), flight).await?)
+            }
+        };
+        Ok(Reply::stream(pieces))
+    }
+}
+
+fn not_an_answer(status: u16, fault: Fault) -> Fault {
+    Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, "the provider answered something that is not JSON")
+        .with_upstream_status(status)
+        .with_cause(fault)
+}
+
+/// The body of a provider's answer.
+pub(super) enum AnswerBody {
+    Upstream(UpstreamBody),
+    Mock(MockBody),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = UpstreamError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        match self.get_mut() {
+            Self::Upstream(body) => Pin::new(body).poll_frame(context),
+            Self::Mock(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Upstream(body) => body.is_end_stream(),
+            Self::Mock(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Upstream(body) => body.size_hint(),
+            Self::Mock(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Trying the plan's targets in order. A target that fails in a way another one may not is passed over as long
+//! as nothing has been sent to the caller.
+
+mod facts;
+mod llm;
+mod mock;
+mod predict;
+mod stream;
+
+use http::HeaderValue;
+use http::request::Parts;
+use millgate_types::{Fault, Retry, code};
+
+pub(crate) use facts::Facts;
+
+use crate::flight::Flight;
+use crate::pipeline::{Planned, label};
+use crate::reply::{Reply, names};
+use crate::snapshot::{Snapshot, TargetKind};
+
+/// Answers the call, or gives the fault of the last target tried.
+pub(crate) async fn dispatch(
+    snapshot: &Snapshot,
+    planned: Planned,
+    head: &Parts,
+    flight: &mut Flight,
+) -> Result<Reply, Fault> {
+    let mut call = llm::Translated::default();
+    let mut last = Fault::gateway(code::NO_HEALTHY_TARGET, "the route has no target");
+    let count = planned.targets.len();
+    for (index, target) in planned.targets.iter().enumerate() {
+        flight.record().attempts += 1;
+        flight.record().target = Some(std::sync::Arc::clone(&target.label));
+        let attempt = match &target.kind {
+            TargetKind::Model(deployment) => predict::predict(deployment, &planned, head, flight).await,
+            TargetKind::Provider { provider, model } => {
+                let attempt = llm::Attempt {
+                    planned: &planned,
+                    provider,
+                    model: model.as_deref(),
+                    head,
+                    max_answer: snapshot.max_answer,
+                };
+                attempt.run(&mut call, flight).await
+            }
+        };
+        match attempt {
+            Ok(reply) => return Ok(label(reply, &planned, target)),
+            Err(fault) => {
+                let more = index + 1 < count;
+                if !more || fault.retry == Retry::Never {
+                    let mut reply = Reply::fault(&fault, flight);
+                    if let Ok(attempts) = HeaderValue::from_str(&(index + 1).to_string()) {
+                        reply.headers.insert(names::ATTEMPTS, attempts);
+                    }
+                    return Ok(label(reply, &planned, target));
+                }
+                tracing::debug!(target = %target.label, %fault, "passing on to the next target");
+                last = fault;
+            }
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,236 @@
+//! Streams on their way to the caller. Before the first content an error becomes a real status; after it, the
+//! caller's dialect has an event for it, and nothing looks like success that was not.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::BodyExt;
+use millgate_dialect::{StreamDecoder, StreamEncoder, Watch, codec};
+use millgate_types::{Dialect, Event, Fault, Retry, Usage, code};
+use millgate_upstream::UpstreamError;
+
+use super::llm::AnswerBody;
+use crate::flight::Flight;
+use crate::reply::Pieces;
+
+/// The next bytes of the provider; `None` at the end of its body.
+async fn next(body: &mut AnswerBody) -> Result<Option<Bytes>, Fault> {
+    loop {
+        match body.frame().await {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(error.into_fault()),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+fn poll_next(body: &mut AnswerBody, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
+    loop {
+        match ready!(Pin::new(&mut *body).poll_frame(context)) {
+            None => return Poll::Ready(None),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Poll::Ready(Some(Ok(data)));
+                }
+            }
+        }
+    }
+}
+
+fn empty() -> Fault {
+    Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, "the provider sent an empty stream")
+}
+
+/// A break in the middle: nothing may be tried again, whatever the cause.
+fn interrupted(error: UpstreamError) -> Fault {
+    Fault::upstream(code::STREAM_INTERRUPTED, Retry::Never, "the provider's stream broke off").with_cause(error)
+}
+
+// ---- pass lane --------------------------------------------------------------------------------------
+
+/// Frames go on as they came; a watch reads usage, errors and the end.
+pub(super) struct Passing {
+    body: AnswerBody,
+    watch: Watch,
+    dialect: Dialect,
+    first: Option<Bytes>,
+    over: bool,
+}
+
+impl Passing {
+    /// Waits for the first frames; an error up to there is a fault.
+    pub(super) async fn open(
+        mut body: AnswerBody,
+        mut watch: Watch,
+        dialect: Dialect,
+        flight: &mut Flight,
+    ) -> Result<Self, Fault> {
+        loop {
+            let (passed, last) = match next(&mut body).await? {
+                Some(bytes) => (watch.push(bytes), false),
+                None => (watch.finish(), true),
+            };
+            flight.record().usage = watch.usage();
+            if !passed.bytes.is_empty() && passed.fault.is_none() {
+                return Ok(Self { body, watch, dialect, first: Some(passed.bytes), over: last });
+            }
+            if let Some(fault) = passed.fault {
+                return Err(fault);
+            }
+            if last {
+                return Err(empty());
+            }
+        }
+    }
+
+    fn fail(&mut self, sent: Bytes, fault: &Fault, flight: &mut Flight) -> Bytes {
+        self.over = true;
+        flight.fail(fault);
+        let event = codec(self.dialect).fault_event(fault, flight.request_id());
+        if sent.is_empty() { event.into() } else { [&sent[..], &event].concat().into() }
+    }
+}
+
+impl Pieces for Passing {
+    fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first));
+        }
+        while !self.over {
+            let passed = match ready!(poll_next(&mut self.body, context)) {
+                Some(Ok(bytes)) => self.watch.push(bytes),
+                Some(Err(error)) => {
+                    return Poll::Ready(Some(self.fail(Bytes::new(), &interrupted(error), flight)));
+                }
+                None => {
+                    self.over = true;
+                    self.watch.finish()
+                }
+            };
+            flight.record().usage = self.watch.usage();
+            if let Some(fault) = passed.fault {
+                return Poll::Ready(Some(self.fail(passed.bytes, &fault, flight)));
+            }
+            if !passed.bytes.is_empty() {
+                return Poll::Ready(Some(passed.bytes));
+            }
+        }
+        Poll::Ready(None)
+    }
+}
+
+// ---- translate lane ---------------------------------------------------------------------------------
+
+/// Events are decoded from the provider's bytes and encoded for the caller.
+pub(super) struct Translating {
+    body: AnswerBody,
+    decoder: Box<dyn StreamDecoder>,
+    encoder: Box<dyn StreamEncoder>,
+    events: Vec<Event>,
+    usage: Usage,
+    over: bool,
+}
+
+impl Translating {
+    /// Waits for the first content; an error up to there is a fault.
+    pub(super) async fn open(
+        mut body: AnswerBody,
+        mut decoder: Box<dyn StreamDecoder>,
+        encoder: Box<dyn StreamEncoder>,
+        flight: &mut Flight,
+    ) -> Result<Self, Fault> {
+        let mut events = Vec::new();
+        loop {
+            let bytes = next(&mut body).await?;
+            match &bytes {
+                Some(bytes) => decoder.push(bytes, &mut events),
+                None => decoder.finish(&mut events),
+            }
+            let content = events.iter().position(|event| {
+                !matches!(event, Event::Start { .. } | Event::Ping | Event::Usage(_) | Event::Error(_))
+            });
+            let error = events.iter().position(|event| matches!(event, Event::Error(_)));
+            if let Some(at) = error.filter(|at| content.is_none_or(|content| *at < content)) {
+                let Event::Error(fault) = events.swap_remove(at) else { return Err(empty()) };
+                return Err(fault);
+            }
+            if content.is_some() {
+                flight.first_byte();
+                let over = bytes.is_none();
+                return Ok(Self { body, decoder, encoder, events, usage: Usage::default(), over });
+            }
+            if bytes.is_none() {
+                return Err(empty());
+            }
+        }
+    }
+
+    /// Encodes what was decoded.
+    fn encode(&mut self, flight: &mut Flight) -> Bytes {
+        let mut out = Vec::with_capacity(256);
+        for event in std::mem::take(&mut self.events) {
+            match &event {
+                Event::Start { usage: Some(usage), .. } | Event::Usage(usage) => self.usage = *usage,
+                Event::Error(fault) => {
+                    flight.fail(fault);
+                    self.over = true;
+                }
+                _ => {}
+            }
+            self.encoder.push(event, &mut out);
+        }
+        flight.record().usage = self.usage;
+        out.into()
+    }
+}
+
+impl Pieces for Translating {
+    fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>> {
+        loop {
+            if !self.events.is_empty() {
+                let piece = self.encode(flight);
+                if !piece.is_empty() {
+                    return Poll::Ready(Some(piece));
+                }
+            }
+            if self.over {
+                return Poll::Ready(None);
+            }
+            match ready!(poll_next(&mut self.body, context)) {
+                Some(Ok(bytes)) => self.decoder.push(&bytes, &mut self.events),
+                Some(Err(error)) => {
+                    self.over = true;
+                    self.events.push(Event::Error(interrupted(error)));
+                }
+                None => {
+                    self.over = true;
+                    self.decoder.finish(&mut self.events);
+                }
+            }
+        }
+    }
+}
+
+// ---- whole answers where a stream was asked for -----------------------------------------------------
+
+/// A stream that was there at once.
+pub(super) struct Replayed(Option<Bytes>);
+
+impl Replayed {
+    pub(super) fn new(stream: Vec<u8>) -> Self {
+        Self(Some(stream.into()))
+    }
+}
+
+impl Pieces for Replayed {
+    fn poll_piece(&mut self, _: &mut Context<'_>, _: &mut Flight) -> Poll<Option<Bytes>> {
+        Poll::Ready(self.0.take())
+    }
+}

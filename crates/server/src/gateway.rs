@@ -1,0 +1,126 @@
+//! The running gateway: the current snapshot, and what outlives snapshots.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use millgate_config::Config;
+use millgate_models::{Deployment, DeploymentStatus, Models};
+use millgate_observe::{Metrics, Recorder};
+use serde::Serialize;
+
+use crate::snapshot::{Builder, Snapshot};
+
+/// Everything that requests share.
+pub struct Gateway {
+    snapshot: ArcSwap<Snapshot>,
+    builder: Mutex<Builder>,
+    models: Arc<Models>,
+    /// Metrics, also fed by [`Recorder`].
+    pub metrics: Arc<Metrics>,
+    pub(crate) recorder: Recorder,
+    draining: AtomicBool,
+    /// The zero of the limiters' clock.
+    epoch: Instant,
+}
+
+/// Why a checked config could not be put to use; the old one stays.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ApplyError(pub String);
+
+impl fmt::Display for ApplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ApplyError {}
+
+/// What `/readyz` says.
+#[derive(Debug, Serialize)]
+pub struct Readiness {
+    /// Requests are welcome.
+    pub ready: bool,
+    /// The gateway is shutting down.
+    pub draining: bool,
+    /// Every registered model and what it is doing.
+    pub models: Vec<DeploymentStatus>,
+}
+
+impl Gateway {
+    /// A gateway that serves `config`.
+    pub fn new(
+        config: &Config,
+        models: Arc<Models>,
+        metrics: Arc<Metrics>,
+        recorder: Recorder,
+    ) -> Result<Arc<Self>, ApplyError> {
+        let mut builder = Builder::new(Arc::clone(&models));
+        let snapshot = builder.build(config).map_err(ApplyError)?;
+        metrics.config_generation.set(snapshot.generation as i64);
+        Ok(Arc::new(Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            builder: Mutex::new(builder),
+            models,
+            metrics,
+            recorder,
+            draining: AtomicBool::new(false),
+            epoch: Instant::now(),
+        }))
+    }
+
+    /// Serves `config` from the next request on. Requests under way finish on what they began with. On an
+    /// error nothing has changed.
+    pub fn apply(&self, config: &Config) -> Result<u64, ApplyError> {
+        let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        let built = builder.build(config);
+        let snapshot = match built {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.models.retain(&self.snapshot.load().deployments);
+                return Err(ApplyError(error));
+            }
+        };
+        let generation = snapshot.generation;
+        let deployments = snapshot.deployments.clone();
+        self.snapshot.store(Arc::new(snapshot));
+        self.models.retain(&deployments);
+        self.metrics.config_generation.set(generation as i64);
+        Ok(generation)
+    }
+
+    /// Says no to readiness from now on; requests are still served.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops models and sends the last records.
+    pub async fn shutdown(&self) {
+        self.models.shutdown().await;
+        self.recorder.stop();
+    }
+
+    /// Whether requests are welcome. A model that is not loaded makes its endpoint answer 503, not the
+    /// gateway unready: one broken model must not take the others out of service.
+    pub fn readiness(&self) -> Readiness {
+        let draining = self.draining.load(Ordering::Relaxed);
+        let models = self.deployments().iter().map(|deployment| deployment.status()).collect();
+        Readiness { ready: !draining, draining, models }
+    }
+
+    /// The registered models that the current snapshot serves.
+    pub fn deployments(&self) -> Vec<Arc<Deployment>> {
+        self.snapshot.load().deployments.clone()
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Nanoseconds since the gateway began.
+    pub(crate) fn now(&self) -> u64 {
+        self.epoch.elapsed().as_nanos() as u64
+    }
+}

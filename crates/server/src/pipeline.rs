@@ -1,0 +1,309 @@
+//! Read this first. A request moves down this list and nowhere else; each stage takes what the one before
+//! gives, so that a check that is left out does not compile.
+//!
+//! ```text
+//! address -> identify -> decode -> admit -> plan -> dispatch
+//! (path)     (headers    (body,    (limits) (route)  (provider or model; the answer
+//!             only)       endpoint)                   settles the record at its last byte)
+//! ```
+
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use millgate_config::{EndpointType, LimitBy};
+use millgate_policy::Admission;
+use millgate_types::{Dialect, Fault, Operation, Principal, code};
+
+use crate::dispatch::{self, Facts};
+use crate::flight::Flight;
+use crate::reply::{Reply, ReplyBody, names};
+use crate::snapshot::{Endpoint, Sharer, Snapshot, Target};
+use crate::surface::{self, Surface};
+use crate::{Gateway, body, listing};
+
+/// Serves one request; never fails, a fault is an answer too.
+pub(crate) async fn serve(
+    gateway: Arc<Gateway>,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Response<ReplyBody> {
+    let snapshot = gateway.snapshot();
+    let (head, body) = request.into_parts();
+    let mut flight = Flight::begin(&gateway, &head, peer, snapshot.generation);
+    let handled = AssertUnwindSafe(handle(&gateway, &snapshot, &head, body, peer, &mut flight)).catch_unwind();
+    let reply = match handled.await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(fault)) => Reply::fault(&fault, &mut flight),
+        Err(panic) => {
+            gateway.metrics.panics.inc();
+            let what = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let what = what.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            tracing::error!(request_id = %flight.request_id(), %what, "a handler panicked");
+            let fault = Fault::gateway(code::INTERNAL_ERROR, "an internal error; the log knows the request id");
+            Reply::fault(&fault, &mut flight)
+        }
+    };
+    reply.into_response(flight)
+}
+
+async fn handle(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    head: &Parts,
+    body: Incoming,
+    peer: IpAddr,
+    flight: &mut Flight,
+) -> Result<Reply, Fault> {
+    let addressed = match address(snapshot, head, flight)? {
+        To::Call(addressed) => addressed,
+        To::Public(surface) => return listing::public(gateway, snapshot, surface),
+        To::Listing(surface) => {
+            identify(snapshot, head, flight)?;
+            return listing::listing(snapshot, surface, head);
+        }
+    };
+    let principal = identify(snapshot, head, flight)?;
+    let decoded = decode(snapshot, addressed, principal, head, body, flight).await?;
+    let admitted = admit(gateway, decoded, peer)?;
+    let planned = plan(admitted, flight);
+    dispatch::dispatch(snapshot, planned, head, flight).await
+}
+
+// ---- address ----------------------------------------------------------------------------------------
+
+enum To<'a> {
+    /// A call of an endpoint.
+    Call(Addressed),
+    /// For everybody: health and metrics.
+    Public(Surface<'a>),
+    /// For callers: lists of what there is.
+    Listing(Surface<'a>),
+}
+
+/// A call, and what its path says about it.
+struct Addressed {
+    dialect: Dialect,
+    /// `None`: the body's `model` names it.
+    endpoint: Option<Arc<Endpoint>>,
+    /// `None`: the endpoint's own.
+    operation: Option<Operation>,
+    /// MLflow refuses `model` beside a path that names the endpoint.
+    model_refused: bool,
+}
+
+fn address<'a>(snapshot: &Snapshot, head: &'a Parts, flight: &mut Flight) -> Result<To<'a>, Fault> {
+    surface::check_head(head)?;
+    let path = head.uri.path();
+    // `models serve` puts its endpoint at a path that has no other meaning, and so does an endpoint's own.
+    let own = snapshot.by_path(path);
+    let surface = if own.is_some() { Surface::OwnPath } else { surface::read(path) };
+    if surface == Surface::OwnPath && own.is_none() {
+        return Err(Fault::client(code::NOT_FOUND, "nothing is served at this path"));
+    }
+    flight.record().dialect = Some(surface.dialect());
+    if !surface.methods().contains(&head.method) {
+        flight.allow = surface.methods();
+        return Err(Fault::client(code::METHOD_NOT_ALLOWED, "this path takes another method"));
+    }
+    let addressed = match surface {
+        Surface::ByModel(dialect, operation) => {
+            Addressed { dialect, endpoint: None, operation: Some(operation), model_refused: false }
+        }
+        Surface::Invocations(name) => {
+            let endpoint = snapshot.by_name(name).ok_or_else(|| unknown_endpoint(name))?;
+            let dialect = natural(endpoint.kind, Dialect::Mlflow);
+            Addressed { dialect, endpoint: Some(Arc::clone(endpoint)), operation: None, model_refused: true }
+        }
+        Surface::OwnPath => {
+            let endpoint = own.map(Arc::clone);
+            let kind = endpoint.as_ref().map_or(EndpointType::Chat, |endpoint| endpoint.kind);
+            let dialect = natural(kind, Dialect::OpenAi);
+            Addressed { dialect, endpoint, operation: None, model_refused: false }
+        }
+        Surface::Health | Surface::Live | Surface::Ready | Surface::Metrics | Surface::Ping
+        | Surface::Version | Surface::Root => return Ok(To::Public(surface)),
+        _ => return Ok(To::Listing(surface)),
+    };
+    flight.record().dialect = Some(addressed.dialect);
+    Ok(To::Call(addressed))
+}
+
+/// Registered models are asked in the scoring protocol, wherever they are called.
+fn natural(kind: EndpointType, llm: Dialect) -> Dialect {
+    if kind == EndpointType::Predict { Dialect::Scoring } else { llm }
+}
+
+fn unknown_endpoint(name: &str) -> Fault {
+    let shown: String = name.chars().take(128).collect();
+    Fault::client(code::MODEL_NOT_FOUND, format!("no endpoint `{shown}` is served")).with_param("model")
+}
+
+// ---- identify ---------------------------------------------------------------------------------------
+
+/// Headers that carry a key, in the dialects' own ways.
+const KEY_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
+
+/// Who calls, from headers alone: not a byte of the body is read before this.
+fn identify(snapshot: &Snapshot, head: &Parts, flight: &mut Flight) -> Result<Principal, Fault> {
+    let refused = || Fault::client(code::INVALID_API_KEY, "the API key is missing or not known");
+    let mut authorizations = head.headers.get_all(header::AUTHORIZATION).iter();
+    let authorization = authorizations.next();
+    if authorizations.next().is_some() {
+        return Err(refused());
+    }
+    let bearer = authorization.and_then(|value| bearer(value.as_bytes()));
+    let key = bearer.or_else(|| {
+        KEY_HEADERS.iter().find_map(|name| head.headers.get(name).map(HeaderValue::as_bytes))
+    });
+    let principal = snapshot.principal(key).ok_or_else(refused)?;
+    if let Principal::Key(name) = &principal {
+        flight.record().principal = Some(Arc::clone(name));
+    }
+    Ok(principal)
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
+}
+
+// ---- decode -----------------------------------------------------------------------------------------
+
+/// A call whose body is read and checked, and whose endpoint is known.
+pub(crate) struct Decoded {
+    pub(crate) principal: Principal,
+    pub(crate) dialect: Dialect,
+    pub(crate) operation: Operation,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) body: Bytes,
+    /// What the body's top level says; `None` for predictions, whose bodies are the scoring protocol's.
+    pub(crate) facts: Option<Facts>,
+}
+
+async fn decode(
+    snapshot: &Snapshot,
+    addressed: Addressed,
+    principal: Principal,
+    head: &Parts,
+    body: Incoming,
+    flight: &mut Flight,
+) -> Result<Decoded, Fault> {
+    let predict = addressed.endpoint.as_ref().is_some_and(|endpoint| endpoint.kind == EndpointType::Predict);
+    if !predict {
+        check_content_type(&head.headers)?;
+    }
+    let body = body::read(&head.headers, body, &snapshot.body_limits).await?;
+    flight.record().bytes_in = body.len() as u64;
+    let operation = addressed.operation.or(addressed.endpoint.as_ref().map(|e| e.kind.operation()));
+    let operation = operation.unwrap_or(Operation::Chat);
+    let facts = if predict { None } else { Some(Facts::read(&body, addressed.dialect, operation)?) };
+    let model = facts.as_ref().and_then(|facts| facts.model.as_ref());
+    let endpoint = match (addressed.endpoint, model) {
+        (Some(_), Some(_)) if addressed.model_refused => {
+            let public = "`model` may not be set here: the path names the endpoint";
+            return Err(Fault::invalid_value("model", public));
+        }
+        (Some(endpoint), _) => endpoint,
+        (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
+        (None, Some(model)) => {
+            let found = snapshot.by_name(&model.name).or_else(|| snapshot.direct(&model.name, operation));
+            Arc::clone(found.ok_or_else(|| unknown_endpoint(&model.name))?)
+        }
+    };
+    if endpoint.kind.operation() != operation {
+        let public = format!("`{}` is a {} endpoint", endpoint.name, endpoint.kind.name());
+        return Err(Fault::invalid_value("model", public));
+    }
+    let record = flight.record();
+    record.endpoint = Some(Arc::clone(&endpoint.name));
+    record.operation = Some(operation);
+    Ok(Decoded { principal, dialect: addressed.dialect, operation, endpoint, body, facts })
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {
+    let given = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let media_type = given.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let json = media_type.eq_ignore_ascii_case(b"application/json")
+        || media_type.len() > 5 && media_type[media_type.len() - 5..].eq_ignore_ascii_case(b"+json");
+    if json {
+        return Ok(());
+    }
+    Err(Fault::client(code::UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json"))
+}
+
+// ---- admit ------------------------------------------------------------------------------------------
+
+/// A call within its limits.
+struct Admitted {
+    call: Decoded,
+    /// `x-ratelimit-*` for the answer.
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr) -> Result<Admitted, Fault> {
+    let mut headers = Vec::new();
+    for limit in &call.endpoint.limits {
+        let sharer = match (limit.by, &call.principal) {
+            (LimitBy::Endpoint, _) => Sharer::Endpoint,
+            (LimitBy::Key, Principal::Key(name)) => Sharer::Key(Arc::clone(name)),
+            (LimitBy::Ip | LimitBy::Key, _) => Sharer::Ip(peer),
+        };
+        let rate = limit.limiter.rate();
+        match limit.limiter.admit(sharer, gateway.now()) {
+            Admission::Admitted { remaining, reset } => {
+                headers.clear();
+                let reset = format!("{}ms", reset.as_millis());
+                headers.push((HeaderName::from_static("x-ratelimit-limit-requests"), rate.requests.into()));
+                headers.push((HeaderName::from_static("x-ratelimit-remaining-requests"), remaining.into()));
+                if let Ok(reset) = HeaderValue::from_str(&reset) {
+                    headers.push((HeaderName::from_static("x-ratelimit-reset-requests"), reset));
+                }
+            }
+            Admission::Refused { retry_after, .. } => {
+                let public = format!(
+                    "the limit of {} requests per {} s at endpoint `{}` is used up",
+                    rate.requests,
+                    rate.window.as_secs_f64(),
+                    call.endpoint.name
+                );
+                return Err(Fault::client(code::RATE_LIMIT_EXCEEDED, public).with_retry_after(retry_after));
+            }
+        }
+    }
+    Ok(Admitted { call, headers })
+}
+
+// ---- plan -------------------------------------------------------------------------------------------
+
+/// A call and the targets to try, in order.
+pub(crate) struct Planned {
+    pub(crate) call: Decoded,
+    pub(crate) targets: Vec<Arc<Target>>,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+fn plan(admitted: Admitted, flight: &mut Flight) -> Planned {
+    let targets = admitted.call.endpoint.route.plan(&mut |below| fastrand::u64(..below));
+    flight.record().target = targets.first().map(|target| Arc::clone(&target.label));
+    Planned { call: admitted.call, targets, headers: admitted.headers }
+}
+
+/// Adds what every answer of an endpoint says about itself.
+pub(crate) fn label(mut reply: Reply, planned: &Planned, target: &Target) -> Reply {
+    reply.headers.insert(names::ENDPOINT, planned.call.endpoint.header.clone());
+    reply.headers.insert(names::TARGET, target.header.clone());
+    for (name, value) in &planned.headers {
+        reply.headers.insert(name.clone(), value.clone());
+    }
+    reply
+}

@@ -1,0 +1,120 @@
+//! Following the configuration file: its folder is watched, its content is compared every second as well (some
+//! file systems tell nothing), and SIGHUP asks at once. All or nothing: a document with a problem changes
+//! nothing but a log line and a gauge.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::Watcher as _;
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+
+use crate::Gateway;
+
+/// How often the file's content is compared.
+const POLL: Duration = Duration::from_secs(1);
+
+/// The file that holds the configuration.
+#[derive(Clone, Debug)]
+pub struct ConfigSource {
+    path: PathBuf,
+}
+
+impl ConfigSource {
+    /// A file.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Its path as the user wrote it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its text.
+    pub fn read(&self) -> std::io::Result<String> {
+        std::fs::read_to_string(&self.path)
+    }
+}
+
+/// Applies changes of the file to a gateway.
+pub struct Reloader {
+    asked: Arc<Notify>,
+    _watcher: Option<notify::RecommendedWatcher>,
+}
+
+impl Reloader {
+    /// Starts following `source` on the current runtime. `serving` is the text that the gateway serves now.
+    pub fn start(gateway: Arc<Gateway>, source: ConfigSource, serving: &str) -> Self {
+        let asked = Arc::new(Notify::new());
+        let watcher = watch(&source, &asked);
+        if watcher.is_none() {
+            tracing::warn!("the configuration's folder cannot be watched; changes are seen within a second");
+        }
+        let mut seen = digest(serving);
+        let wake = Arc::clone(&asked);
+        tokio::spawn(async move {
+            loop {
+                let _polled = tokio::time::timeout(POLL, wake.notified()).await;
+                // A file that is away for a moment is being replaced.
+                let Ok(text) = source.read() else { continue };
+                let found = digest(&text);
+                if found != seen {
+                    seen = found;
+                    reload(&gateway, &source, &text).await;
+                }
+            }
+        });
+        Self { asked, _watcher: watcher }
+    }
+
+    /// Looks at the file now (SIGHUP).
+    pub fn ask(&self) {
+        self.asked.notify_one();
+    }
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+/// Editors replace files by renaming, so the folder is watched, not the file.
+fn watch(source: &ConfigSource, asked: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
+    let folder = source.path().parent().filter(|folder| !folder.as_os_str().is_empty());
+    let asked = Arc::clone(asked);
+    let mut watcher = notify::recommended_watcher(move |_event| asked.notify_one()).ok()?;
+    watcher.watch(folder.unwrap_or(Path::new(".")), notify::RecursiveMode::NonRecursive).ok()?;
+    Some(watcher)
+}
+
+async fn reload(gateway: &Arc<Gateway>, source: &ConfigSource, text: &str) {
+    let file = source.path().display().to_string();
+    match millgate_config::load(text) {
+        Err(problems) => {
+            gateway.metrics.config_reload_failed.set(1);
+            for problem in &problems {
+                tracing::error!("{}", problem.in_file(&file));
+            }
+            tracing::error!(file, "the new configuration is not used; the old one keeps serving");
+        }
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                tracing::warn!("{}", warning.in_file(&file));
+            }
+            let gateway = Arc::clone(gateway);
+            let applied = tokio::task::spawn_blocking(move || {
+                let applied = gateway.apply(&loaded.config);
+                gateway.metrics.config_reload_failed.set(i64::from(applied.is_err()));
+                applied
+            });
+            match applied.await {
+                Ok(Ok(generation)) => tracing::info!(file, generation, "serving the new configuration"),
+                Ok(Err(error)) => {
+                    tracing::error!(file, %error, "the new configuration is not used; the old one keeps serving");
+                }
+                Err(panic) => tracing::error!(file, %panic, "applying the configuration failed"),
+            }
+        }
+    }
+}
