@@ -1,0 +1,6 @@
+//! The wire formats against recorded traffic and properties.
+
+mod calls;
+mod fixtures;
+mod properties;
+mod recordings;
