@@ -358,7 +358,10 @@ impl Messages<'_> {
             for inner in content {
                 match inner {
                     Block::Text { text, cache_control, .. } => {
-                        texts.push((text.as_str(), cache_control.as_ref().filter(|_| self.quirks.cache_control)));
+                        texts.push((
+                            text.as_str(),
+                            cache_control.as_ref().filter(|_| self.quirks.cache_control),
+                        ));
                     }
                     image @ (Block::Image { .. } | Block::File { .. }) => self.images.push(image.clone()),
                     _ => self.dropped.push(format!("messages[{index}].content[{place}].content")),

@@ -61,10 +61,21 @@ fn wrong_fields_are_named() {
     assert_eq!(with("max_tokens", json!(1.5)), invalid("max_tokens"));
     assert_eq!(with("stream", json!("yes")), invalid("stream"));
     assert_eq!(with("messages", json!([])), invalid("messages"));
-    assert_eq!(with("messages", json!([{"role": "user", "content": [{"type": "text"}]}])), invalid("messages[0].content[0].text"));
+    assert_eq!(
+        with("messages", json!([{"role": "user", "content": [{"type": "text"}]}])),
+        invalid("messages[0].content[0].text")
+    );
     assert_eq!(with("messages", json!([{"role": "nobody"}])), invalid("messages[0].role"));
     assert_eq!(with("model", json!("a b")), ("invalid_model", "model".to_owned()));
-    for field in ["api_base", "base_url", "api_key", "user_config", "extra_headers", "chat_template_kwargs", "prompt_embeds"] {
+    for field in [
+        "api_base",
+        "base_url",
+        "api_key",
+        "user_config",
+        "extra_headers",
+        "chat_template_kwargs",
+        "prompt_embeds",
+    ] {
         assert_eq!(with(field, json!("x")), ("unsupported_parameter", field.to_owned()));
     }
     assert_eq!(refused(Dialect::OpenAi, Operation::Chat, &json!({"model": "m"})), invalid("messages"));
@@ -113,23 +124,26 @@ fn an_openai_conversation_becomes_anthropic_turns() {
             {"role": "tool", "tool_call_id": "c2", "content": "r2"},
             {"role": "user", "content": "go on"}]
     }));
-    assert_eq!(sent, json!({
-        "model": "claude-sonnet-4-5", "max_tokens": 8192,
-        "system": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}],
-        "messages": [
-            {"role": "user", "content": [{"type": "text", "text": "a"},
-                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}]},
-            {"role": "assistant", "content": [{"type": "text", "text": "thinking aloud"},
-                {"type": "tool_use", "id": "c_1", "name": "f", "input": {"x": 1}},
-                {"type": "tool_use", "id": "c2", "name": "f", "input": {}}]},
-            {"role": "user", "content": [
-                {"type": "tool_result", "tool_use_id": "c_1", "content": "r1"},
-                {"type": "tool_result", "tool_use_id": "c2", "content": "r2"},
-                {"type": "text", "text": "go on"}]}],
-        "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
-        "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
-        "temperature": 1.0, "stop_sequences": ["END"], "metadata": {"user_id": "u1"}
-    }));
+    assert_eq!(
+        sent,
+        json!({
+            "model": "claude-sonnet-4-5", "max_tokens": 8192,
+            "system": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "a"},
+                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}]},
+                {"role": "assistant", "content": [{"type": "text", "text": "thinking aloud"},
+                    {"type": "tool_use", "id": "c_1", "name": "f", "input": {"x": 1}},
+                    {"type": "tool_use", "id": "c2", "name": "f", "input": {}}]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "c_1", "content": "r1"},
+                    {"type": "tool_result", "tool_use_id": "c2", "content": "r2"},
+                    {"type": "text", "text": "go on"}]}],
+            "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
+            "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
+            "temperature": 1.0, "stop_sequences": ["END"], "metadata": {"user_id": "u1"}
+        })
+    );
     for field in ["seed", "logit_bias", "stop", "messages[2].name"] {
         assert!(dropped.iter().any(|path| path == field), "{field} in {dropped:?}");
     }
@@ -137,13 +151,18 @@ fn an_openai_conversation_becomes_anthropic_turns() {
 
 #[test]
 fn effort_and_schemas_find_their_anthropic_words() {
-    let base = |model: &str| json!({"model": model, "reasoning_effort": "high", "temperature": 0.3,
+    let base = |model: &str| {
+        json!({"model": model, "reasoning_effort": "high", "temperature": 0.3,
         "messages": [{"role": "user", "content": "a"}],
-        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}});
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}})
+    };
     let (old, dropped) = to_anthropic(&base("claude-sonnet-4-5"));
     assert_eq!(old["thinking"], json!({"type": "enabled", "budget_tokens": 16384}));
     assert!(old["max_tokens"].as_u64() > Some(16384));
-    assert_eq!(old["output_config"]["format"]["schema"], json!({"type": "object", "additionalProperties": false}));
+    assert_eq!(
+        old["output_config"]["format"]["schema"],
+        json!({"type": "object", "additionalProperties": false})
+    );
     assert!(old.get("temperature").is_none() && dropped.contains(&"temperature".to_owned()));
     let (new, _) = to_anthropic(&base("claude-opus-4-7"));
     assert_eq!(new["thinking"], json!({"type": "adaptive"}));
@@ -155,35 +174,43 @@ fn effort_and_schemas_find_their_anthropic_words() {
 
 #[test]
 fn anthropic_callers_reach_openai_targets() {
-    let (sent, dropped) = translated(Dialect::Anthropic, Dialect::OpenAi, &Quirks::default(), &json!({
-        "model": "m", "max_tokens": 100, "system": "s", "top_k": 5,
-        "thinking": {"type": "enabled", "budget_tokens": 2000}, "service_tier": "auto",
-        "tools": [{"name": "f", "input_schema": {"type": "object"}}, {"type": "web_search_20250305", "name": "web_search"}],
-        "tool_choice": {"type": "tool", "name": "f", "disable_parallel_tool_use": true},
-        "messages": [
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": [{"type": "thinking", "thinking": "t", "signature": "sig"},
-                {"type": "tool_use", "id": "t1", "name": "f", "input": {"x": 1}}]},
-            {"role": "user", "content": [
-                {"type": "tool_result", "tool_use_id": "t1", "is_error": true, "content": [
-                    {"type": "text", "text": "boom"},
-                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}]},
-                {"type": "text", "text": "and?"}]}]
-    }));
-    assert_eq!(sent, json!({
-        "model": "m",
-        "messages": [
-            {"role": "system", "content": "s"},
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": null, "tool_calls": [
-                {"id": "t1", "type": "function", "function": {"name": "f", "arguments": "{\"x\":1}"}}]},
-            {"role": "tool", "content": "Error: boom", "tool_call_id": "t1"},
-            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]},
-            {"role": "user", "content": "and?"}],
-        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
-        "tool_choice": {"type": "function", "function": {"name": "f"}},
-        "parallel_tool_calls": false, "max_tokens": 100, "top_k": 5, "reasoning_effort": "low"
-    }));
+    let (sent, dropped) = translated(
+        Dialect::Anthropic,
+        Dialect::OpenAi,
+        &Quirks::default(),
+        &json!({
+            "model": "m", "max_tokens": 100, "system": "s", "top_k": 5,
+            "thinking": {"type": "enabled", "budget_tokens": 2000}, "service_tier": "auto",
+            "tools": [{"name": "f", "input_schema": {"type": "object"}}, {"type": "web_search_20250305", "name": "web_search"}],
+            "tool_choice": {"type": "tool", "name": "f", "disable_parallel_tool_use": true},
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": [{"type": "thinking", "thinking": "t", "signature": "sig"},
+                    {"type": "tool_use", "id": "t1", "name": "f", "input": {"x": 1}}]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "t1", "is_error": true, "content": [
+                        {"type": "text", "text": "boom"},
+                        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}]},
+                    {"type": "text", "text": "and?"}]}]
+        }),
+    );
+    assert_eq!(
+        sent,
+        json!({
+            "model": "m",
+            "messages": [
+                {"role": "system", "content": "s"},
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": null, "tool_calls": [
+                    {"id": "t1", "type": "function", "function": {"name": "f", "arguments": "{\"x\":1}"}}]},
+                {"role": "tool", "content": "Error: boom", "tool_call_id": "t1"},
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]},
+                {"role": "user", "content": "and?"}],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+            "parallel_tool_calls": false, "max_tokens": 100, "top_k": 5, "reasoning_effort": "low"
+        })
+    );
     for field in ["service_tier", "tools[1]", "messages[2].reasoning_content"] {
         assert!(dropped.iter().any(|path| path == field), "{field} in {dropped:?}");
     }
@@ -196,7 +223,8 @@ fn an_echoed_message_carries_signatures_back() {
         "content": [{"type": "thinking", "thinking": "hm", "signature": "sig=="}, {"type": "redacted_thinking", "data": "xx"},
             {"type": "text", "text": "ok"}, {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}],
         "usage": {"input_tokens": 1, "output_tokens": 2}});
-    let decoded = codec(Dialect::Anthropic).decode_answer(Operation::Chat, answer.to_string().as_bytes()).unwrap();
+    let decoded =
+        codec(Dialect::Anthropic).decode_answer(Operation::Chat, answer.to_string().as_bytes()).unwrap();
     let shown = codec(Dialect::OpenAi).encode_answer(&decoded, &crate::fixtures::context());
     let shown: Value = serde_json::from_slice(&shown).unwrap();
     let message = &shown["choices"][0]["message"];

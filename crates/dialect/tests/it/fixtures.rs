@@ -74,7 +74,8 @@ fn read(path: &Path) -> Option<Recording> {
         },
     };
     let text = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
-    let features = file["features"].as_array()?.iter().filter_map(|one| Some(one.as_str()?.to_owned())).collect();
+    let features =
+        file["features"].as_array()?.iter().filter_map(|one| Some(one.as_str()?.to_owned())).collect();
     Some(Recording {
         id: text("id"),
         provider: text("provider"),

@@ -73,7 +73,8 @@ fn check_usage(recording: &Recording, usage: Option<Usage>) {
         return;
     };
     if recording.dialect == Dialect::Anthropic {
-        let cached = count("cache_read_input_tokens").unwrap_or(0) + count("cache_creation_input_tokens").unwrap_or(0);
+        let cached =
+            count("cache_read_input_tokens").unwrap_or(0) + count("cache_creation_input_tokens").unwrap_or(0);
         assert_eq!(usage.prompt_total(), count("input_tokens").unwrap_or(0) + cached, "{id}: {raw:?}");
         assert_eq!(usage.completion_total(), count("output_tokens").unwrap_or(0), "{id}: {raw:?}");
         return;
@@ -131,7 +132,9 @@ fn every_whole_answer_decodes_and_shows_in_every_dialect() {
             Ok(answer) => answer,
             Err(_) if recording.has("error_in_200") => return,
             // 8-bit vectors, which this dialect has no name for.
-            Err(_) if recording.provider == "perplexity" && recording.operation == Operation::Embeddings => return,
+            Err(_) if recording.provider == "perplexity" && recording.operation == Operation::Embeddings => {
+                return;
+            }
             Err(fault) => panic!("{}: {fault:?}", recording.id),
         };
         check_usage(recording, answer.usage());
@@ -144,7 +147,8 @@ fn every_stream_decodes_whole_and_shows_in_every_dialect() {
     each("stream", 15, |recording| {
         let events = decode(recording, usize::MAX);
         let id = &recording.id;
-        let broken = ["mid_stream_error", "error_in_200", "truncated"].iter().any(|feature| recording.has(feature));
+        let broken =
+            ["mid_stream_error", "error_in_200", "truncated"].iter().any(|feature| recording.has(feature));
         match events.last() {
             Some(Event::End) => {}
             Some(Event::Error(_)) if broken => {}
@@ -187,7 +191,11 @@ fn show_stream(recording: &Recording, events: &[Event]) {
             if choices(whole) < 2 {
                 assert_eq!(text_and_tools(whole), text_and_tools(&again), "{id} as {dialect:?}");
             }
-            assert_eq!(whole.usage().map(|usage| usage.total()), again.usage().map(|usage| usage.total()).filter(|_| whole.usage().is_some()), "{id} as {dialect:?}");
+            assert_eq!(
+                whole.usage().map(|usage| usage.total()),
+                again.usage().map(|usage| usage.total()).filter(|_| whole.usage().is_some()),
+                "{id} as {dialect:?}"
+            );
         }
     }
 }
@@ -204,9 +212,8 @@ fn choices(answer: &Answer) -> usize {
 fn every_error_body_gives_its_message() {
     each("error", 5, |recording| {
         let error = codec(recording.dialect).decode_error(recording.status, &recording.body);
-        let json = serde_json::from_slice::<Value>(&recording.body).is_ok_and(|value| {
-            value.as_object().is_some_and(|map| !map.is_empty())
-        });
+        let json = serde_json::from_slice::<Value>(&recording.body)
+            .is_ok_and(|value| value.as_object().is_some_and(|map| !map.is_empty()));
         assert!(!json || error.message.is_some(), "{}: {error:?}", recording.id);
     });
 }
@@ -248,14 +255,17 @@ fn every_recorded_request_is_understood_and_survives_its_own_dialect() {
 #[test]
 fn a_replayed_answer_aggregates_to_itself() {
     each("response", 30, |recording| {
-        if let Ok(Answer::Chat(mut answer)) = codec(recording.dialect).decode_answer(recording.operation, &recording.body) {
+        if let Ok(Answer::Chat(mut answer)) =
+            codec(recording.dialect).decode_answer(recording.operation, &recording.body)
+        {
             answer.extra.clear();
             for choice in &mut answer.choices {
                 choice.extra.clear();
                 choice.logprobs = None;
                 choice.finish.get_or_insert(millgate_types::FinishReason::Stop);
             }
-            let again = aggregate(answer.dialect, Operation::Chat, replay(Answer::Chat(answer.clone()))).unwrap();
+            let again =
+                aggregate(answer.dialect, Operation::Chat, replay(Answer::Chat(answer.clone()))).unwrap();
             assert_eq!(again, Answer::Chat(answer), "{}", recording.id);
         }
     });
