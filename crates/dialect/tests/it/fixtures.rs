@@ -9,6 +9,7 @@ use serde_json::Value;
 
 /// One recorded exchange.
 pub(crate) struct Recording {
+    pub(crate) path: PathBuf,
     pub(crate) id: String,
     pub(crate) provider: String,
     pub(crate) kind: String,
@@ -77,6 +78,7 @@ fn read(path: &Path) -> Option<Recording> {
     let features =
         file["features"].as_array()?.iter().filter_map(|one| Some(one.as_str()?.to_owned())).collect();
     Some(Recording {
+        path: path.to_owned(),
         id: text("id"),
         provider: text("provider"),
         kind: text("kind"),

@@ -2,5 +2,7 @@
 
 mod calls;
 mod fixtures;
+mod goldens;
 mod properties;
 mod recordings;
+mod streams;
