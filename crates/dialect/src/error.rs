@@ -18,8 +18,11 @@ pub fn redact(message: &str) -> String {
         }
         let core = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
         let hide = std::mem::take(&mut hide_next) && core.len() >= 8 || secret(word);
-        hide_next =
-            matches!(core.to_ascii_lowercase().as_str(), "bearer" | "basic" | "key" | "token" | "provided");
+        hide_next = match core.to_ascii_lowercase().as_str() {
+            "bearer" | "basic" => true,
+            "key" | "token" | "provided" | "authorization" => word.ends_with([':', '=']),
+            _ => false,
+        };
         if hide {
             out.push_str("[redacted]");
         } else {
@@ -37,7 +40,7 @@ pub fn redact(message: &str) -> String {
 fn secret(word: &str) -> bool {
     const PREFIXES: &[&str] = &[
         "sk-", "sk_", "pk-", "gsk_", "xai-", "aiza", "akia", "asia", "hf_", "pplx-", "csk-", "fw_", "dapi",
-        "eyj", "key-", "ghp_", "r8_", "tgp_",
+        "eyj", "key-", "org-", "ghp_", "r8_", "tgp_",
     ];
     word.split(|c: char| !(c.is_ascii_alphanumeric() || "-_*.+/=".contains(c))).any(|run| {
         let run = run.trim_matches('.');

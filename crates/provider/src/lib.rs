@@ -1,36 +1,260 @@
-//! Stand-in until the catalogue lands.
-use millgate_types::Operation;
-/// A kind of provider.
+//! Providers as data: where they are, how they want to be spoken to, and what their errors mean. No IO.
+//!
+//! A provider that speaks a known dialect is one entry in `catalog.yaml`; nothing elsewhere may ask for a
+//! provider by name.
+
+mod classify;
+mod hint;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use http::{HeaderName, HeaderValue};
+use millgate_dialect::{Codec, Quirks, codec};
+use millgate_types::{Dialect, Fault, Operation, code};
+use serde::Deserialize;
+
+pub use classify::classify;
+pub use hint::retry_after;
+
+/// What is known of a provider.
+#[derive(Clone, Debug)]
 pub struct ProviderKind {
-    /// name
+    /// The catalogue's spelling.
     pub name: String,
-    /// base
+    /// Other spellings.
+    pub also: Vec<String>,
+    /// For messages to people.
+    pub title: String,
+    /// What it speaks.
+    pub dialect: Dialect,
+    /// Without a slash at the end; `None` when every user has their own.
     pub base_url: Option<String>,
+    /// How it wants the key.
+    pub auth: AuthScheme,
+    /// The environment variable that usually holds the key.
+    pub key_env: Option<String>,
+    /// Sent with every request.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// How it differs from its dialect.
+    pub quirks: Quirks,
+    paths: Paths,
 }
+
 impl ProviderKind {
-    /// Needs a key.
+    /// The codec of its dialect.
+    #[must_use]
+    pub fn codec(&self) -> &'static dyn Codec {
+        codec(self.dialect)
+    }
+
+    /// The path of an operation under the base address; `None` when the provider has no such operation.
+    #[must_use]
+    pub fn path(&self, operation: Operation) -> Option<&str> {
+        match operation {
+            Operation::Chat => self.paths.chat.as_deref(),
+            Operation::Completions => self.paths.completions.as_deref(),
+            Operation::Embeddings => self.paths.embeddings.as_deref(),
+            Operation::Predict => None,
+        }
+    }
+
+    /// The path, or the fault that tells the caller.
+    pub fn require_path(&self, operation: Operation) -> Result<&str, Fault> {
+        self.path(operation).ok_or_else(|| {
+            Fault::client(
+                code::NOT_IMPLEMENTED,
+                format!("the {} route is not implemented for {} models", operation.name(), self.title),
+            )
+        })
+    }
+
+    /// Whether calls without a key are pointless.
+    #[must_use]
     pub fn needs_key(&self) -> bool {
-        self.name == "openai" || self.name == "anthropic"
+        self.auth != AuthScheme::None && self.key_env.is_some()
     }
-    /// Path.
-    pub fn path(&self, _o: Operation) -> Option<&str> {
-        Some("/x")
+
+    /// The header that carries the key, marked as sensitive. `None` when the provider takes no key, or the
+    /// key cannot stand in a header.
+    #[must_use]
+    pub fn auth_header(&self, key: &str) -> Option<(HeaderName, HeaderValue)> {
+        let (name, mut value) = match &self.auth {
+            AuthScheme::None => return None,
+            AuthScheme::Bearer => {
+                (http::header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}")).ok()?)
+            }
+            AuthScheme::Header(name) => (name.clone(), HeaderValue::from_str(key).ok()?),
+        };
+        value.set_sensitive(true);
+        Some((name, value))
     }
 }
-/// kinds
-pub fn kinds() -> &'static [ProviderKind] {
-    static K: std::sync::LazyLock<Vec<ProviderKind>> = std::sync::LazyLock::new(|| {
-        ["openai", "anthropic", "openai-compatible", "mock", "ollama", "mistral"]
-            .into_iter()
-            .map(|n| ProviderKind {
-                name: n.into(),
-                base_url: (n != "openai-compatible").then(|| "http://x".into()),
-            })
-            .collect()
-    });
-    &K
+
+/// How a provider wants its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthScheme {
+    /// `Authorization: Bearer KEY`.
+    Bearer,
+    /// The key alone in this header.
+    Header(HeaderName),
+    /// No key.
+    None,
 }
-/// kind
+
+/// The path of an operation; see [`ProviderKind::path`].
+#[must_use]
+pub fn path(kind: &ProviderKind, operation: Operation) -> Option<&str> {
+    kind.path(operation)
+}
+
+/// A provider by its name or one of its other spellings; case and `-` or `_` do not matter.
+#[must_use]
 pub fn kind(name: &str) -> Option<&'static ProviderKind> {
-    kinds().iter().find(|k| k.name == name)
+    let wanted = plain(name);
+    kinds()
+        .iter()
+        .find(|kind| plain(&kind.name) == wanted || kind.also.iter().any(|also| plain(also) == wanted))
+}
+
+fn plain(name: &str) -> String {
+    name.trim().to_ascii_lowercase().replace('-', "_")
+}
+
+/// Every provider, in the catalogue's order.
+#[must_use]
+pub fn kinds() -> &'static [ProviderKind] {
+    &CATALOG
+}
+
+static CATALOG: LazyLock<Vec<ProviderKind>> = LazyLock::new(|| {
+    let entries: Vec<Entry> = serde_saphyr::from_str(include_str!("../catalog.yaml"))
+        .expect("the catalogue is part of the binary and parsed by this crate's tests");
+    entries.into_iter().map(Entry::resolve).collect()
+});
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    #[serde(default)]
+    also: Vec<String>,
+    title: String,
+    #[serde(default)]
+    dialect: DialectName,
+    #[serde(default)]
+    base_url: Option<String>,
+    #[serde(default)]
+    auth: Auth,
+    #[serde(default)]
+    key_env: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    paths: Paths,
+    #[serde(default)]
+    quirks: Quirks,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum DialectName {
+    #[default]
+    Openai,
+    Anthropic,
+    Mlflow,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Auth {
+    #[default]
+    Bearer,
+    None,
+    Header(String),
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Paths {
+    chat: Option<String>,
+    completions: Option<String>,
+    embeddings: Option<String>,
+}
+
+impl Entry {
+    fn resolve(self) -> ProviderKind {
+        let header =
+            |name: &str| HeaderName::from_bytes(name.as_bytes()).expect("a header's name in the catalogue");
+        ProviderKind {
+            name: self.name,
+            also: self.also,
+            title: self.title,
+            dialect: match self.dialect {
+                DialectName::Openai => Dialect::OpenAi,
+                DialectName::Anthropic => Dialect::Anthropic,
+                DialectName::Mlflow => Dialect::Mlflow,
+            },
+            base_url: self.base_url,
+            auth: match &self.auth {
+                Auth::Bearer => AuthScheme::Bearer,
+                Auth::None => AuthScheme::None,
+                Auth::Header(name) => AuthScheme::Header(header(name)),
+            },
+            key_env: self.key_env,
+            headers: self
+                .headers
+                .iter()
+                .map(|(name, value)| {
+                    (header(name), HeaderValue::from_str(value).expect("a header's value in the catalogue"))
+                })
+                .collect(),
+            quirks: self.quirks,
+            paths: self.paths,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalogue_is_sound() {
+        let mut seen = std::collections::HashSet::new();
+        for kind in kinds() {
+            for name in kind.also.iter().chain([&kind.name]) {
+                assert!(seen.insert(plain(name)), "{name} stands twice");
+            }
+            if let Some(url) = &kind.base_url {
+                assert!(url.starts_with("http") && !url.ends_with('/'), "{url}");
+            }
+            let operations = [Operation::Chat, Operation::Completions, Operation::Embeddings];
+            let paths: Vec<&str> = operations.iter().filter_map(|operation| kind.path(*operation)).collect();
+            assert!(!paths.is_empty() && paths.iter().all(|path| path.starts_with('/')), "{}", kind.name);
+        }
+    }
+
+    #[test]
+    fn names_are_found_however_they_are_spelled() {
+        assert_eq!(kind("OpenAI").unwrap().name, "openai");
+        assert_eq!(kind("openai_compatible").unwrap().name, "openai-compatible");
+        assert_eq!(kind("databricks-model-serving").unwrap().name, "databricks");
+        assert!(kind("nobody").is_none());
+    }
+
+    #[test]
+    fn what_a_provider_lacks_is_said_with_its_title() {
+        let fault = kind("anthropic").unwrap().require_path(Operation::Embeddings).unwrap_err();
+        assert_eq!(fault.code, code::NOT_IMPLEMENTED);
+        assert_eq!(fault.public, "the embeddings route is not implemented for Anthropic models");
+    }
+
+    #[test]
+    fn keys_travel_as_the_provider_wants() {
+        let (name, value) = kind("anthropic").unwrap().auth_header("k").unwrap();
+        assert_eq!((name.as_str(), value.to_str().unwrap(), value.is_sensitive()), ("x-api-key", "k", true));
+        assert_eq!(kind("openai").unwrap().auth_header("k").unwrap().1, "Bearer k");
+        assert!(kind("ollama").unwrap().auth_header("k").is_none());
+        assert!(kind("openai").unwrap().auth_header("a\nb").is_none());
+    }
 }

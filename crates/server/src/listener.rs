@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
@@ -212,13 +212,14 @@ impl DataThread {
         runtime.block_on(local.run_until(self.serve(deal)));
     }
 
-    async fn serve(mut self, mut deal: mpsc::UnboundedReceiver<Dealt>) {
+    async fn serve(self, mut deal: mpsc::UnboundedReceiver<Dealt>) {
         let epoch = Instant::now();
         let mut live: Vec<Weak<Connection>> = Vec::new();
         let mut tasks = tokio::task::JoinSet::new();
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut open = true;
+        let mut phase = self.phase.clone();
         while open || !tasks.is_empty() {
             tokio::select! {
                 dealt = deal.recv(), if open => match dealt {
@@ -241,7 +242,7 @@ impl DataThread {
                     millgate_upstream::Client.sweep();
                     live.retain(|connection| self.keep(connection, epoch));
                 }
-                _ = self.phase.wait_for(|phase| *phase == Phase::Closed) => return,
+                _ = phase.wait_for(|phase| *phase == Phase::Closed) => return,
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::uri::Uri;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use millgate_config::{
@@ -14,7 +14,7 @@ use millgate_config::{
 };
 use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
 use millgate_policy::{Limiter, Rate, Route};
-use millgate_provider::{AuthScheme, ProviderKind};
+use millgate_provider::ProviderKind;
 use millgate_types::{ModelRef, Operation, Principal};
 use millgate_upstream::{Deadlines, Origin};
 use sha2::{Digest, Sha256};
@@ -412,26 +412,18 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
         .ok_or_else(|| format!("providers.{name}: `{}` is not a kind of provider", written.kind))?;
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let mut set = |header: &str, value: &str, secret: bool| -> Result<(), String> {
-        let header = HeaderName::from_bytes(header.as_bytes()).map_err(|_| format!("`{header}` is not a header"))?;
-        let mut value = HeaderValue::from_str(value)
-            .map_err(|_| format!("providers.{name}: a value cannot stand in the header `{header}`"))?;
-        value.set_sensitive(secret);
-        headers.insert(header, value);
-        Ok(())
-    };
     for (header, value) in &kind.headers {
-        set(header, value, false)?;
+        headers.insert(header.clone(), value.clone());
     }
-    if let Some(key) = &written.api_key {
-        match &kind.auth {
-            AuthScheme::Bearer => set(AUTHORIZATION.as_str(), &format!("Bearer {}", key.expose()), true)?,
-            AuthScheme::Header(header) => set(header, key.expose(), true)?,
-            AuthScheme::None => {}
-        }
+    if let Some((header, value)) = written.api_key.as_ref().and_then(|key| kind.auth_header(key.expose())) {
+        headers.insert(header, value);
     }
     for (header, value) in &written.headers {
-        set(header, value.expose(), true)?;
+        let named = HeaderName::from_bytes(header.as_bytes()).map_err(|_| format!("`{header}` is not a header"))?;
+        let mut value = HeaderValue::from_str(value.expose())
+            .map_err(|_| format!("providers.{name}: a value cannot stand in the header `{header}`"))?;
+        value.set_sensitive(true);
+        headers.insert(named, value);
     }
     let route_timeout = std::env::var("MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS").ok().and_then(|t| t.parse().ok());
     let deadlines = Deadlines {

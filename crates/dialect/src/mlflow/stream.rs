@@ -70,7 +70,8 @@ impl ChunkWriter for ChunkOut {
         }
         let (role, content, calls) = match piece {
             Piece::Role => (json!("assistant"), json!(""), Value::Null),
-            Piece::Text(text) => (Value::Null, json!(text), Value::Null),
+            // A refusal has no field of its own here; better shown as text than lost.
+            Piece::Text(text) | Piece::Refusal(text) => (Value::Null, json!(text), Value::Null),
             Piece::Tool { index, id, name } => {
                 let function = json!({"name": name, "arguments": ""});
                 let call = json!({"index": index, "id": id, "type": "function", "function": function});
@@ -83,7 +84,7 @@ impl ChunkWriter for ChunkOut {
             }
             Piece::Finish(_) => (Value::Null, Value::Null, Value::Null),
             // MLflow's chunks have no place for these.
-            Piece::Refusal(_) | Piece::Reasoning(_) | Piece::Details(_) => return,
+            Piece::Reasoning(_) | Piece::Details(_) => return,
         };
         let delta = json!({"role": role, "content": content, "tool_calls": calls});
         self.frame(out, &json!([{"index": choice, "finish_reason": finish, "delta": delta}]), None);

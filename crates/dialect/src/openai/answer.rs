@@ -60,7 +60,7 @@ fn chat(mut map: Map<String, Value>) -> Result<ChatAnswer, Fault> {
         .into_iter()
         .enumerate()
         .map(|(place, item)| match item {
-            Value::Object(item) => choice(item, place, &id),
+            Value::Object(item) => Ok(choice(item, place, &id)),
             _ => Err(error::nonsense(NONSENSE)),
         })
         .collect::<Result<_, _>>()?;
@@ -85,10 +85,12 @@ fn created(map: &mut Map<String, Value>) -> Option<u64> {
         .filter(|at| *at > 0)
 }
 
-fn choice(mut item: Map<String, Value>, place: usize, answer: &str) -> Result<Choice, Fault> {
+fn choice(mut item: Map<String, Value>, place: usize, answer: &str) -> Choice {
     let index = item.get("index").and_then(Value::as_u64).unwrap_or(place as u64) as u32;
-    let Some(Value::Object(mut message)) = item.shift_remove("message") else {
-        return Err(error::nonsense(NONSENSE));
+    // A choice that Azure's filter emptied has no message at all.
+    let mut message = match item.shift_remove("message") {
+        Some(Value::Object(message)) => message,
+        _ => Map::new(),
     };
     let thinking = json::take_string(&mut message, "reasoning_content").filter(|text| !text.is_empty());
     let thinking = match message.shift_remove("reasoning") {
@@ -116,7 +118,7 @@ fn choice(mut item: Map<String, Value>, place: usize, answer: &str) -> Result<Ch
         finish => finish,
     };
     let stop_sequence = item.get("stop_reason").and_then(Value::as_str).map(str::to_owned);
-    Ok(Choice { index, content, finish, stop_sequence, logprobs: json::take(&mut item, "logprobs"), extra })
+    Choice { index, content, finish, stop_sequence, logprobs: json::take(&mut item, "logprobs"), extra }
 }
 
 /// Content as a string, or as the lists that some servers send.
@@ -281,7 +283,12 @@ impl<'de> Deserialize<'de> for Vector {
                 let floats = bytes
                     .chunks_exact(4)
                     .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
-                Ok(Vector(floats.collect()))
+                let floats: Vec<f32> = floats.collect();
+                // Bytes of another type, such as Perplexity's 8-bit vectors, would be noise.
+                if floats.iter().any(|value| !value.is_finite()) {
+                    return Err(E::custom("not 32-bit floats"));
+                }
+                Ok(Vector(floats))
             }
         }
         deserializer.deserialize_any(Either)

@@ -374,7 +374,8 @@ fn part(value: Value, at: &At<'_>) -> Result<Block, Fault> {
             };
             Block::Image { source: media(url), detail, cache_control }
         }
-        "input_audio" => {
+        // Mistral's form is a bare string; it stays as it is.
+        "input_audio" if !map.get("input_audio").is_some_and(Value::is_string) => {
             let at = at.key("input_audio");
             let mut audio = json::object(need(&mut map, "input_audio")?, &at)?;
             let mut field = |key: &'static str| {
@@ -451,8 +452,11 @@ fn tools(value: Value, at: &At<'_>) -> Result<Vec<Tool>, Fault> {
         .map(|(index, item)| {
             let at = at.index(index);
             let mut map = json::object(item, &at)?;
-            let kind = json::take(&mut map, "type").ok_or_else(|| at.missing("type"))?;
-            let kind = json::string(kind, &at.key("type"))?;
+            let kind = match json::take(&mut map, "type") {
+                Some(kind) => json::string(kind, &at.key("type"))?,
+                None if map.contains_key("function") => "function".to_owned(),
+                None => return Err(at.missing("type")),
+            };
             if kind != "function" && kind != "uc_function" {
                 map.insert("type".to_owned(), Value::String(kind.clone()));
                 let other = Some((Dialect::OpenAi, Value::Object(map)));

@@ -357,20 +357,30 @@ impl Messages<'_> {
             let mut texts = Vec::new();
             for inner in content {
                 match inner {
-                    Block::Text { text, .. } => texts.push(text.as_str()),
+                    Block::Text { text, cache_control, .. } => {
+                        texts.push((
+                            text.as_str(),
+                            cache_control.as_ref().filter(|_| self.quirks.cache_control),
+                        ));
+                    }
                     image @ (Block::Image { .. } | Block::File { .. }) => self.images.push(image.clone()),
                     _ => self.dropped.push(format!("messages[{index}].content[{place}].content")),
                 }
             }
-            let several = texts.len() > 1 && !is_error && !self.quirks.flatten_text;
+            let marked = texts.iter().any(|(_, mark)| mark.is_some());
+            let several = (marked || texts.len() > 1 && !self.quirks.flatten_text) && !is_error;
             if several {
                 let mut parts = item.array("content");
-                for text in texts {
-                    parts.push(&json!({"type": "text", "text": text}));
+                for (text, mark) in texts {
+                    let mut part = parts.object();
+                    part.field("type", "text");
+                    part.field("text", text);
+                    part.some("cache_control", mark);
+                    part.end();
                 }
                 parts.end();
             } else {
-                let mut text = texts.join("\n");
+                let mut text = texts.iter().map(|(text, _)| *text).collect::<Vec<_>>().join("\n");
                 if *is_error {
                     text.insert_str(0, "Error: ");
                 }

@@ -182,6 +182,10 @@ impl ChunkReader {
         for fields in choices {
             self.choice(fields, out);
         }
+        self.count(chunk, out);
+    }
+
+    fn count(&mut self, chunk: &Chunk<'_>, out: &mut Vec<Event>) {
         let groq =
             || serde_json::from_str::<Value>(chunk.x_groq?.get()).ok()?.get("usage").and_then(usage::read);
         let found = chunk
@@ -498,6 +502,8 @@ impl Reader for ChunkReader {
         };
         let odd = chunk.object.is_some_and(|object| object.get() == "\"error\"");
         if chunk.error.is_some() || name == "error" || odd {
+            // What was consumed until then is billed all the same.
+            self.count(&chunk, out);
             let value = serde_json::from_str::<Value>(data).unwrap_or_default();
             let status = value.get("status_code").and_then(Value::as_u64).map(|status| status as u16);
             out.push(Event::Error(error::in_band(&error::read_value(&value), status)));

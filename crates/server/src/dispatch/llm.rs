@@ -131,7 +131,7 @@ impl Attempt<'_> {
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         };
         let stream = facts.stream && call.operation != Operation::Embeddings;
-        if target == call.dialect && operation == call.operation && self.provider.kind.passes() {
+        if target == call.dialect && operation == call.operation {
             let ask = stream
                 && target == Dialect::OpenAi
                 && quirks.supports_stream_options

@@ -1,0 +1,170 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// One secured and observable HTTP endpoint for registry models and LLM providers.
+#[derive(Debug, Parser)]
+#[command(name = "millgate", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the gateway.
+    Start(Start),
+    /// Start with embedded defaults: a bundled model and a mock LLM, no key, no server, no Python.
+    Demo(Demo),
+    /// Serve one model, as `mlflow models serve` does.
+    #[command(subcommand)]
+    Models(Models),
+    /// Check a configuration file and report every problem.
+    Check(Check),
+    /// Look at everything the gateway depends on and say how to mend what is wrong.
+    Doctor(Doctor),
+    /// List the kinds of providers.
+    Providers(Output),
+    /// Print the JSON Schema of the configuration file.
+    Schema,
+    /// Start a model worker in isolation; the gateway calls this itself.
+    #[command(hide = true)]
+    WorkerExec {
+        /// What to start.
+        json: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// The configuration file. Default: ./millgate.yaml, ./gateway_config.yaml, else what the environment
+    /// gives (OPENAI_API_KEY, ANTHROPIC_API_KEY, MLFLOW_TRACKING_URI).
+    #[arg(long, short = 'c', env = "MLFLOW_GATEWAY_CONFIG", value_name = "FILE")]
+    pub(crate) config_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+    /// Accepted for `mlflow gateway start`; threads are `server.threads` in the configuration.
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<u32>,
+    #[command(flatten)]
+    pub(crate) data: Data,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Listen {
+    /// Address to listen on. Default: the configuration's, else 127.0.0.1.
+    #[arg(long)]
+    pub(crate) host: Option<IpAddr>,
+    /// Port to listen on; 0 takes a free one. Default: the configuration's, else 5000.
+    #[arg(long, short)]
+    pub(crate) port: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Data {
+    /// Where model files and environments are kept. Default: $XDG_DATA_HOME/millgate.
+    #[arg(long, env = "MILLGATE_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Models {
+    /// Serve one model at /invocations.
+    #[command(disable_help_flag = true)]
+    Serve(Serve),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The model: models:/name/3, models:/name@alias, models:/m-<id>, runs:/<run>/<path>, or a folder.
+    #[arg(long, short)]
+    pub(crate) model_uri: String,
+    /// Address to listen on.
+    #[arg(long, short = 'h', default_value = "127.0.0.1")]
+    pub(crate) host: IpAddr,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, short, default_value_t = 5000)]
+    pub(crate) port: u16,
+    /// Worker processes.
+    #[arg(long, short, default_value_t = 1)]
+    pub(crate) workers: u32,
+    /// Seconds for one prediction.
+    #[arg(long, short, env = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", default_value_t = 60)]
+    pub(crate) timeout: u64,
+    /// Where the worker's Python packages come from.
+    #[arg(long, default_value = "local")]
+    pub(crate) env_manager: EnvManager,
+    /// As `--env-manager local`.
+    #[arg(long)]
+    pub(crate) no_conda: bool,
+    /// Accepted for `mlflow models serve`; the environment's own MLflow is used.
+    #[arg(long)]
+    pub(crate) install_mlflow: bool,
+    /// Refuse input that does not fit the signature, or coerce it as MLflow does.
+    #[arg(long, default_value = "mlflow")]
+    pub(crate) compat: Compat,
+    #[command(flatten)]
+    pub(crate) data: Data,
+    /// Print help.
+    #[arg(long, action = clap::ArgAction::Help)]
+    pub(crate) help: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum EnvManager {
+    Local,
+    Uv,
+    Virtualenv,
+    /// Taken as `virtualenv`.
+    Conda,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Compat {
+    Strict,
+    Mlflow,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The configuration file.
+    pub(crate) file: PathBuf,
+    /// Print the canonical form; secrets stay references.
+    #[arg(long)]
+    pub(crate) print: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// The configuration file; looked for as `start` does.
+    #[arg(long, short = 'c', env = "MLFLOW_GATEWAY_CONFIG", value_name = "FILE")]
+    pub(crate) config_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) data: Data,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub(crate) output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}

@@ -1,0 +1,272 @@
+//! Every recording decodes, keeps its numbers straight and can be shown in every dialect.
+
+use millgate_dialect::{aggregate, codec, replay};
+use millgate_types::{Answer, Block, Dialect, Event, Operation, Usage};
+use serde_json::Value;
+
+use crate::fixtures::{self, Recording};
+
+const INBOUND: [Dialect; 3] = [Dialect::OpenAi, Dialect::Anthropic, Dialect::Mlflow];
+
+pub(crate) fn decode(recording: &Recording, chunk: usize) -> Vec<Event> {
+    let mut decoder = codec(recording.dialect).stream_decoder(recording.operation);
+    let mut events = Vec::new();
+    for piece in recording.body.chunks(chunk.max(1)) {
+        decoder.push(piece, &mut events);
+    }
+    decoder.finish(&mut events);
+    events
+}
+
+/// Runs the check on each recording and names all that fail.
+fn each(kind: &str, least: usize, check: impl Fn(&Recording)) {
+    let recordings: Vec<Recording> =
+        fixtures::all().into_iter().filter(|recording| kind.is_empty() || recording.kind == kind).collect();
+    let fails = |recording: &&Recording| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(recording))).is_err()
+    };
+    let failed: Vec<&str> = recordings.iter().filter(fails).map(|recording| recording.id.as_str()).collect();
+    assert!(failed.is_empty(), "{} of {} failed: {failed:#?}", failed.len(), recordings.len());
+    assert!(recordings.len() >= least, "only {} recordings of kind `{kind}`", recordings.len());
+    eprintln!("{} recordings of kind `{kind}`", recordings.len());
+}
+
+fn shown(events: &[Event]) -> String {
+    events.iter().map(|event| format!("{event:?}\n")).collect()
+}
+
+/// The last usage object in the raw bytes.
+fn raw_usage(recording: &Recording) -> Vec<Value> {
+    let mut found = Vec::new();
+    let mut look = |value: Value| {
+        for usage in [&value["usage"], &value["message"]["usage"], &value["x_groq"]["usage"]] {
+            if usage.is_object() {
+                found.push(usage.clone());
+            }
+        }
+    };
+    if recording.kind == "stream" {
+        for line in String::from_utf8_lossy(&recording.body).lines() {
+            if let Some(data) = line.strip_prefix("data:")
+                && let Ok(value) = serde_json::from_str::<Value>(data.trim())
+            {
+                look(value);
+            }
+        }
+    } else {
+        look(serde_json::from_slice(&recording.body).unwrap());
+    }
+    found
+}
+
+/// `contracts/providers.md` 1.2.
+fn check_usage(recording: &Recording, usage: Option<Usage>) {
+    let raw = raw_usage(recording);
+    let id = &recording.id;
+    if raw.is_empty() {
+        assert_eq!(usage, None, "{id}: usage out of nowhere");
+        return;
+    }
+    let count = |key: &str| raw.iter().rev().find_map(|usage| usage[key].as_f64()).map(|count| count as u64);
+    let Some(usage) = usage else {
+        assert!(count("total_tokens").or(count("output_tokens")).is_none(), "{id}: usage lost: {raw:?}");
+        return;
+    };
+    if recording.dialect == Dialect::Anthropic {
+        let cached =
+            count("cache_read_input_tokens").unwrap_or(0) + count("cache_creation_input_tokens").unwrap_or(0);
+        assert_eq!(usage.prompt_total(), count("input_tokens").unwrap_or(0) + cached, "{id}: {raw:?}");
+        assert_eq!(usage.completion_total(), count("output_tokens").unwrap_or(0), "{id}: {raw:?}");
+        return;
+    }
+    if let (Some(total), Some(prompt)) = (count("total_tokens"), count("prompt_tokens")) {
+        let completion = count("completion_tokens").unwrap_or(0);
+        let expected = total.max(prompt + completion);
+        // One OpenRouter stream with an error reports more reasoning than completion.
+        assert_eq!(usage.total(), expected, "{id}: {usage:?} {raw:?}");
+    }
+}
+
+fn show(recording: &Recording, answer: &Answer) {
+    for dialect in INBOUND {
+        let text = codec(dialect).encode_answer(answer, &fixtures::context());
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        let id = &recording.id;
+        if dialect == Dialect::Anthropic {
+            if recording.operation == Operation::Chat {
+                assert_eq!(value["type"], "message", "{id}");
+                assert!(value["usage"]["input_tokens"].is_u64(), "{id}");
+            }
+            continue;
+        }
+        assert_eq!(value["model"], "shown", "{id}");
+        let again = codec(dialect).decode_answer(recording.operation, &text).unwrap();
+        if let (Some(first), Some(second)) = (answer.usage(), again.usage()) {
+            assert_eq!(first.total(), second.total(), "{id}");
+        }
+        if dialect == Dialect::OpenAi && recording.dialect == Dialect::OpenAi {
+            assert_eq!(text_and_tools(answer), text_and_tools(&again), "{id}");
+        }
+    }
+}
+
+fn text_and_tools(answer: &Answer) -> (String, Vec<(String, String, String)>) {
+    let Answer::Chat(answer) = answer else { return (format!("{:?}", answer.usage()), Vec::new()) };
+    let (mut text, mut tools) = (String::new(), Vec::new());
+    for block in answer.choices.iter().flat_map(|choice| &choice.content) {
+        match block {
+            Block::Text { text: more, .. } | Block::Refusal { text: more } => text.push_str(more),
+            Block::ToolCall { id, name, arguments, .. } => {
+                tools.push((id.clone(), name.clone(), arguments.clone()));
+            }
+            _ => {}
+        }
+    }
+    (text, tools)
+}
+
+#[test]
+fn every_whole_answer_decodes_and_shows_in_every_dialect() {
+    each("response", 30, |recording| {
+        let answer = match codec(recording.dialect).decode_answer(recording.operation, &recording.body) {
+            Ok(answer) => answer,
+            Err(_) if recording.has("error_in_200") => return,
+            // 8-bit vectors, which this dialect has no name for.
+            Err(_) if recording.provider == "perplexity" && recording.operation == Operation::Embeddings => {
+                return;
+            }
+            Err(fault) => panic!("{}: {fault:?}", recording.id),
+        };
+        check_usage(recording, answer.usage());
+        show(recording, &answer);
+    });
+}
+
+#[test]
+fn every_stream_decodes_whole_and_shows_in_every_dialect() {
+    each("stream", 15, |recording| {
+        let events = decode(recording, usize::MAX);
+        let id = &recording.id;
+        let broken =
+            ["mid_stream_error", "error_in_200", "truncated"].iter().any(|feature| recording.has(feature));
+        match events.last() {
+            Some(Event::End) => {}
+            Some(Event::Error(_)) if broken => {}
+            last => panic!("{id}: ends with {last:?}"),
+        }
+        for size in [1, 7, 1000] {
+            assert_eq!(shown(&decode(recording, size)), shown(&events), "{id} in chunks of {size}");
+        }
+        let usage = events.iter().rev().find_map(|event| match event {
+            Event::Usage(usage) => Some(*usage),
+            Event::Start { usage, .. } => *usage,
+            _ => None,
+        });
+        check_usage(recording, usage);
+        show_stream(recording, &events);
+    });
+}
+
+fn show_stream(recording: &Recording, events: &[Event]) {
+    let id = &recording.id;
+    let whole = aggregate(recording.dialect, recording.operation, decode(recording, usize::MAX));
+    for dialect in INBOUND {
+        if dialect == Dialect::Anthropic && recording.operation != Operation::Chat {
+            continue;
+        }
+        let mut encoder = codec(dialect).stream_encoder(recording.operation, &fixtures::context());
+        let mut bytes = Vec::new();
+        for event in decode(recording, usize::MAX) {
+            encoder.push(event, &mut bytes);
+        }
+        let mut decoder = codec(dialect).stream_decoder(recording.operation);
+        let mut again = Vec::new();
+        decoder.push(&bytes, &mut again);
+        decoder.finish(&mut again);
+        let ended = matches!(events.last(), Some(Event::End));
+        assert_eq!(matches!(again.last(), Some(Event::End)), ended, "{id} as {dialect:?}: {again:?}");
+        assert_eq!(matches!(again.last(), Some(Event::Error(_))), !ended, "{id} as {dialect:?}");
+        if let (Ok(whole), true) = (&whole, ended) {
+            let again = aggregate(dialect, recording.operation, again).unwrap();
+            if choices(whole) < 2 {
+                assert_eq!(text_and_tools(whole), text_and_tools(&again), "{id} as {dialect:?}");
+            }
+            assert_eq!(
+                whole.usage().map(|usage| usage.total()),
+                again.usage().map(|usage| usage.total()).filter(|_| whole.usage().is_some()),
+                "{id} as {dialect:?}"
+            );
+        }
+    }
+}
+
+fn choices(answer: &Answer) -> usize {
+    match answer {
+        Answer::Chat(answer) => answer.choices.len(),
+        Answer::Completion(answer) => answer.choices.len(),
+        Answer::Embedding(_) => 0,
+    }
+}
+
+#[test]
+fn every_error_body_gives_its_message() {
+    each("error", 5, |recording| {
+        let error = codec(recording.dialect).decode_error(recording.status, &recording.body);
+        let json = serde_json::from_slice::<Value>(&recording.body)
+            .is_ok_and(|value| value.as_object().is_some_and(|map| !map.is_empty()));
+        assert!(!json || error.message.is_some(), "{}: {error:?}", recording.id);
+    });
+}
+
+#[test]
+fn every_recorded_request_is_understood_and_survives_its_own_dialect() {
+    each("", 60, |recording| {
+        let Some(request) = &recording.request else { return };
+        let codec_of = codec(recording.dialect);
+        let call = match codec_of.decode_call(recording.operation, request.to_string().as_bytes()) {
+            Ok(call) => call,
+            // What the provider refused, we may refuse too.
+            Err(_) if recording.kind == "error" => return,
+            Err(fault) => panic!("{}: {fault:?} {:?}", recording.id, fault.param),
+        };
+        let quirks = crate::calls::faithful();
+        let encoded = match codec_of.encode_call(&call, &quirks) {
+            Ok(encoded) => encoded,
+            Err(fault) => panic!("{}: {fault:?}", recording.id),
+        };
+        let again = codec_of.decode_call(recording.operation, &encoded.body).unwrap();
+        if recording.dialect == Dialect::OpenAi {
+            let mut call = call.clone();
+            crate::calls::with_usage(&mut call);
+            assert_eq!(call, again, "{}", recording.id);
+        }
+        for dialect in INBOUND {
+            if dialect == Dialect::Anthropic && recording.operation == Operation::Embeddings {
+                continue;
+            }
+            if let Ok(encoded) = codec(dialect).encode_call(&call, &quirks) {
+                let value: Value = serde_json::from_slice(&encoded.body).unwrap();
+                assert!(value.is_object());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_replayed_answer_aggregates_to_itself() {
+    each("response", 30, |recording| {
+        if let Ok(Answer::Chat(mut answer)) =
+            codec(recording.dialect).decode_answer(recording.operation, &recording.body)
+        {
+            answer.extra.clear();
+            for choice in &mut answer.choices {
+                choice.extra.clear();
+                choice.logprobs = None;
+                choice.finish.get_or_insert(millgate_types::FinishReason::Stop);
+            }
+            let again =
+                aggregate(answer.dialect, Operation::Chat, replay(Answer::Chat(answer.clone()))).unwrap();
+            assert_eq!(again, Answer::Chat(answer), "{}", recording.id);
+        }
+    });
+}
