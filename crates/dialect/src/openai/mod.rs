@@ -25,7 +25,7 @@ impl Codec for OpenAi {
         decode::call(operation, json::parse_object(body)?, decode::OPENAI)
     }
     fn encode_call(&self, call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
-        encode::call(call, quirks)
+        Ok(encode::call(call, quirks))
     }
     fn decode_answer(&self, operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
         answer::decode(operation, body)

@@ -486,14 +486,11 @@ impl Reader for ChunkReader {
         }
         // A chunk that names a member twice, or has an odd type, gets a second and slower chance.
         let mended;
-        let chunk = match serde_json::from_str::<Chunk<'_>>(data) {
-            Ok(chunk) => Some(chunk),
-            Err(_) => {
-                mended =
-                    serde_json::from_str::<Value>(data).map(|value| value.to_string()).unwrap_or_default();
-                serde_json::from_str::<Chunk<'_>>(&mended).ok()
-            }
-        };
+        let mut chunk = serde_json::from_str::<Chunk<'_>>(data).ok();
+        if chunk.is_none() {
+            mended = serde_json::from_str::<Value>(data).map(|value| value.to_string()).unwrap_or_default();
+            chunk = serde_json::from_str(&mended).ok();
+        }
         let Some(chunk) = chunk else {
             out.push(Event::Error(error::nonsense(
                 "the provider's stream holds something that is not a chunk",
