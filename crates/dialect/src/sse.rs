@@ -4,6 +4,9 @@
 /// The longest line that is taken; a longer one ends the stream.
 pub const MAX_LINE: usize = 1 << 20;
 
+/// The most data one event may hold, over all its lines.
+pub const MAX_EVENT: usize = 4 << 20;
+
 /// One thing the stream said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
@@ -18,7 +21,7 @@ pub enum Frame<'a> {
     },
 }
 
-/// A line was longer than [`MAX_LINE`].
+/// A line was longer than [`MAX_LINE`], or an event larger than [`MAX_EVENT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineTooLong;
 
@@ -69,6 +72,9 @@ impl Parser {
                 self.line = line;
                 go_on
             };
+            if self.data.len() > MAX_EVENT {
+                return Err(LineTooLong);
+            }
             if !go_on {
                 return Ok(());
             }
@@ -183,5 +189,8 @@ mod tests {
         let chunk = vec![b'x'; MAX_LINE / 2 + 1];
         assert_eq!(parser.push(&chunk, |_| true), Ok(()));
         assert_eq!(parser.push(&chunk, |_| true), Err(LineTooLong));
+        let mut parser = Parser::new();
+        let line = [b"data: ", vec![b'x'; MAX_LINE / 2].as_slice(), b"\n"].concat();
+        assert!((0..10).any(|_| parser.push(&line, |_| true) == Err(LineTooLong)));
     }
 }

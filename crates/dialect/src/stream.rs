@@ -96,8 +96,12 @@ pub(crate) trait ChunkWriter: Send {
 enum Kind {
     Text,
     Refusal,
-    Reasoning { text: String, signature: Option<String> },
-    Tool(u32),
+    Reasoning {
+        text: String,
+        signature: Option<String>,
+    },
+    /// Its number, and whether arguments came.
+    Tool(u32, bool),
     Other,
 }
 
@@ -156,7 +160,7 @@ impl<W: ChunkWriter> ChunkEncoder<W> {
                 let index = state.tools;
                 state.tools += 1;
                 self.writer.chunk(choice, &Piece::Tool { index, id: &id, name: &name }, None, out);
-                Kind::Tool(index)
+                Kind::Tool(index, false)
             }
             BlockKind::Other { .. } => Kind::Other,
         };
@@ -185,7 +189,8 @@ impl<W: ChunkWriter> ChunkEncoder<W> {
             (Kind::Reasoning { signature, .. }, Delta::Signature(piece)) => {
                 signature.get_or_insert_default().push_str(&piece);
             }
-            (Kind::Tool(index), Delta::Arguments(text)) => {
+            (Kind::Tool(index, has_arguments), Delta::Arguments(text)) => {
+                *has_arguments = true;
                 self.writer.chunk(choice, &Piece::Arguments { index: *index, text: &text }, None, out);
             }
             (_, Delta::Other { dialect: Dialect::OpenAi, value }) => {
@@ -205,12 +210,19 @@ impl<W: ChunkWriter> ChunkEncoder<W> {
         else {
             return;
         };
-        if let Kind::Reasoning { text, signature: Some(signature) } = self.parts.swap_remove(place).kind {
-            let place = self.choice(choice, out);
-            let state = &mut self.choices[place];
-            let detail = crate::openai::reasoning_detail(state.details, false, &text, Some(&signature));
-            state.details += 1;
-            self.writer.chunk(choice, &Piece::Details(&Value::Array(vec![detail])), None, out);
+        match self.parts.swap_remove(place).kind {
+            Kind::Reasoning { text, signature: Some(signature) } => {
+                let place = self.choice(choice, out);
+                let state = &mut self.choices[place];
+                let detail = crate::openai::reasoning_detail(state.details, false, &text, Some(&signature));
+                state.details += 1;
+                self.writer.chunk(choice, &Piece::Details(&Value::Array(vec![detail])), None, out);
+            }
+            // No arguments are an empty object, never an empty text.
+            Kind::Tool(index, false) => {
+                self.writer.chunk(choice, &Piece::Arguments { index, text: "{}" }, None, out);
+            }
+            _ => {}
         }
     }
 

@@ -10,7 +10,7 @@ use millgate_types::{Code, Fault, Retry, code};
 use crate::{ProviderKind, hint};
 
 /// A longer wait than this on the same target is no wait: the target counts as down.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The fault of an error answer.
 #[must_use]
@@ -236,10 +236,9 @@ mod tests {
             let allowed: &[u16] = match status {
                 400 => &[400, 404, 502],
                 401 | 403 => &[502],
-                402 => &[429],
                 404 => &[404],
                 422 => &[400, 404],
-                429 => &[429],
+                402 | 429 => &[429],
                 503 | 529 => &[503],
                 408 | 504 => &[504],
                 _ => &[400, 404, 413, 502],

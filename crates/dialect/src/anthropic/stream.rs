@@ -191,7 +191,7 @@ impl Reader for MessageReader {
         match kind {
             "message_start" => self.start(frame.message.as_ref(), out),
             "content_block_start" => {
-                self.block_start(frame.index, frame.content_block.unwrap_or_default(), out)
+                self.block_start(frame.index, frame.content_block.unwrap_or_default(), out);
             }
             "content_block_delta" => {
                 if let Some(fields) = frame.delta {
@@ -431,12 +431,11 @@ impl StreamEncoder for MessageOut {
             Event::Finish { choice: 0, reason, stop_sequence } => {
                 self.finish.get_or_insert((reason, stop_sequence));
             }
-            Event::Finish { .. } => {}
             Event::Usage(usage) => self.usage = usage,
             Event::Ping if self.started => {
                 sse::event(out, "ping", |out| out.extend_from_slice(br#"{"type":"ping"}"#));
             }
-            Event::Ping => {}
+            Event::Finish { .. } | Event::Ping => {}
             Event::Error(fault) => {
                 self.done = true;
                 out.extend_from_slice(&faults::event(&fault, self.context.request_id));

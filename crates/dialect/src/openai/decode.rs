@@ -294,6 +294,9 @@ fn message(value: Value, at: &At<'_>, rules: Rules) -> Result<Message, Fault> {
         _ if rules.any_role => Role::User,
         _ => return Err(role_at.invalid(format!("`{role_at}` is not a role"))),
     };
+    if role != Role::Assistant && !rules.any_role && map.get("content").is_none_or(Value::is_null) {
+        return Err(at.missing("content"));
+    }
     let mut message = Message { role, name: None, content: Vec::new(), extra: Map::new() };
     let (mut content, mut calls, mut call_id, mut refusal) = (Vec::new(), Vec::new(), String::new(), None);
     let (mut thinking, mut details) = (None, None);

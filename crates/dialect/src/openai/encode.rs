@@ -1,8 +1,8 @@
 //! Requests for providers that speak OpenAI's shape.
 
 use millgate_types::{
-    Block, Call, ChatCall, CompletionCall, Dialect, EmbeddingCall, EmbeddingFormat, Extra, Fault,
-    MediaSource, Message, Prompt, Reasoning, ResponseFormat, Role, Sampling, Tool, ToolChoice,
+    Block, Call, ChatCall, CompletionCall, Dialect, EmbeddingCall, EmbeddingFormat, Extra, MediaSource,
+    Message, Prompt, Reasoning, ResponseFormat, Role, Sampling, Tool, ToolChoice,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -12,17 +12,17 @@ use crate::json::{Array, Object};
 use crate::quirks::{MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport};
 use crate::{EncodedCall, completion};
 
-pub(crate) fn call(call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
+pub(crate) fn call(call: &Call, quirks: &Quirks) -> EncodedCall {
     let mut body = Vec::with_capacity(1024);
     let mut top = Top { object: Object::new(&mut body), quirks, dropped: Vec::new() };
     match call {
-        Call::Chat(call) => chat(call, &mut top)?,
+        Call::Chat(call) => chat(call, &mut top),
         Call::Completion(call) => completion_call(call, &mut top),
         Call::Embedding(call) => embedding(call, &mut top),
     }
     let Top { object, dropped, .. } = top;
     object.end();
-    Ok(EncodedCall { body, dropped })
+    EncodedCall { body, dropped }
 }
 
 /// The body's top level: applies the strip and rename lists.
@@ -104,13 +104,13 @@ impl Top<'_> {
     }
 }
 
-fn chat(call: &ChatCall, top: &mut Top<'_>) -> Result<(), Fault> {
+fn chat(call: &ChatCall, top: &mut Top<'_>) {
     let quirks = top.quirks;
     top.model(&call.model);
     let words = schema_in_words(call.response_format.as_ref(), quirks.schema);
     let same = call.extra.dialect == Dialect::OpenAi;
     let mut messages = Messages { quirks, same, dropped: Vec::new(), images: Vec::new() };
-    messages.write(top.object.array("messages"), &call.messages, words)?;
+    messages.write(top.object.array("messages"), &call.messages, words);
     top.dropped.append(&mut messages.dropped);
     if !call.tools.is_empty() {
         tools(call, top);
@@ -126,7 +126,6 @@ fn chat(call: &ChatCall, top: &mut Top<'_>) -> Result<(), Fault> {
     top.stream(call.stream);
     top.some("user", call.user.as_ref());
     top.extra(&call.extra);
-    Ok(())
 }
 
 fn completion_call(call: &CompletionCall, top: &mut Top<'_>) {
@@ -262,11 +261,10 @@ fn tools(call: &ChatCall, top: &mut Top<'_>) {
 fn response_format(format: &ResponseFormat, top: &mut Top<'_>) {
     let value = match (format, top.quirks.schema) {
         (ResponseFormat::Text, _) => json!({"type": "text"}),
-        (ResponseFormat::JsonObject, SchemaSupport::None) => return,
+        (ResponseFormat::JsonObject | ResponseFormat::JsonSchema { .. }, SchemaSupport::None) => return,
         (ResponseFormat::JsonObject, _) | (ResponseFormat::JsonSchema { .. }, SchemaSupport::JsonObject) => {
             json!({"type": "json_object"})
         }
-        (ResponseFormat::JsonSchema { .. }, SchemaSupport::None) => return,
         (ResponseFormat::JsonSchema { name, description, schema, strict }, SchemaSupport::JsonSchema) => {
             let mut inner = serde_json::Map::new();
             inner.insert("name".to_owned(), json!(name));
@@ -304,12 +302,7 @@ struct Messages<'a> {
 }
 
 impl Messages<'_> {
-    fn write(
-        &mut self,
-        mut list: Array<'_>,
-        messages: &[Message],
-        words: Option<String>,
-    ) -> Result<(), Fault> {
+    fn write(&mut self, mut list: Array<'_>, messages: &[Message], words: Option<String>) {
         if let Some(words) = words {
             let mut item = list.object();
             item.field("role", "system");
@@ -321,13 +314,12 @@ impl Messages<'_> {
                 self.flush_images(&mut list);
             }
             match message.role {
-                Role::Tool => self.tool(&mut list, message, index)?,
-                _ => self.message(list.object(), message, index)?,
+                Role::Tool => self.tool(&mut list, message, index),
+                _ => self.message(list.object(), message, index),
             }
         }
         self.flush_images(&mut list);
         list.end();
-        Ok(())
     }
 
     fn flush_images(&mut self, list: &mut Array<'_>) {
@@ -345,7 +337,7 @@ impl Messages<'_> {
         item.end();
     }
 
-    fn tool(&mut self, list: &mut Array<'_>, message: &Message, index: usize) -> Result<(), Fault> {
+    fn tool(&mut self, list: &mut Array<'_>, message: &Message, index: usize) {
         for (place, block) in message.content.iter().enumerate() {
             let Block::ToolResult { call_id, content, is_error, .. } = block else {
                 self.dropped.push(format!("messages[{index}].content[{place}]"));
@@ -393,7 +385,6 @@ impl Messages<'_> {
             self.extra(&mut item, message, index);
             item.end();
         }
-        Ok(())
     }
 
     fn extra(&mut self, item: &mut Object<'_>, message: &Message, index: usize) {
@@ -406,7 +397,7 @@ impl Messages<'_> {
         }
     }
 
-    fn message(&mut self, mut item: Object<'_>, message: &Message, index: usize) -> Result<(), Fault> {
+    fn message(&mut self, mut item: Object<'_>, message: &Message, index: usize) {
         let role = match message.role {
             Role::Developer if self.quirks.supports_developer_role => "developer",
             Role::System | Role::Developer => "system",
@@ -450,7 +441,6 @@ impl Messages<'_> {
         }
         self.extra(&mut item, message, index);
         item.end();
-        Ok(())
     }
 
     fn content(&mut self, item: &mut Object<'_>, visible: &[(usize, &Block)], index: usize, null: bool) {

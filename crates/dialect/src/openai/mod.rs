@@ -1,6 +1,7 @@
 //! OpenAI chat completions, completions and embeddings, and everything compatible with them.
 
 pub(crate) mod answer;
+mod chunks;
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod error;
@@ -25,7 +26,7 @@ impl Codec for OpenAi {
         decode::call(operation, json::parse_object(body)?, decode::OPENAI)
     }
     fn encode_call(&self, call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
-        encode::call(call, quirks)
+        Ok(encode::call(call, quirks))
     }
     fn decode_answer(&self, operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
         answer::decode(operation, body)
@@ -37,7 +38,7 @@ impl Codec for OpenAi {
         Box::new(SseDecoder::new(stream::ChunkReader::new(operation)))
     }
     fn stream_encoder(&self, operation: Operation, context: &Context) -> Box<dyn StreamEncoder> {
-        Box::new(ChunkEncoder::new(stream::ChunkOut::new(operation, context)))
+        Box::new(ChunkEncoder::new(chunks::ChunkOut::new(operation, context)))
     }
     fn encode_fault(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
         error::body(fault, request_id)

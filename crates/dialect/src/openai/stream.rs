@@ -1,14 +1,17 @@
-//! OpenAI's chunks, both ways.
+//! OpenAI's chunks, read.
 
-use millgate_types::{Block, BlockKind, Delta, Dialect, Event, Fault, FinishReason, Operation, Usage};
+use millgate_types::{Block, BlockKind, Delta, Dialect, Event, FinishReason, Operation, Usage};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{answer, error as faults, reasoning, usage};
-use crate::json::Object;
-use crate::stream::{ChunkWriter, Piece, Reader};
-use crate::{Context, error, json, sse};
+use super::{answer, reasoning, usage};
+use crate::error;
+use crate::stream::Reader;
+
+/// A lying upstream may not make us keep more than this of either.
+const MOST_CHOICES: usize = 128;
+const MOST_TOOLS: usize = 1024;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -201,7 +204,11 @@ impl ChunkReader {
 
     fn choice(&mut self, fields: &ChunkChoice<'_>, out: &mut Vec<Event>) {
         let index = fields.index.unwrap_or(0);
-        let place = self.choices.iter().position(|choice| choice.index == index).unwrap_or_else(|| {
+        let known = self.choices.iter().position(|choice| choice.index == index);
+        if known.is_none() && self.choices.len() >= MOST_CHOICES {
+            return;
+        }
+        let place = known.unwrap_or_else(|| {
             self.choices.push(ChoiceState { index, ..ChoiceState::default() });
             self.choices.len() - 1
         });
@@ -405,6 +412,9 @@ impl ChoiceState {
                 tool.id.is_empty() || *id == tool.id || (name.is_none() && fields.index.is_some())
             })
         });
+        if known.is_none() && self.tools.len() >= MOST_TOOLS {
+            return;
+        }
         let place = known.unwrap_or_else(|| {
             self.close(out);
             let block = self.next_block();
@@ -486,14 +496,11 @@ impl Reader for ChunkReader {
         }
         // A chunk that names a member twice, or has an odd type, gets a second and slower chance.
         let mended;
-        let chunk = match serde_json::from_str::<Chunk<'_>>(data) {
-            Ok(chunk) => Some(chunk),
-            Err(_) => {
-                mended =
-                    serde_json::from_str::<Value>(data).map(|value| value.to_string()).unwrap_or_default();
-                serde_json::from_str::<Chunk<'_>>(&mended).ok()
-            }
-        };
+        let mut chunk = serde_json::from_str::<Chunk<'_>>(data).ok();
+        if chunk.is_none() {
+            mended = serde_json::from_str::<Value>(data).map(|value| value.to_string()).unwrap_or_default();
+            chunk = serde_json::from_str(&mended).ok();
+        }
         let Some(chunk) = chunk else {
             out.push(Event::Error(error::nonsense(
                 "the provider's stream holds something that is not a chunk",
@@ -518,131 +525,5 @@ impl Reader for ChunkReader {
             return self.end(out);
         }
         out.push(Event::Error(error::interrupted()));
-    }
-}
-
-/// Writes OpenAI's chunks.
-pub(crate) struct ChunkOut {
-    context: Context,
-    operation: Operation,
-    /// Everything before `"choices"`; the same in each chunk.
-    head: Vec<u8>,
-}
-
-impl ChunkOut {
-    pub(crate) fn new(operation: Operation, context: &Context) -> Self {
-        let mut new = Self { context: context.clone(), operation, head: Vec::new() };
-        new.start("", None);
-        new
-    }
-
-    fn frame(
-        &self,
-        out: &mut Vec<u8>,
-        choices: impl FnOnce(&mut Vec<u8>),
-        usage_part: impl FnOnce(&mut Vec<u8>),
-    ) {
-        sse::data(out, |out| {
-            out.extend_from_slice(&self.head);
-            out.extend_from_slice(b",\"choices\":[");
-            choices(out);
-            out.push(b']');
-            usage_part(out);
-            out.push(b'}');
-        });
-    }
-}
-
-impl ChunkWriter for ChunkOut {
-    fn start(&mut self, id: &str, created: Option<u64>) {
-        let chat = self.operation != Operation::Completions;
-        self.head.clear();
-        let mut head = Object::new(&mut self.head);
-        head.field("id", &answer::answer_id(id, if chat { "chatcmpl-" } else { "cmpl-" }, &self.context));
-        head.field("object", if chat { "chat.completion.chunk" } else { "text_completion" });
-        head.field("created", &created.unwrap_or(self.context.created));
-        head.field("model", &self.context.model);
-    }
-
-    fn chunk(&mut self, choice: u32, piece: &Piece<'_>, logprobs: Option<&Value>, out: &mut Vec<u8>) {
-        let chat = self.operation != Operation::Completions;
-        if !chat && !matches!(piece, Piece::Text(_) | Piece::Finish(_)) {
-            return;
-        }
-        let finish = match piece {
-            Piece::Finish(reason) => Some(*reason),
-            _ => None,
-        };
-        let write = |out: &mut Vec<u8>| {
-            let mut item = Object::new(out);
-            item.field("index", &choice);
-            if chat {
-                delta(item.object("delta"), piece);
-            } else {
-                item.field("text", if let Piece::Text(text) = piece { *text } else { "" });
-            }
-            item.field("logprobs", &logprobs);
-            item.field("finish_reason", &finish.map(answer::finish_word));
-            item.some("native_finish_reason", finish.and_then(answer::native_finish).as_ref());
-            item.end();
-        };
-        let null_usage = |out: &mut Vec<u8>| {
-            if self.context.include_usage {
-                out.extend_from_slice(b",\"usage\":null");
-            }
-        };
-        self.frame(out, write, null_usage);
-    }
-
-    fn usage(&mut self, found: &Usage, out: &mut Vec<u8>) {
-        if self.context.include_usage {
-            let write = |out: &mut Vec<u8>| {
-                out.extend_from_slice(b",\"usage\":");
-                usage::write(out, found);
-            };
-            self.frame(out, |_| {}, write);
-        }
-    }
-
-    fn ping(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b": ping\n\n");
-    }
-
-    fn fault(&mut self, fault: &Fault, out: &mut Vec<u8>) {
-        out.extend_from_slice(&faults::event(fault, self.context.request_id));
-    }
-
-    fn done(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"data: [DONE]\n\n");
-    }
-}
-
-fn delta(mut delta: Object<'_>, piece: &Piece<'_>) {
-    match piece {
-        Piece::Role => {
-            delta.field("role", "assistant");
-            delta.field("content", "");
-        }
-        Piece::Text(text) => delta.field("content", text),
-        Piece::Refusal(text) => delta.field("refusal", text),
-        Piece::Reasoning(text) => delta.field("reasoning_content", text),
-        Piece::Details(details) => delta.field("reasoning_details", details),
-        Piece::Tool { .. } | Piece::Arguments { .. } => {
-            let mut calls = delta.array("tool_calls");
-            json::write(calls.item(), &tool_value(piece));
-            calls.end();
-        }
-        Piece::Finish(_) => {}
-    }
-    delta.end();
-}
-
-fn tool_value(piece: &Piece<'_>) -> Value {
-    match piece {
-        Piece::Tool { index, id, name } => {
-            json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}})
-        }
-        Piece::Arguments { index, text } => json!({"index": index, "function": {"arguments": text}}),
-        _ => Value::Null,
     }
 }

@@ -32,7 +32,7 @@ fn each(kind: &str, least: usize, check: impl Fn(&Recording)) {
 }
 
 fn shown(events: &[Event]) -> String {
-    events.iter().map(|event| format!("{event:?}\n")).collect()
+    events.iter().map(|event| format!("{event:?}")).collect::<Vec<_>>().join("\n")
 }
 
 /// The last usage object in the raw bytes.

@@ -1,6 +1,6 @@
 //! Streams by hand: what recordings do not hold.
 
-use millgate_dialect::{StreamDecoder, codec, sse};
+use millgate_dialect::{Quirks, StreamDecoder, codec, sse};
 use millgate_types::{BlockKind, Delta, Dialect, Event, FinishReason, Operation, code};
 use serde_json::Value;
 
@@ -189,4 +189,65 @@ fn usage_is_shown_only_when_asked_for() {
     let (first, finish) = (&plain[0].1["choices"][0], &plain[2].1["choices"][0]);
     assert_eq!(first["delta"], serde_json::json!({"role": "assistant", "content": ""}));
     assert_eq!((&finish["delta"], &finish["finish_reason"]), (&serde_json::json!({}), &Value::from("stop")));
+}
+
+/// A completion against a target that only chats: both ways, whole and streamed.
+#[test]
+fn completions_reach_a_chat_target() {
+    let (openai, anthropic) = (codec(Dialect::OpenAi), codec(Dialect::Anthropic));
+    let body = br#"{"model":"claude","prompt":"once","max_tokens":9,"best_of":2}"#;
+    let call = openai.decode_call(Operation::Completions, body).unwrap();
+    let encoded = anthropic.encode_call(&call, &Quirks::default()).unwrap();
+    let sent: Value = serde_json::from_slice(&encoded.body).unwrap();
+    let expected = r#"{"model":"claude","max_tokens":9,"messages":[{"role":"user","content":"once"}]}"#;
+    assert_eq!(sent, serde_json::from_str::<Value>(expected).unwrap());
+    assert_eq!(encoded.dropped, ["best_of"]);
+
+    let answer = br#"{"id":"msg_1","type":"message","model":"c","stop_reason":"max_tokens","content":[
+        {"type":"thinking","thinking":"hm","signature":"s"},{"type":"text","text":" upon"}],
+        "usage":{"input_tokens":2,"output_tokens":3}}"#;
+    let answer = anthropic.decode_answer(Operation::Completions, answer).unwrap();
+    let shown = openai.encode_answer(&answer, &fixtures::context());
+    let shown: Value = serde_json::from_slice(&shown).unwrap();
+    assert_eq!(
+        (&shown["object"], &shown["choices"][0]["text"]),
+        (&"text_completion".into(), &" upon".into())
+    );
+    assert_eq!(shown["choices"][0]["finish_reason"], "length");
+
+    let mut events = Vec::new();
+    let mut decoder = anthropic.stream_decoder(Operation::Completions);
+    for (name, data) in [
+        (
+            "message_start",
+            r#"{"type":"message_start","message":{"id":"msg_1","usage":{"input_tokens":2,"output_tokens":0}}}"#,
+        ),
+        (
+            "content_block_start",
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+        ),
+        (
+            "content_block_delta",
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" upon"}}"#,
+        ),
+        (
+            "message_delta",
+            r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":3}}"#,
+        ),
+        ("message_stop", r#"{"type":"message_stop"}"#),
+    ] {
+        decoder.push(format!("event: {name}\ndata: {data}\n\n").as_bytes(), &mut events);
+    }
+    let mut encoder = openai.stream_encoder(Operation::Completions, &fixtures::context());
+    let mut bytes = Vec::new();
+    for event in events {
+        encoder.push(event, &mut bytes);
+    }
+    let text = String::from_utf8(bytes).unwrap();
+    assert_eq!(text.matches("\"object\":\"text_completion\"").count(), 3, "{text}");
+    assert!(
+        text.contains("\"text\":\" upon\"")
+            && text.contains("\"total_tokens\":5")
+            && text.ends_with("[DONE]\n\n")
+    );
 }
