@@ -69,5 +69,15 @@ def main(target: pathlib.Path) -> None:
             path.write_text(text)
 
 
+def write_list(target: pathlib.Path) -> None:
+    """Writes the Rust list of the store's files, for embedding."""
+    names = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
+    lines = "".join(f'    ("{n}", include_bytes!("../demo/store/{n}")),\n' for n in names)
+    text = "//! The demo store's files. Made by `demo/make_store.py`; do not edit.\n\n"
+    text += "#[rustfmt::skip]\npub(crate) const FILES: &[(&str, &[u8])] = &[\n" + lines + "];\n"
+    (target.parent.parent / "src" / "demo_files.rs").write_text(text)
+
+
 if __name__ == "__main__":
     main(pathlib.Path(sys.argv[1]))
+    write_list(pathlib.Path(sys.argv[1]))

@@ -281,7 +281,8 @@ impl Deployment {
             Some(problem) => (code::MODEL_UNAVAILABLE, problem.text.clone()),
             None => {
                 let status = self.status.load();
-                let text = format!("model `{}` of registry `{}` is being loaded", status.model, status.registry);
+                let text =
+                    format!("model `{}` of registry `{}` is being loaded", status.model, status.registry);
                 (code::MODEL_UNAVAILABLE, text)
             }
         };
@@ -328,7 +329,12 @@ impl Deployment {
         })
     }
 
-    async fn predict_native(&self, live: Arc<Live>, kind: ContentType, body: Bytes) -> Result<Prediction, Fault> {
+    async fn predict_native(
+        &self,
+        live: Arc<Live>,
+        kind: ContentType,
+        body: Bytes,
+    ) -> Result<Prediction, Fault> {
         let checked = self.check(&live, kind, &body).await?;
         let rows = checked.rows;
         let Some(data) = checked.data else {

@@ -94,9 +94,8 @@ async fn inspect(python: &Path) -> Result<Facts, String> {
         let items = value.get(name).and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
         items.into_iter()
     };
-    let packages = texts("packages").filter_map(|pair| {
-        Some((normal(pair.get(0)?.as_str()?), pair.get(1)?.as_str()?.to_owned()))
-    });
+    let packages = texts("packages")
+        .filter_map(|pair| Some((normal(pair.get(0)?.as_str()?), pair.get(1)?.as_str()?.to_owned())));
     Ok(Facts {
         version: value.get("version").and_then(|v| v.as_str()).unwrap_or_default().to_owned(),
         folders: texts("folders").filter_map(|folder| folder.as_str().map(PathBuf::from)).collect(),
@@ -209,7 +208,8 @@ async fn build(
             .stdin(Stdio::null())
             .kill_on_drop(true);
         // Where the index is and who vouches for it is the operator's choice, not a secret of ours.
-        for name in ["UV_INDEX_URL", "UV_DEFAULT_INDEX", "PIP_INDEX_URL", "PIP_CONFIG_FILE", "SSL_CERT_FILE"] {
+        for name in ["UV_INDEX_URL", "UV_DEFAULT_INDEX", "PIP_INDEX_URL", "PIP_CONFIG_FILE", "SSL_CERT_FILE"]
+        {
             if let Some(value) = std::env::var_os(name) {
                 step.env(name, value);
             }
@@ -220,7 +220,10 @@ async fn build(
             .map_err(|error| format!("the environment cannot be built ({})", error.kind()))?;
         if !output.status.success() {
             let _ = std::fs::remove_dir_all(&folder);
-            return Err(format!("the environment cannot be built: {}", last_words(&output.stderr, &environments)));
+            return Err(format!(
+                "the environment cannot be built: {}",
+                last_words(&output.stderr, &environments)
+            ));
         }
     }
     let smoke = inspect(&python).await?;
@@ -245,9 +248,11 @@ fn tidy(requirements: &str) -> Result<String, String> {
             && !line.contains(" @ ")
             && !line.contains(['/', '\\']);
         if !plain {
-            return Err("requirements.txt holds an option, an address or a path; only names and versions are \
+            return Err(
+                "requirements.txt holds an option, an address or a path; only names and versions are \
                         installed"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         lines.push(line);
     }
@@ -291,10 +296,13 @@ mod tests {
 
     #[test]
     fn requirements_with_options_or_addresses_are_refused() {
-        for line in ["--index-url http://evil", "-r other.txt", "pkg @ https://x", "./wheel.whl", "git+https://x"] {
+        for line in
+            ["--index-url http://evil", "-r other.txt", "pkg @ https://x", "./wheel.whl", "git+https://x"]
+        {
             assert!(tidy(line).is_err(), "{line}");
         }
-        let tidied = tidy("mlflow==3.17.2\nxgboost-cpu==3.2.0\nxgboost==3.2.0\n# note\nscikit-learn==1.9.1 # x\n");
+        let tidied =
+            tidy("mlflow==3.17.2\nxgboost-cpu==3.2.0\nxgboost==3.2.0\n# note\nscikit-learn==1.9.1 # x\n");
         assert_eq!(tidied.unwrap(), "mlflow==3.17.2\nscikit-learn==1.9.1\nxgboost-cpu==3.2.0\n");
     }
 

@@ -25,7 +25,11 @@ struct FailedVersion {
     pause: Duration,
 }
 
-pub(crate) async fn follow(deployment: Arc<Deployment>, settings: Arc<ModelSettings>, alive: mpsc::Sender<()>) {
+pub(crate) async fn follow(
+    deployment: Arc<Deployment>,
+    settings: Arc<ModelSettings>,
+    alive: mpsc::Sender<()>,
+) {
     let mut stop = deployment.stop.subscribe();
     let mut failed: Option<FailedVersion> = None;
     loop {
@@ -41,10 +45,9 @@ pub(crate) async fn follow(deployment: Arc<Deployment>, settings: Arc<ModelSetti
     }
     deployment.ready.send_replace(false);
     deployment.live.store(None);
-    deployment.problem.store(Some(Arc::new(Problem {
-        registry: false,
-        text: "the deployment was stopped".to_owned(),
-    })));
+    deployment
+        .problem
+        .store(Some(Arc::new(Problem { registry: false, text: "the deployment was stopped".to_owned() })));
     update(&deployment, |status| {
         status.state = DeploymentState::Gone;
         status.next = None;

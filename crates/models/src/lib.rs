@@ -2,6 +2,8 @@
 //! model is executed in this process: trees are read as data, everything else runs in worker processes.
 
 mod artifacts;
+mod demo;
+mod demo_files;
 mod deployment;
 mod environment;
 mod follow;
@@ -13,6 +15,7 @@ mod registry;
 mod settings;
 mod worker;
 
+pub use demo::unpack_demo_store;
 pub use deployment::{
     Deployment, DeploymentSpec, DeploymentState, DeploymentStatus, EnvManager, PredictRequest, Prediction,
     RuntimeChoice,

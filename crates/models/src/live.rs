@@ -125,7 +125,9 @@ async fn choose(
             let checked = millgate_scoring::check(example, ContentType::Json, &copy.signature)
                 .map_err(|fault| format!("its input example does not fit its signature: {}", fault.public))?;
             if let Some(data) = checked.data {
-                native.predict(&data).map_err(|fault| format!("its input example fails: {}", fault.public))?;
+                native
+                    .predict(&data)
+                    .map_err(|fault| format!("its input example fails: {}", fault.public))?;
             }
             Ok(native)
         }))
@@ -170,7 +172,10 @@ async fn start_pool(
         let hint = if environment.differences.is_empty() {
             String::new()
         } else {
-            format!(" (packages differ from the model's requirements: {})", environment.differences.join(", "))
+            format!(
+                " (packages differ from the model's requirements: {})",
+                environment.differences.join(", ")
+            )
         };
         LoadError::Model(format!("{reason}{hint}"))
     })
@@ -197,4 +202,3 @@ pub(crate) fn mlflow_version(live: &Live) -> Option<String> {
         Runtime::Native(_) => live.model.mlflow_version.clone(),
     }
 }
-

@@ -69,25 +69,47 @@ fn write_list<T>(out: &mut String, width: usize, values: &[T], write: impl Fn(&m
     out.push(']');
 }
 
-/// Python's `repr(float)`: the shortest digits that read back, exponent form outside 1e-4..1e16.
+/// Python's `repr(float)`: the shortest digits that read back (ryu breaks ties to even, as Python does and Rust's
+/// own formatting does not), exponent form outside 1e-4..1e16.
 fn write_float(out: &mut String, value: f64) {
     if !value.is_finite() {
         out.push_str("null");
         return;
     }
+    let mut buffer = ryu::Buffer::new();
+    let text = buffer.format_finite(value);
     let size = value.abs();
-    if size == 0.0 || (1e-4..1e16).contains(&size) {
-        let start = out.len();
-        let _ = write!(out, "{value}");
-        if !out[start..].contains('.') {
-            out.push_str(".0");
-        }
+    if size == 0.0 || (1e-3..1e15).contains(&size) {
+        // Here both write plain digits with a point.
+        out.push_str(text);
         return;
     }
-    let text = format!("{value:e}");
-    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |rest| ('-', rest));
-    let _ = write!(out, "{digits}e{sign}{exponent:0>2}");
+    let (sign, text) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
+    let (number, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let mut exponent = exponent.parse::<i32>().unwrap_or(0) + whole.len() as i32;
+    let all = format!("{whole}{fraction}");
+    let digits = all.trim_start_matches('0');
+    // 0.digits times ten to this power.
+    exponent -= (all.len() - digits.len()) as i32;
+    let digits = digits.trim_end_matches('0');
+    out.push_str(sign);
+    if (-3..=0).contains(&exponent) {
+        let _ = write!(out, "0.{}{digits}", "0".repeat(-exponent as usize));
+    } else if (1..=16).contains(&exponent) {
+        let point = exponent as usize;
+        if digits.len() > point {
+            let _ = write!(out, "{}.{}", &digits[..point], &digits[point..]);
+        } else {
+            let _ = write!(out, "{digits}{}.0", "0".repeat(point - digits.len()));
+        }
+    } else {
+        let (first, rest) = digits.split_at(digits.len().min(1));
+        let point = if rest.is_empty() { "" } else { "." };
+        let power = exponent - 1;
+        let sign = if power < 0 { '-' } else { '+' };
+        let _ = write!(out, "{first}{point}{rest}e{sign}{:02}", power.abs());
+    }
 }
 
 #[cfg(test)]
@@ -96,12 +118,27 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_python_writes_them() {
-        let values =
-            [0.1_f32.into(), 1.0, -0.0, 1e-5, 1.5e-7, 1e16, 1.25e22, 123_456_789.0, 1e15, 0.0001, 1e100];
+        let values = [
+            25.054_946_899_414_062_f32.into(),
+            1.5e-4,
+            -2.5e15,
+            1.234_567_890_123_456_7e15,
+            0.1_f32.into(),
+            1.0,
+            -0.0,
+            1e-5,
+            1.5e-7,
+            1e16,
+            1.25e22,
+            123_456_789.0,
+            1e15,
+            0.0001,
+            1e100,
+        ];
         let text = Predictions::Doubles { width: 1, values: values.to_vec() }.to_json();
         assert_eq!(
             text,
-            "{\"predictions\": [0.10000000149011612, 1.0, -0.0, 1e-05, 1.5e-07, 1e+16, 1.25e+22, 123456789.0, \
+            "{\"predictions\": [25.054946899414062, 0.00015, -2500000000000000.0, 1234567890123456.8, 0.10000000149011612, 1.0, -0.0, 1e-05, 1.5e-07, 1e+16, 1.25e+22, 123456789.0, \
              1000000000000000.0, 0.0001, 1e+100]}"
         );
         let rows = Predictions::Floats { width: 2, values: vec![0.5, 0.25, 1.0, 2.0] };

@@ -1,5 +1,6 @@
 //! Models that run in this process: gradient-boosted trees, read as data. Nothing of a model's code runs here.
 
+mod lightgbm;
 mod ubjson;
 mod xgboost;
 
@@ -8,6 +9,7 @@ use millgate_types::{Fault, Retry, code};
 use serde_json::Value;
 
 use crate::model_file::ModelFile;
+use lightgbm::Lightgbm;
 use xgboost::{Wrapper, Xgboost};
 
 /// The largest model file that is read into this process, in bytes.
@@ -16,93 +18,157 @@ const FILE_LIMIT: u64 = 512 << 20;
 /// A model that needs no worker.
 #[derive(Debug)]
 pub(crate) struct NativeModel {
-    trees: Xgboost,
+    trees: Trees,
+}
+
+#[derive(Debug)]
+enum Trees {
+    Xgboost(Xgboost),
+    Lightgbm(Lightgbm),
+}
+
+impl Trees {
+    fn features(&self) -> usize {
+        match self {
+            Self::Xgboost(trees) => trees.features,
+            Self::Lightgbm(trees) => trees.features,
+        }
+    }
+
+    /// The column names that Python compares with; LightGBM's booster goes by position.
+    fn names(&self) -> &[String] {
+        match self {
+            Self::Xgboost(trees) => &trees.names,
+            Self::Lightgbm(trees) => &trees.names,
+        }
+    }
+
+    fn count(&self) -> usize {
+        match self {
+            Self::Xgboost(trees) => trees.trees(),
+            Self::Lightgbm(trees) => trees.trees(),
+        }
+    }
 }
 
 impl NativeModel {
     /// Reads a model. The error says why a worker must serve it.
     pub(crate) fn load(model: &ModelFile) -> Result<Self, String> {
-        let flavor = model.flavor("xgboost").ok_or("no native runtime knows the model's flavours")?;
-        let text = |name: &str| flavor.get(name).and_then(Value::as_str);
-        let class = text("model_class").unwrap_or("unknown");
-        let wrapper = match class.rsplit('.').next().unwrap_or_default() {
-            "Booster" => Wrapper::Booster,
-            "XGBClassifier" => Wrapper::Classifier,
-            "XGBRegressor" => Wrapper::Regressor,
-            _ => return Err(format!("no native runtime for xgboost class `{class}`")),
+        let trees = if let Some(flavor) = model.flavor("xgboost") {
+            Trees::Xgboost(load_xgboost(model, flavor)?)
+        } else if let Some(flavor) = model.flavor("lightgbm") {
+            Trees::Lightgbm(load_lightgbm(model, flavor)?)
+        } else {
+            return Err("no native runtime knows the model's flavours".to_owned());
         };
-        let name = text("data").ok_or("the xgboost flavour names no file")?;
-        let path = model.file(name).ok_or("the xgboost model file is missing")?;
-        let size = std::fs::metadata(&path).map_or(u64::MAX, |meta| meta.len());
-        if size > FILE_LIMIT {
-            return Err("the model file is too large to run natively".to_owned());
-        }
-        let bytes = std::fs::read(&path).map_err(|error| format!("the model file: {}", error.kind()))?;
-        let tree = match name.rsplit('.').next() {
-            Some("ubj") => ubjson::parse(&bytes).map_err(str::to_owned)?,
-            Some("json") => {
-                serde_json::from_slice(&bytes).map_err(|_| "the model file is not JSON".to_owned())?
-            }
-            _ => return Err("the model file is in XGBoost's old binary format".to_owned()),
-        };
-        let trees = Xgboost::read(&tree, wrapper).map_err(|why| format!("xgboost model with {why}"))?;
         check_columns(&model.signature, &trees)?;
         Ok(Self { trees })
     }
 
     /// How much one call costs, in tree walks.
     pub(crate) fn work(&self, rows: u64) -> u64 {
-        rows.saturating_mul(self.trees.trees() as u64)
+        rows.saturating_mul(self.trees.count() as u64)
     }
 
     /// Predicts rows that were checked against the signature.
     pub(crate) fn predict(&self, data: &Data) -> Result<Predictions, Fault> {
-        let width = self.trees.features;
-        let rows = match data {
-            Data::Matrix(matrix) if matrix.width == width || matrix.rows == 0 => {
-                matrix.values.iter().map(|value| *value as f32).collect::<Vec<f32>>()
-            }
-            Data::Matrix(matrix) => {
-                let text = format!("expected {width} values a row, found {}", matrix.width);
-                return Err(Fault::client(code::SCHEMA_MISMATCH, text));
-            }
-            Data::Frame(frame) => {
-                let mut rows = vec![f32::NAN; frame.rows * width];
-                for (column, cells) in frame.columns.iter().enumerate().take(width) {
-                    let slots = rows.iter_mut().skip(column).step_by(width);
-                    match cells {
-                        ColumnData::Int(cells) => {
-                            slots.zip(cells).for_each(|(slot, cell)| *slot = *cell as f32)
-                        }
-                        ColumnData::Float(cells) => {
-                            slots.zip(cells).for_each(|(slot, cell)| *slot = *cell as f32)
-                        }
-                        ColumnData::Bool(cells) => {
-                            for (row, (slot, cell)) in slots.zip(cells).enumerate() {
-                                let Some(cell) = cell else {
-                                    let text = format!("row {row}: the model takes no null booleans");
-                                    return Err(rejected(text));
-                                };
-                                *slot = f32::from(u8::from(*cell));
-                            }
-                        }
-                        ColumnData::Missing => {
-                            return Err(rejected(format!("the model needs all of its {width} columns")));
-                        }
-                        ColumnData::Text(_) | ColumnData::Opaque => {
-                            return Err(rejected("the model takes numbers only".to_owned()));
-                        }
-                    }
+        let width = self.trees.features();
+        match &self.trees {
+            Trees::Xgboost(trees) => {
+                let rows = matrix(data, width, |value| value as f32, |value| value as f32)?;
+                // XGBoost refuses infinities ("Input data contains `inf`").
+                if rows.iter().any(|value| value.is_infinite()) {
+                    return Err(rejected("a value is beyond what a 32-bit float holds".to_owned()));
                 }
-                rows
+                Ok(trees.predict(&rows))
             }
-        };
-        // XGBoost refuses infinities ("Input data contains `inf`").
-        if rows.iter().any(|value| value.is_infinite()) {
-            return Err(rejected("a value is beyond what a 32-bit float holds".to_owned()));
+            Trees::Lightgbm(trees) => {
+                let rows = matrix(data, width, |value| value, |value| value as f64)?;
+                Ok(trees.predict(&rows))
+            }
         }
-        Ok(self.trees.predict(&rows))
     }
+}
+
+fn load_xgboost(model: &ModelFile, flavor: &Value) -> Result<Xgboost, String> {
+    let class = flavor.get("model_class").and_then(Value::as_str).unwrap_or("unknown");
+    let wrapper = match class.rsplit('.').next().unwrap_or_default() {
+        "Booster" => Wrapper::Booster,
+        "XGBClassifier" => Wrapper::Classifier,
+        "XGBRegressor" => Wrapper::Regressor,
+        _ => return Err(format!("no native runtime for xgboost class `{class}`")),
+    };
+    let (name, bytes) = model_bytes(model, flavor, "data")?;
+    let tree = match name.rsplit('.').next() {
+        Some("ubj") => ubjson::parse(&bytes).map_err(str::to_owned)?,
+        Some("json") => {
+            serde_json::from_slice(&bytes).map_err(|_| "the model file is not JSON".to_owned())?
+        }
+        _ => return Err("the model file is in XGBoost's old binary format".to_owned()),
+    };
+    Xgboost::read(&tree, wrapper).map_err(|why| format!("xgboost model with {why}"))
+}
+
+fn load_lightgbm(model: &ModelFile, flavor: &Value) -> Result<Lightgbm, String> {
+    let class = flavor.get("model_class").and_then(Value::as_str).unwrap_or("unknown");
+    if class != "lightgbm.basic.Booster" {
+        return Err(format!("no native runtime for lightgbm class `{class}`"));
+    }
+    let (_, bytes) = model_bytes(model, flavor, "data")?;
+    let text = String::from_utf8(bytes).map_err(|_| "the model file is not text".to_owned())?;
+    Lightgbm::read(&text).map_err(|why| format!("lightgbm model with {why}"))
+}
+
+fn model_bytes(model: &ModelFile, flavor: &Value, key: &str) -> Result<(String, Vec<u8>), String> {
+    let name = flavor.get(key).and_then(Value::as_str).ok_or("the flavour names no file")?;
+    let path = model.file(name).ok_or("the model file is missing")?;
+    if std::fs::metadata(&path).map_or(u64::MAX, |meta| meta.len()) > FILE_LIMIT {
+        return Err("the model file is too large to run natively".to_owned());
+    }
+    let bytes = std::fs::read(&path).map_err(|error| format!("the model file: {}", error.kind()))?;
+    Ok((name.to_owned(), bytes))
+}
+
+/// Checked input as rows of numbers.
+fn matrix<T: Copy>(
+    data: &Data,
+    width: usize,
+    float: impl Fn(f64) -> T,
+    int: impl Fn(i64) -> T,
+) -> Result<Vec<T>, Fault> {
+    let frame = match data {
+        Data::Matrix(matrix) if matrix.width == width || matrix.rows == 0 => {
+            return Ok(matrix.values.iter().map(|value| float(*value)).collect());
+        }
+        Data::Matrix(matrix) => {
+            let text = format!("expected {width} values a row, found {}", matrix.width);
+            return Err(Fault::client(code::SCHEMA_MISMATCH, text));
+        }
+        Data::Frame(frame) => frame,
+    };
+    let mut rows = vec![float(f64::NAN); frame.rows * width];
+    for (column, cells) in frame.columns.iter().enumerate().take(width) {
+        let slots = rows.iter_mut().skip(column).step_by(width);
+        match cells {
+            ColumnData::Int(cells) => slots.zip(cells).for_each(|(slot, cell)| *slot = int(*cell)),
+            ColumnData::Float(cells) => slots.zip(cells).for_each(|(slot, cell)| *slot = float(*cell)),
+            ColumnData::Bool(cells) => {
+                for (row, (slot, cell)) in slots.zip(cells).enumerate() {
+                    let Some(cell) = cell else {
+                        return Err(rejected(format!("row {row}: the model takes no null booleans")));
+                    };
+                    *slot = int(i64::from(*cell));
+                }
+            }
+            ColumnData::Missing => {
+                return Err(rejected(format!("the model needs all of its {width} columns")));
+            }
+            ColumnData::Text(_) | ColumnData::Opaque => {
+                return Err(rejected("the model takes numbers only".to_owned()));
+            }
+        }
+    }
+    Ok(rows)
 }
 
 fn rejected(text: String) -> Fault {
@@ -111,23 +177,25 @@ fn rejected(text: String) -> Fault {
 
 /// The signature must give exactly the model's features, under the model's own names and order: then, and only
 /// then, the Python side does the same with them.
-fn check_columns(signature: &Signature, trees: &Xgboost) -> Result<(), String> {
+fn check_columns(signature: &Signature, trees: &Trees) -> Result<(), String> {
+    // LightGBM names what has no name; XGBoost leaves it empty.
+    let unnamed = trees.names().is_empty() || matches!(trees, Trees::Lightgbm(_));
     match &signature.inputs {
         None => Err("the model has no signature".to_owned()),
         Some(Inputs::Tensors(tensors)) => match tensors.as_slice() {
             [tensor] if tensor.name.is_none() && tensor.shape.len() == 2 => {
                 let known = matches!(tensor.dtype.as_str(), "float64" | "float32" | "int64" | "int32");
-                let fits = known && tensor.shape[1] == trees.features as i64 && trees.names.is_empty();
+                let fits = known && tensor.shape[1] == trees.features() as i64 && unnamed;
                 if fits { Ok(()) } else { Err("the tensor signature does not fit the trees".to_owned()) }
             }
             _ => Err("the signature is not one two-dimensional tensor".to_owned()),
         },
         Some(Inputs::Columns(columns)) => {
-            if columns.len() != trees.features {
+            if columns.len() != trees.features() {
                 return Err(format!(
                     "the signature has {} columns, the trees {}",
                     columns.len(),
-                    trees.features
+                    trees.features()
                 ));
             }
             let number = |column: &Column| {
@@ -136,7 +204,7 @@ fn check_columns(signature: &Signature, trees: &Xgboost) -> Result<(), String> {
             if !columns.iter().all(number) {
                 return Err("the signature has columns that are not numbers".to_owned());
             }
-            let named = trees.names.iter().map(|name| Some(name.as_str()));
+            let named = trees.names().iter().map(|name| Some(name.as_str()));
             if !named.eq(columns.iter().map(|column| column.name.as_deref())) {
                 return Err("the signature's columns are not the trees' features by name".to_owned());
             }

@@ -37,13 +37,36 @@ pub(crate) struct Launch {
 
 /// Folders of the system that a Python needs to read.
 const SYSTEM: &[&str] = &[
-    "/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/nix", "/proc", "/sys/devices/system", "/sys/fs/cgroup",
-    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/timezone", "/etc/mime.types",
-    "/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/fonts", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf",
-    "/etc/alternatives", "/etc/os-release", "/etc/debian_version",
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/bin",
+    "/sbin",
+    "/opt",
+    "/nix",
+    "/proc",
+    "/sys/devices/system",
+    "/sys/fs/cgroup",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/timezone",
+    "/etc/mime.types",
+    "/etc/ssl",
+    "/etc/pki",
+    "/etc/ca-certificates",
+    "/etc/fonts",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/nsswitch.conf",
+    "/etc/alternatives",
+    "/etc/os-release",
+    "/etc/debian_version",
 ];
 /// What network access needs on top.
-const NETWORK: &[&str] = &["/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/services", "/run/systemd/resolve"];
+const NETWORK: &[&str] =
+    &["/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/services", "/run/systemd/resolve"];
 const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full"];
 
 /// Becomes the worker. Returns only when that fails; the text says which step.
@@ -178,15 +201,21 @@ fn calls(launch: &Launch) -> Result<(), String> {
         libc::SYS_io_uring_setup,
         libc::SYS_open_by_handle_at,
     ];
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = denied.into_iter().map(|call| (call, Vec::new())).collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        denied.into_iter().map(|call| (call, Vec::new())).collect();
     if !launch.network_allowed {
-        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, libc::AF_UNIX as u64);
+        let condition =
+            SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, libc::AF_UNIX as u64);
         let rule = SeccompRule::new(vec![condition.map_err(|error| text(&error))?]);
         rules.insert(libc::SYS_socket, vec![rule.map_err(|error| text(&error))?]);
     }
-    let arch = std::env::consts::ARCH.try_into().map_err(|_| "an architecture without a filter".to_owned())?;
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32), arch);
-    let program: BpfProgram =
-        filter.map_err(|error| text(&error))?.try_into().map_err(|error: seccompiler::BackendError| text(&error))?;
+    let arch =
+        std::env::consts::ARCH.try_into().map_err(|_| "an architecture without a filter".to_owned())?;
+    let filter =
+        SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32), arch);
+    let program: BpfProgram = filter
+        .map_err(|error| text(&error))?
+        .try_into()
+        .map_err(|error: seccompiler::BackendError| text(&error))?;
     seccompiler::apply_filter(&program).map_err(|error| text(&error))
 }

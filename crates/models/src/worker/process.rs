@@ -76,7 +76,8 @@ struct Failed {
 impl Process {
     /// Starts a worker and loads the model. The error says what happened, without paths of ours.
     pub(crate) async fn start(plan: &Plan) -> Result<Self, String> {
-        let mut process = Self::spawn(plan).map_err(|error| format!("the worker cannot be started: {error}"))?;
+        let mut process =
+            Self::spawn(plan).map_err(|error| format!("the worker cannot be started: {error}"))?;
         let loaded = tokio::time::timeout(plan.load_timeout, process.load(plan)).await;
         match loaded {
             Ok(Ok(())) => Ok(process),
@@ -148,7 +149,9 @@ impl Process {
                     Err(_) => "loading the model failed".to_owned(),
                 })
             }
-            Ok(_) => Err("the worker sent something that is not an answer while it loaded the model".to_owned()),
+            Ok(_) => {
+                Err("the worker sent something that is not an answer while it loaded the model".to_owned())
+            }
             Err(_) => Err(self.epitaph("the worker died while it loaded the model").await),
         }
     }

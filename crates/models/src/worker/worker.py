@@ -111,7 +111,8 @@ class Model:
         detail = {
             "class": "user" if 400 <= status < 500 else "model",
             "status": status,
-            "type": kind if kind.isidentifier() else "",
+            # Only what looks like a class: the line may as well be the caller's data.
+            "type": kind if kind.isidentifier() and kind.endswith(("Error", "Exception")) else "",
             "body": body,
         }
         send(ERROR, request, json.dumps(detail).encode())

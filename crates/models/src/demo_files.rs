@@ -1,0 +1,33 @@
+//! The demo store's files. Made by `demo/make_store.py`; do not edit.
+
+#[rustfmt::skip]
+pub(crate) const FILES: &[(&str, &[u8])] = &[
+    ("0/meta.yaml", include_bytes!("../demo/store/0/meta.yaml")),
+    ("634003640700896234/1000d8e76f9049d392fc22ed38357057/meta.yaml", include_bytes!("../demo/store/634003640700896234/1000d8e76f9049d392fc22ed38357057/meta.yaml")),
+    ("634003640700896234/1000d8e76f9049d392fc22ed38357057/outputs/m-6bdc39ae78cd4ce1bc2c0e040432e35a/meta.yaml", include_bytes!("../demo/store/634003640700896234/1000d8e76f9049d392fc22ed38357057/outputs/m-6bdc39ae78cd4ce1bc2c0e040432e35a/meta.yaml")),
+    ("634003640700896234/1d6ffd96637e45d2865dc181bedf73cd/meta.yaml", include_bytes!("../demo/store/634003640700896234/1d6ffd96637e45d2865dc181bedf73cd/meta.yaml")),
+    ("634003640700896234/1d6ffd96637e45d2865dc181bedf73cd/outputs/m-7ed1b7b3dea14b05ac2498706ad014a1/meta.yaml", include_bytes!("../demo/store/634003640700896234/1d6ffd96637e45d2865dc181bedf73cd/outputs/m-7ed1b7b3dea14b05ac2498706ad014a1/meta.yaml")),
+    ("634003640700896234/meta.yaml", include_bytes!("../demo/store/634003640700896234/meta.yaml")),
+    ("634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/MLmodel", include_bytes!("../demo/store/634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/MLmodel")),
+    ("634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/conda.yaml", include_bytes!("../demo/store/634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/conda.yaml")),
+    ("634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/input_example.json", include_bytes!("../demo/store/634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/input_example.json")),
+    ("634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/model.ubj", include_bytes!("../demo/store/634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/model.ubj")),
+    ("634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/python_env.yaml", include_bytes!("../demo/store/634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/python_env.yaml")),
+    ("634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/requirements.txt", include_bytes!("../demo/store/634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/requirements.txt")),
+    ("634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/serving_input_example.json", include_bytes!("../demo/store/634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/artifacts/serving_input_example.json")),
+    ("634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/meta.yaml", include_bytes!("../demo/store/634003640700896234/models/m-6bdc39ae78cd4ce1bc2c0e040432e35a/meta.yaml")),
+    ("634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/MLmodel", include_bytes!("../demo/store/634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/MLmodel")),
+    ("634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/conda.yaml", include_bytes!("../demo/store/634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/conda.yaml")),
+    ("634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/input_example.json", include_bytes!("../demo/store/634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/input_example.json")),
+    ("634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/model.ubj", include_bytes!("../demo/store/634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/model.ubj")),
+    ("634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/python_env.yaml", include_bytes!("../demo/store/634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/python_env.yaml")),
+    ("634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/requirements.txt", include_bytes!("../demo/store/634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/requirements.txt")),
+    ("634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/serving_input_example.json", include_bytes!("../demo/store/634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/artifacts/serving_input_example.json")),
+    ("634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/meta.yaml", include_bytes!("../demo/store/634003640700896234/models/m-7ed1b7b3dea14b05ac2498706ad014a1/meta.yaml")),
+    ("models/diabetes/aliases/champion", include_bytes!("../demo/store/models/diabetes/aliases/champion")),
+    ("models/diabetes/meta.yaml", include_bytes!("../demo/store/models/diabetes/meta.yaml")),
+    ("models/diabetes/version-1/meta.yaml", include_bytes!("../demo/store/models/diabetes/version-1/meta.yaml")),
+    ("models/iris/aliases/champion", include_bytes!("../demo/store/models/iris/aliases/champion")),
+    ("models/iris/meta.yaml", include_bytes!("../demo/store/models/iris/meta.yaml")),
+    ("models/iris/version-1/meta.yaml", include_bytes!("../demo/store/models/iris/version-1/meta.yaml")),
+];

@@ -1,0 +1,277 @@
+//! Workers that crash, hang, print garbage or eat memory, on a stand-in for MLflow that does so when told.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use millgate_models::{Deployment, DeploymentSpec, DeploymentState, RuntimeChoice};
+use millgate_types::code;
+
+use crate::support::{Bench, PATIENCE, json, run, text, until, within, write};
+
+/// What the tests need of MLflow: a model that obeys its input.
+const MLFLOW: &str = r#"
+import json, os, sys, time, signal, socket, subprocess
+__version__ = "0.0"
+class Meta:
+    def get_input_schema(self): return None
+class Model:
+    metadata = Meta()
+class pyfunc:
+    @staticmethod
+    def load_model(folder):
+        text = open(os.path.join(folder, "behaviour")).read()
+        if text == "fail": raise ValueError("cannot load " + folder)
+        if text == "die": os.abort()
+        return Model()
+"#;
+const EXCEPTIONS: &str = "class MlflowException(Exception):\n    def get_http_status_code(self): return 400\n    \
+    def serialize_as_json(self): return '{\"error_code\": \"BAD_REQUEST\", \"message\": \"no\", \"stack_trace\": \"secret\"}'\n";
+const SERVER: &str = r#"
+import json, os, sys, time, socket, types, subprocess
+from mlflow.exceptions import MlflowException
+def reply(value): return types.SimpleNamespace(status=200, response=json.dumps({"predictions": value}))
+def invocations(data, content_type, model, schema):
+    word = json.loads(data)["inputs"]
+    if word == "crash": os.abort()
+    if word == "exit": sys.exit(3)
+    if word == "hang":
+        subprocess.Popen(["/bin/sleep", "1000"])
+        time.sleep(1000)
+    if word == "garbage":
+        for fd in range(3, 20):
+            try: os.write(fd, b"hello, here I am, printing into your socket")
+            except OSError: pass
+        time.sleep(1000)
+    if word == "memory":
+        held = []
+        while True:
+            held.append(bytearray(os.urandom(1 << 20) * 16)); time.sleep(0.02)
+    if word == "refuse": raise MlflowException("value-of-the-caller")
+    if word == "print":
+        sys.stdout.write("x" * 2_000_000); sys.stderr.write("y\n" * 100_000); sys.stdout.flush()
+    if word == "environ": return reply(sorted(os.environ))
+    if word == "pid": return reply(os.getpid())
+    if word == "escape":
+        got = {}
+        for name, act in {
+            "write": lambda: open("/tmp/millgate-escape", "w"),
+            "read": lambda: open("/etc/shadow").read(),
+            "list": lambda: os.listdir("/root") or os.listdir("/home"),
+            "inet": lambda: socket.socket(socket.AF_INET),
+            "kill": lambda: os.kill(os.getppid(), 0),
+            "own": lambda: open(os.path.join(os.environ["HOME"], "x"), "w"),
+        }.items():
+            try: act(); got[name] = "done"
+            except OSError as e: got[name] = "refused"
+        return reply(got)
+    return reply(word)
+"#;
+
+/// An interpreter with the stand-in installed.
+fn stand_in(bench: &Bench) -> PathBuf {
+    let folder = bench.folder.path().join("venv");
+    run(std::process::Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(&folder));
+    let lib = std::fs::read_dir(folder.join("lib")).unwrap().next().unwrap().unwrap().path();
+    let site = lib.join("site-packages");
+    write(&site.join("mlflow/__init__.py"), MLFLOW);
+    write(&site.join("mlflow/exceptions.py"), EXCEPTIONS);
+    write(
+        &site.join("mlflow/pyfunc/__init__.py"),
+        "import mlflow\nfrom mlflow import pyfunc as _p\nload_model = _p.load_model\n",
+    );
+    write(&site.join("mlflow/pyfunc/scoring_server/__init__.py"), SERVER);
+    write(&site.join("mlflow-0.0.dist-info/METADATA"), "Metadata-Version: 2.1\nName: mlflow\nVersion: 0.0\n");
+    folder.join("bin/python")
+}
+
+fn obedient(bench: &Bench, behaviour: &str) -> PathBuf {
+    let folder = bench.folder.path().join("model");
+    write(&folder.join("MLmodel"), "flavors:\n  python_function: {loader_module: x}\nsignature: null\n");
+    write(&folder.join("behaviour"), behaviour);
+    folder
+}
+
+/// A bench whose interpreter is the stand-in, and one deployed model.
+fn start(behaviour: &str, change: impl FnOnce(&mut DeploymentSpec)) -> (Bench, std::sync::Arc<Deployment>) {
+    let mut python = PathBuf::new();
+    let place = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(|_| {});
+    bench.folder = place;
+    python.clone_from(&stand_in(&bench));
+    let folder = bench.folder;
+    let mut bench = Bench::new(|settings| {
+        settings.python = Some(python);
+        settings.kill_after = Duration::from_millis(100);
+    });
+    bench.folder = folder;
+    let model = obedient(&bench, behaviour);
+    let registry = crate::support::registry(&bench.folder.path().display().to_string());
+    let mut spec = crate::support::spec(registry, &format!("file://{}", model.display()));
+    spec.runtime = RuntimeChoice::Worker;
+    change(&mut spec);
+    let deployment = bench.models.deploy(spec);
+    (bench, deployment)
+}
+
+fn say(word: &str) -> String {
+    format!("{{\"inputs\": \"{word}\"}}")
+}
+
+#[tokio::test]
+async fn a_worker_answers_and_sees_nothing_of_our_environment() {
+    let (bench, deployment) = start("", |_| {});
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    let answer = json(&deployment, &say("hello")).await.unwrap();
+    assert_eq!((text(&answer), answer.runtime), ("{\"predictions\": \"hello\"}", "worker"));
+    let seen: serde_json::Value =
+        serde_json::from_slice(&json(&deployment, &say("environ")).await.unwrap().body).unwrap();
+    let mut allowed = vec![
+        "HOME",
+        "LANG",
+        "MKL_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "PATH",
+        "TMPDIR",
+        "MLFLOW_ALLOW_MODEL_CODE_EXECUTION",
+        "_MLFLOW_IS_IN_SERVING_ENVIRONMENT",
+        "LC_CTYPE",
+    ];
+    allowed.sort_unstable();
+    for name in seen["predictions"].as_array().unwrap() {
+        assert!(allowed.contains(&name.as_str().unwrap()), "{name} is in the worker's environment");
+    }
+    let escaped: serde_json::Value =
+        serde_json::from_slice(&json(&deployment, &say("escape")).await.unwrap().body).unwrap();
+    eprintln!("escape attempts: {escaped}");
+    let escaped = &escaped["predictions"];
+    assert_eq!(escaped["own"], "done", "the private folder must be writable");
+    if std::path::Path::new("/sys/kernel/security/landlock").exists() || landlock_works() {
+        for name in ["write", "read", "inet"] {
+            assert_eq!(escaped[name], "refused", "{name}");
+        }
+    }
+    let answer = json(&deployment, &say("print")).await.unwrap();
+    assert_eq!(text(&answer), "{\"predictions\": \"print\"}");
+    bench.models.shutdown().await;
+}
+
+fn landlock_works() -> bool {
+    std::fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|list| list.contains("landlock"))
+}
+
+#[tokio::test]
+async fn a_crash_is_retried_once_then_answered_and_the_pool_recovers() {
+    let (bench, deployment) = start("", |_| {});
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    for word in ["crash", "exit"] {
+        let before = deployment.status().worker_restarts;
+        let fault = json(&deployment, &say(word)).await.unwrap_err();
+        assert_eq!(fault.code, code::WORKER_CRASHED, "{fault}");
+        until("both workers were counted", || deployment.status().worker_restarts == before + 2).await;
+        assert!(json(&deployment, &say("hello")).await.is_ok());
+    }
+    bench.models.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_hang_is_a_timeout_and_its_whole_group_is_killed() {
+    let (bench, deployment) = start("", |_| {});
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    let pid = json(&deployment, &say("pid")).await.unwrap();
+    let pid: serde_json::Value = serde_json::from_slice(&pid.body).unwrap();
+    let group = pid["predictions"].as_i64().unwrap();
+    let began = Instant::now();
+    let fault = within(&deployment, &say("hang"), Duration::from_millis(300)).await.unwrap_err();
+    assert_eq!(fault.code, code::WORKER_TIMEOUT, "{fault}");
+    assert!(began.elapsed() < Duration::from_secs(5));
+    until("no process of the group is left", || members(group) == 0).await;
+    assert!(json(&deployment, &say("hello")).await.is_ok());
+    bench.models.shutdown().await;
+}
+
+/// Living processes whose group is `group`.
+fn members(group: i64) -> usize {
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    entries
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
+        .filter(|stat| {
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            fields.first() != Some(&"Z") && fields.get(2).and_then(|f| f.parse().ok()) == Some(group)
+        })
+        .count()
+}
+
+#[tokio::test]
+async fn garbage_on_the_socket_is_worker_protocol() {
+    let (bench, deployment) = start("", |_| {});
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    let fault = json(&deployment, &say("garbage")).await.unwrap_err();
+    assert_eq!(fault.code, code::WORKER_PROTOCOL, "{fault}");
+    assert!(json(&deployment, &say("hello")).await.is_ok());
+    bench.models.shutdown().await;
+}
+
+#[tokio::test]
+async fn memory_over_the_limit_ends_the_worker_and_the_pool_recovers() {
+    let (bench, deployment) = start("", |spec| spec.memory_limit_bytes = Some(200 << 20));
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    let fault = json(&deployment, &say("memory")).await.unwrap_err();
+    assert!(fault.code == code::WORKER_CRASHED || fault.code == code::MODEL_FAILED, "{fault}");
+    assert!(json(&deployment, &say("hello")).await.is_ok());
+    bench.models.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_model_that_refuses_the_input_is_told_without_its_words() {
+    let (bench, deployment) = start("", |_| {});
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    let fault = json(&deployment, &say("refuse")).await.unwrap_err();
+    assert_eq!(fault.code, code::MODEL_REJECTED_INPUT);
+    assert!(!fault.public.contains("value-of-the-caller") && !fault.public.contains("secret"), "{fault}");
+    bench.models.shutdown().await;
+}
+
+#[tokio::test]
+async fn compat_lets_mlflows_own_answer_stand_without_its_stack_trace() {
+    let (bench, deployment) = start("", |spec| spec.compat_mlflow = true);
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    let answer = json(&deployment, &say("refuse")).await.unwrap();
+    assert_eq!(
+        (answer.status, text(&answer)),
+        (400, "{\"error_code\": \"BAD_REQUEST\", \"message\": \"no\"}")
+    );
+    bench.models.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_loaded_says_why_without_our_paths() {
+    for (behaviour, said) in [("fail", "raised ValueError: cannot load <model>"), ("die", "signal 6")] {
+        let (bench, deployment) = start(behaviour, |_| {});
+        until("the failure is known", || deployment.status().state == DeploymentState::Failed).await;
+        let fault = json(&deployment, &say("hello")).await.unwrap_err();
+        assert_eq!(fault.code, code::MODEL_UNAVAILABLE);
+        assert!(fault.public.contains(said), "{fault}");
+        let place = bench.folder.path().display().to_string();
+        assert!(!fault.public.contains(&place), "{fault}");
+        assert_eq!(deployment.status().next_try_seconds, Some(10));
+        bench.models.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_pool_leaves_no_process_and_finishes_what_it_had() {
+    let (bench, deployment) = start("", |spec| spec.workers = 2);
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    assert_eq!(deployment.status().workers_ready, 2);
+    let mut groups = Vec::new();
+    for _ in 0..8 {
+        let answer = json(&deployment, &say("pid")).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        groups.push(answer["predictions"].as_i64().unwrap());
+    }
+    bench.models.shutdown().await;
+    for group in groups {
+        until("the worker is gone", || members(group) == 0).await;
+    }
+}
