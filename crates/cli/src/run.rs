@@ -35,7 +35,14 @@ pub(crate) struct Plan {
 
 pub(crate) fn start(arguments: &Start) -> anyhow::Result<ExitCode> {
     init_log();
-    let (source, text, file) = match find(arguments.config_path.as_deref())? {
+    let found = match find(arguments.config_path.as_deref()) {
+        Ok(found) => found,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return Ok(wrong_usage());
+        }
+    };
+    let (source, text, file) = match found {
         Some((source, text)) => {
             let file = source.path().display().to_string();
             (Some(source), text, file)

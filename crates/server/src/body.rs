@@ -81,7 +81,7 @@ async fn gather(mut body: Incoming, limits: &BodyLimits) -> Result<Bytes, Fault>
         };
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| {
-            Fault::client(code::BAD_ENCODING, "the body broke off or is framed badly").with_cause(error)
+            Fault::client(code::BAD_FRAMING, "the body broke off or is framed badly").with_cause(error)
         })?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + joined.len() + data.len() > limits.size {

@@ -14,6 +14,8 @@ use crate::Gateway;
 
 /// How often the file's content is compared.
 const POLL: Duration = Duration::from_secs(1);
+/// How long changed content must stay the same before it is used.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// The file that holds the configuration.
 #[derive(Clone, Debug)]
@@ -58,9 +60,18 @@ impl Reloader {
             loop {
                 let _polled = tokio::time::timeout(POLL, wake.notified()).await;
                 // A file that is away for a moment is being replaced.
-                let Ok(text) = source.read() else { continue };
+                let Ok(mut text) = source.read() else { continue };
+                while digest(&text) != seen {
+                    // Editors write in steps: what counts is what stays.
+                    tokio::time::sleep(SETTLE).await;
+                    let again = source.read().unwrap_or_default();
+                    if again == text {
+                        break;
+                    }
+                    text = again;
+                }
                 let found = digest(&text);
-                if found != seen {
+                if found != seen && !text.is_empty() {
                     seen = found;
                     reload(&gateway, &source, &text).await;
                 }
@@ -83,7 +94,13 @@ fn digest(text: &str) -> [u8; 32] {
 fn watch(source: &ConfigSource, asked: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
     let folder = source.path().parent().filter(|folder| !folder.as_os_str().is_empty());
     let asked = Arc::clone(asked);
-    let mut watcher = notify::recommended_watcher(move |_event| asked.notify_one()).ok()?;
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the file is an event too: without this filter every look would ask for the next one.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            asked.notify_one();
+        }
+    })
+    .ok()?;
     watcher.watch(folder.unwrap_or(Path::new(".")), notify::RecursiveMode::NonRecursive).ok()?;
     Some(watcher)
 }

@@ -123,6 +123,7 @@ impl Reply {
 /// After these the rest of the connection cannot be trusted, or the caller should go elsewhere.
 fn closes_connection(fault: &Fault) -> bool {
     [
+        code::BAD_FRAMING,
         code::BAD_HOST,
         code::HEADERS_TOO_LARGE,
         code::URI_TOO_LONG,
