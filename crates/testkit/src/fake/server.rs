@@ -15,6 +15,8 @@ use super::{Log, Recorded};
 use crate::wire::{Buffered, Head, Length};
 
 const HUGE: usize = 8 << 20;
+/// What was sent should be on its way before the trouble begins.
+const PAUSE: Duration = Duration::from_millis(30);
 
 /// Answers that were made before: the model and whether it streams, to all bytes of the answer.
 type Made = Rc<RefCell<HashMap<(Api, String, bool, bool), Rc<[u8]>>>>;
@@ -167,9 +169,7 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
             for event in start.iter().chain(&content[..2]) {
                 stream.write_all(&chunk(event)).await?;
             }
-            // What was sent should arrive before the end does.
-            stream.flush().await?;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(PAUSE).await;
             return Ok(false);
         }
         ("empty-stream", true) => events(stream, &[]).await?,
@@ -181,10 +181,14 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
         }
         ("error-first", true) => events(stream, &[bodies::error_event(api)]).await?,
         ("error-in-stream", true) => {
-            let Script { start, mut content, .. } = script();
-            content.truncate(2);
-            content.push(bodies::error_event(api));
-            events(stream, &[start, content].concat()).await?;
+            let Script { start, content, .. } = script();
+            let content = [start, content[..2].to_vec()].concat();
+            let mut first = STREAM_HEAD.to_vec();
+            first.extend(content.iter().flat_map(|event| chunk(event)));
+            stream.write_all(&first).await?;
+            tokio::time::sleep(PAUSE).await;
+            let last = [chunk(&bodies::error_event(api)), b"0\r\n\r\n".to_vec()].concat();
+            stream.write_all(&last).await?;
         }
         ("no-done", true) => {
             let Script { start, content, .. } = script();
