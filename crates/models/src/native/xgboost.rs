@@ -215,7 +215,7 @@ impl Xgboost {
     /// Rows of `features` values each.
     pub(super) fn predict(&self, rows: &[f32]) -> Predictions {
         let outputs = self.margins.len();
-        let count = if self.features == 0 { 0 } else { rows.len() / self.features };
+        let count = rows.len().checked_div(self.features).unwrap_or(0);
         let mut values = Vec::with_capacity(count * outputs);
         for row in rows.chunks_exact(self.features.max(1)) {
             let start = values.len();
@@ -279,7 +279,9 @@ fn softmax(values: &mut [f32]) {
         sum += f64::from(*value);
     }
     let sum = sum as f32;
-    values.iter_mut().for_each(|value| *value /= sum);
+    for value in values.iter_mut() {
+        *value /= sum;
+    }
 }
 
 fn first_largest(values: &[f32]) -> usize {
