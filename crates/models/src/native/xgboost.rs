@@ -341,3 +341,36 @@ fn used_trees(learner: &Value, wrapper: Wrapper, trees: usize) -> Result<usize, 
     let end = starts.get(best + 1).and_then(|end| usize::try_from(*end).ok()).filter(|end| *end <= trees);
     end.ok_or_else(|| "`best_iteration` is beyond the trees".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(left: &str, right: &str, feature: &str) -> Result<Xgboost, String> {
+        let text = format!(
+            r#"{{"learner":{{"learner_model_param":{{"base_score":"[5E-1]","num_class":"0","num_feature":"1"}},
+            "objective":{{"name":"binary:logistic"}},"gradient_booster":{{"name":"gbtree","model":{{"tree_info":[0],"trees":[
+            {{"left_children":{left},"right_children":{right},"split_indices":{feature},"default_left":[0,1,0],
+            "split_conditions":[0.5,-1.0,1.0],"tree_param":{{"size_leaf_vector":"1"}}}}]}}}}}}}}"#
+        );
+        Xgboost::read(&serde_json::from_str(&text).unwrap(), Wrapper::Classifier)
+    }
+
+    #[test]
+    fn a_forged_tree_is_refused() {
+        let whole = model("[1,-1,-1]", "[2,-1,-1]", "[0,0,0]").unwrap();
+        assert_eq!(whole.predict(&[0.4, 0.6, f32::NAN]), Predictions::Labels(vec![0, 1, 1]));
+        for (left, right, feature) in [
+            ("[0,-1,-1]", "[2,-1,-1]", "[0,0,0]"),
+            ("[1,0,-1]", "[2,2,-1]", "[0,0,0]"),
+            ("[1,-1,-1]", "[1,-1,-1]", "[0,0,0]"),
+            ("[1,-1,-1]", "[7,-1,-1]", "[0,0,0]"),
+            ("[1,-1,-1]", "[-1,-1,-1]", "[0,0,0]"),
+            ("[1,-1,-1]", "[2,-1,-1]", "[3,0,0]"),
+            ("[1,-1,-1]", "[2,-1,-1]", "[-1,0,0]"),
+            ("[1,-1]", "[2,-1,-1]", "[0,0,0]"),
+        ] {
+            assert!(model(left, right, feature).is_err(), "{left} {right} {feature}");
+        }
+    }
+}
