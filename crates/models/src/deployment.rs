@@ -76,7 +76,7 @@ impl DeploymentSpec {
             runtime: RuntimeChoice::Auto,
             env_manager: EnvManager::Local,
             workers: 1,
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
             memory_limit_bytes: None,
             network_allowed: false,
             compat_mlflow: false,

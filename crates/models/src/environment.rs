@@ -27,13 +27,7 @@ pub(crate) async fn prepare(
     manager: EnvManager,
     model: &ModelFile,
 ) -> Result<Environment, String> {
-    let base = match &settings.python {
-        Some(python) if python.is_file() => python.clone(),
-        Some(_) => return Err("the configured Python interpreter does not exist".to_owned()),
-        None => find("python3")
-            .or_else(|| find("python"))
-            .ok_or("there is no python3 on PATH; install Python 3.10 or newer or set `python`")?,
-    };
+    let base = base(settings)?;
     let facts = inspect(&base).await?;
     if manager == EnvManager::Local {
         let wanted = model.requirements().unwrap_or_default();
@@ -61,6 +55,23 @@ pub(crate) async fn prepare(
     build(settings, manager, model, &base, &facts).await
 }
 
+/// For `doctor`: the version of the local interpreter and of its MLflow.
+pub(crate) async fn local(settings: &ModelSettings) -> Result<(String, Option<String>), String> {
+    let facts = inspect(&base(settings)?).await?;
+    let mlflow = facts.packages.iter().find(|(name, _)| name == "mlflow" || name == "mlflow-skinny");
+    Ok((facts.version.clone(), mlflow.map(|(_, version)| version.clone())))
+}
+
+fn base(settings: &ModelSettings) -> Result<PathBuf, String> {
+    match &settings.python {
+        Some(python) if python.is_file() => Ok(python.clone()),
+        Some(_) => Err("the configured Python interpreter does not exist".to_owned()),
+        None => find("python3").or_else(|| find("python")).ok_or_else(|| {
+            "there is no python3 on PATH; install Python 3.10 or newer or set `python`".to_owned()
+        }),
+    }
+}
+
 /// What an interpreter says about itself.
 struct Facts {
     version: String,
@@ -84,7 +95,7 @@ async fn inspect(python: &Path) -> Result<Facts, String> {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(std::time::Duration::from_secs(60), output)
+    let output = tokio::time::timeout(std::time::Duration::from_mins(1), output)
         .await
         .map_err(|_| "the Python interpreter does not answer")?
         .map_err(|error| format!("the Python interpreter cannot be started ({})", error.kind()))?;

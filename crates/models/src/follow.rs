@@ -14,7 +14,7 @@ use crate::registry::RegistryError;
 use crate::settings::ModelSettings;
 
 /// Pauses between two tries to load a version that failed.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mins(10));
 /// The longest pause while the registry is down or has no such model.
 const REGISTRY_PAUSE: Duration = Duration::from_secs(5);
 
@@ -85,7 +85,7 @@ async fn step(
         update(deployment, |status| {
             (status.next, status.reason, status.next_try_seconds) = (None, None, None);
         });
-        return if is_pinned(&spec.model) { poll.max(Duration::from_secs(60)) } else { poll };
+        return if is_pinned(&spec.model) { poll.max(Duration::from_mins(1)) } else { poll };
     }
     if let Some(failed) = failed.as_ref().filter(|failed| failed.identity == resolved.identity)
         && failed.again > Instant::now()
@@ -134,7 +134,7 @@ async fn step(
             };
             let error = match error {
                 LoadError::Model(text) => LoadError::Model(format!("version {}: {text}", resolved.version)),
-                error => error,
+                error @ LoadError::Registry(_) => error,
             };
             complain(deployment, error, pause);
             poll.min(pause)

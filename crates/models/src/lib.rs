@@ -5,6 +5,7 @@ mod artifacts;
 mod demo;
 mod demo_files;
 mod deployment;
+mod doctor;
 mod environment;
 mod follow;
 mod live;
@@ -20,6 +21,7 @@ pub use deployment::{
     Deployment, DeploymentSpec, DeploymentState, DeploymentStatus, EnvManager, PredictRequest, Prediction,
     RuntimeChoice,
 };
+pub use doctor::{Finding, FindingLevel, doctor};
 pub use models::Models;
 pub use registry::{Registry, RegistryAuth, RegistryConfig, RegistryError};
 pub use settings::ModelSettings;

@@ -17,7 +17,6 @@ pub(crate) struct ModelFile {
     pub(crate) folder: PathBuf,
     flavors: Value,
     pub(crate) signature: Signature,
-    pub(crate) has_signature: bool,
     pub(crate) mlflow_version: Option<String>,
     /// A ready request body, to warm the model with.
     pub(crate) example: Option<Bytes>,
@@ -37,7 +36,6 @@ impl ModelFile {
         Ok(Self {
             folder: folder.to_owned(),
             flavors: file.get("flavors").cloned().unwrap_or_default(),
-            has_signature: file.get("signature").is_some_and(Value::is_object),
             signature,
             mlflow_version: text_of(file.get("mlflow_version")),
             example,

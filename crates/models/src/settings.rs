@@ -36,8 +36,8 @@ impl ModelSettings {
             launcher: launcher.into(),
             wheelhouse: None,
             uv: None,
-            load_timeout: Duration::from_secs(180),
-            environment_timeout: Duration::from_secs(900),
+            load_timeout: Duration::from_mins(3),
+            environment_timeout: Duration::from_mins(15),
             kill_after: Duration::from_secs(1),
             isolation_required: false,
         }

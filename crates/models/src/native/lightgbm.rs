@@ -122,7 +122,9 @@ impl Lightgbm {
             match self.step {
                 Step::Identity => {}
                 Step::Sigmoid(scale) => {
-                    sums.iter_mut().for_each(|value| *value = 1.0 / (1.0 + (-scale * *value).exp()));
+                    for value in sums.iter_mut() {
+                        *value = 1.0 / (1.0 + (-scale * *value).exp());
+                    }
                 }
                 Step::Exponent => sums.iter_mut().for_each(|value| *value = value.exp()),
                 Step::Softmax => {
@@ -132,7 +134,9 @@ impl Lightgbm {
                         *value = (*value - largest).exp();
                         total += *value;
                     }
-                    sums.iter_mut().for_each(|value| *value /= total);
+                    for value in sums.iter_mut() {
+                        *value /= total;
+                    }
                 }
             }
         }

@@ -215,7 +215,7 @@ impl Xgboost {
     /// Rows of `features` values each.
     pub(super) fn predict(&self, rows: &[f32]) -> Predictions {
         let outputs = self.margins.len();
-        let count = if self.features == 0 { 0 } else { rows.len() / self.features };
+        let count = rows.len().checked_div(self.features).unwrap_or(0);
         let mut values = Vec::with_capacity(count * outputs);
         for row in rows.chunks_exact(self.features.max(1)) {
             let start = values.len();
@@ -279,7 +279,9 @@ fn softmax(values: &mut [f32]) {
         sum += f64::from(*value);
     }
     let sum = sum as f32;
-    values.iter_mut().for_each(|value| *value /= sum);
+    for value in values.iter_mut() {
+        *value /= sum;
+    }
 }
 
 fn first_largest(values: &[f32]) -> usize {
@@ -338,4 +340,37 @@ fn used_trees(learner: &Value, wrapper: Wrapper, trees: usize) -> Result<usize, 
     let starts = starts.ok_or("`best_iteration` without `iteration_indptr`")?;
     let end = starts.get(best + 1).and_then(|end| usize::try_from(*end).ok()).filter(|end| *end <= trees);
     end.ok_or_else(|| "`best_iteration` is beyond the trees".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(left: &str, right: &str, feature: &str) -> Result<Xgboost, String> {
+        let text = format!(
+            r#"{{"learner":{{"learner_model_param":{{"base_score":"[5E-1]","num_class":"0","num_feature":"1"}},
+            "objective":{{"name":"binary:logistic"}},"gradient_booster":{{"name":"gbtree","model":{{"tree_info":[0],"trees":[
+            {{"left_children":{left},"right_children":{right},"split_indices":{feature},"default_left":[0,1,0],
+            "split_conditions":[0.5,-1.0,1.0],"tree_param":{{"size_leaf_vector":"1"}}}}]}}}}}}}}"#
+        );
+        Xgboost::read(&serde_json::from_str(&text).unwrap(), Wrapper::Classifier)
+    }
+
+    #[test]
+    fn a_forged_tree_is_refused() {
+        let whole = model("[1,-1,-1]", "[2,-1,-1]", "[0,0,0]").unwrap();
+        assert_eq!(whole.predict(&[0.4, 0.6, f32::NAN]), Predictions::Labels(vec![0, 1, 1]));
+        for (left, right, feature) in [
+            ("[0,-1,-1]", "[2,-1,-1]", "[0,0,0]"),
+            ("[1,0,-1]", "[2,2,-1]", "[0,0,0]"),
+            ("[1,-1,-1]", "[1,-1,-1]", "[0,0,0]"),
+            ("[1,-1,-1]", "[7,-1,-1]", "[0,0,0]"),
+            ("[1,-1,-1]", "[-1,-1,-1]", "[0,0,0]"),
+            ("[1,-1,-1]", "[2,-1,-1]", "[3,0,0]"),
+            ("[1,-1,-1]", "[2,-1,-1]", "[-1,0,0]"),
+            ("[1,-1]", "[2,-1,-1]", "[0,0,0]"),
+        ] {
+            assert!(model(left, right, feature).is_err(), "{left} {right} {feature}");
+        }
+    }
 }

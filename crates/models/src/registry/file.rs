@@ -84,7 +84,7 @@ impl FileStore {
                 text.trim().parse().map_err(|_| self.refused(format!("alias `{alias}` holds no version")))?
             }
             VersionSelector::Latest => {
-                self.versions(&folder).into_iter().max().ok_or_else(|| self.none(what(model)))?
+                Self::versions(&folder).into_iter().max().ok_or_else(|| self.none(what(model)))?
             }
             VersionSelector::Stage(stage) => {
                 let in_stage = |version: &u64| {
@@ -92,7 +92,7 @@ impl FileStore {
                     let current = meta.and_then(|meta| text_of(meta.get("current_stage")));
                     current.is_some_and(|current| current.eq_ignore_ascii_case(stage))
                 };
-                let found = self.versions(&folder).into_iter().filter(in_stage).max();
+                let found = Self::versions(&folder).into_iter().filter(in_stage).max();
                 found.ok_or_else(|| self.none(what(model)))?
             }
         };
@@ -116,7 +116,7 @@ impl FileStore {
         })
     }
 
-    fn versions(&self, folder: &Path) -> Vec<u64> {
+    fn versions(folder: &Path) -> Vec<u64> {
         let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
         entries
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("version-")?.parse().ok())

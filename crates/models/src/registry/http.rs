@@ -125,9 +125,9 @@ impl HttpRegistry {
         }
         let code = value.as_ref().and_then(|value| value.get("error_code")).and_then(Value::as_str);
         Err(match (status, code) {
-            (_, Some("RESOURCE_DOES_NOT_EXIST")) => None,
-            // A missing alias is answered so.
-            (StatusCode::BAD_REQUEST, Some("INVALID_PARAMETER_VALUE")) => None,
+            // A missing alias is answered with the second.
+            (_, Some("RESOURCE_DOES_NOT_EXIST"))
+            | (StatusCode::BAD_REQUEST, Some("INVALID_PARAMETER_VALUE")) => None,
             (StatusCode::UNAUTHORIZED, _) => Some(self.refused("the login was refused (401)")),
             (StatusCode::FORBIDDEN, _) => Some(self.refused("the login may not read this model (403)")),
             (status, _) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {

@@ -232,19 +232,27 @@ impl Registry {
     }
 }
 
-/// A model folder given by path. Its version is `local`; it is another one when a file's size or time changes.
+/// A model folder given by path. Its version is `local`; it is another one when the size or time of a file directly in
+/// it changes (saving a model writes all of them).
 fn local_folder(registry: &str, path: &Path) -> Result<Resolved, RegistryError> {
+    use std::fmt::Write as _;
     use std::os::unix::fs::MetadataExt as _;
-    let file = path.join("MLmodel");
-    let meta = std::fs::metadata(&file).map_err(|error| RegistryError::NotFound {
+    let missing = |error: std::io::Error| RegistryError::NotFound {
         registry: registry.to_owned(),
         what: format!("model folder of this path ({})", error.kind()),
-    })?;
-    Ok(Resolved {
-        version: "local".to_owned(),
-        identity: format!("{}:{}:{}:{}", path.display(), meta.size(), meta.mtime(), meta.mtime_nsec()),
-        place: Place::Folder(path.to_owned()),
-    })
+    };
+    std::fs::metadata(path.join("MLmodel")).map_err(missing)?;
+    let mut entries =
+        std::fs::read_dir(path).map_err(missing)?.collect::<Result<Vec<_>, _>>().map_err(missing)?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    let mut identity = path.display().to_string();
+    for entry in entries.iter().take(1000) {
+        if let Ok(meta) = entry.metadata() {
+            let (name, size) = (entry.file_name(), meta.size());
+            let _ = write!(identity, "\n{}:{size}:{}:{}", name.display(), meta.mtime(), meta.mtime_nsec());
+        }
+    }
+    Ok(Resolved { version: "local".to_owned(), identity, place: Place::Folder(path.to_owned()) })
 }
 
 /// The words for what a reference names, for "has no ..." messages.

@@ -219,3 +219,16 @@ fn calls(launch: &Launch) -> Result<(), String> {
         .map_err(|error: seccompiler::BackendError| text(&error))?;
     seccompiler::apply_filter(&program).map_err(|error| text(&error))
 }
+
+/// What this kernel lacks for worker isolation; `None` when nothing. Takes no rights away: the ruleset is only made.
+pub(crate) fn landlock_gap() -> Option<String> {
+    let made = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V6))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(ABI::V6)))
+        .and_then(|rules| rules.scope(Scope::Signal | Scope::AbstractUnixSocket))
+        .and_then(landlock::Ruleset::create);
+    made.err().map(|_| {
+        "the kernel's Landlock is missing or older than version 6: workers are confined less".to_owned()
+    })
+}

@@ -29,7 +29,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// Deaths in a row after which callers are turned away at once instead of waiting.
 const BREAKER: usize = 5;
 /// A worker that lived this long starts again with a clean record.
-const CLEAN_AFTER: Duration = Duration::from_secs(60);
+const CLEAN_AFTER: Duration = Duration::from_mins(1);
 /// Pause between two looks at an idle worker.
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// Pause between two looks at a worker's memory.

@@ -166,13 +166,18 @@ impl Process {
 
     /// How the process ended, with the last line it wrote.
     pub(crate) async fn epitaph(&mut self, what: &str) -> String {
+        use std::fmt::Write as _;
         use std::os::unix::process::ExitStatusExt as _;
         let status = tokio::time::timeout(Duration::from_secs(2), self.child.wait()).await;
         let mut text = what.to_owned();
         if let Ok(Ok(status)) = status {
             match (status.code(), status.signal()) {
-                (Some(code), _) => text.push_str(&format!(" (exit status {code})")),
-                (None, Some(signal)) => text.push_str(&format!(" (signal {signal})")),
+                (Some(code), _) => {
+                    let _ = write!(text, " (exit status {code})");
+                }
+                (None, Some(signal)) => {
+                    let _ = write!(text, " (signal {signal})");
+                }
                 _ => {}
             }
         }

@@ -18,9 +18,8 @@ async fn native_answers_are_byte_for_byte_those_of_mlflow() {
         let mut spec = spec(registry.clone(), &format!("file://{}", model.display()));
         spec.runtime = RuntimeChoice::Native;
         let deployment = bench.models.deploy(spec);
-        if !deployment.wait_ready(std::time::Duration::from_secs(20)).await {
-            panic!("{name}: {:?} {PATIENCE:?}", deployment.status());
-        }
+        let native = deployment.wait_ready(PATIENCE).await;
+        assert!(native, "{name}: {:?}", deployment.status());
         let cases: Vec<(String, String)> =
             serde_json::from_slice(&std::fs::read(model.join("cases.json")).unwrap()).unwrap();
         for (body, expected) in cases {

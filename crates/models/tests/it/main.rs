@@ -1,7 +1,11 @@
 //! Deployments through the public API: real stores, real sockets, real processes.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
+
 mod demo;
+mod environments;
 mod exact;
 mod failures;
+mod http;
 mod real;
 mod support;

@@ -22,7 +22,17 @@ impl Server {
     fn start(python: &Path, folder: &Path, port: u16) -> Self {
         use std::os::unix::process::CommandExt as _;
         let child = Command::new(python)
-            .args(["-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1", "--port", &port.to_string()])
+            .args([
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--workers",
+                "1",
+                "--port",
+                &port.to_string(),
+            ])
             .arg("--backend-store-uri")
             .arg(format!("sqlite:///{}", folder.join("mlflow.db").display()))
             .arg("--artifacts-destination")
@@ -102,10 +112,8 @@ async fn a_real_tracking_server_is_followed_through_its_life() {
     let made = Command::new(&python).arg(script).args([&uri, BODY]).current_dir(&place).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let made = String::from_utf8(made.stdout).unwrap();
-    let known: Vec<(String, String)> = made
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
+    let known: Vec<(String, String)> =
+        made.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert_eq!(known.len(), 2, "{made}");
 
     let began = Instant::now();

@@ -11,7 +11,7 @@ use millgate_models::{
 };
 use millgate_types::{Fault, ModelRef};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A folder for everything, models on it, and a registry to point them to.
 pub(crate) struct Bench {
@@ -48,7 +48,7 @@ pub(crate) fn spec(registry: Arc<Registry>, model: &str) -> DeploymentSpec {
 }
 
 pub(crate) async fn json(deployment: &Deployment, body: &str) -> Result<Prediction, Fault> {
-    within(deployment, body, Duration::from_secs(60)).await
+    within(deployment, body, Duration::from_mins(1)).await
 }
 
 pub(crate) async fn within(

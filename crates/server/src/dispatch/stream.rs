@@ -67,7 +67,8 @@ fn check_first(bytes: &[u8]) -> Result<(), Fault> {
 
 /// A break in the middle: nothing may be tried again, whatever the cause.
 fn interrupted(error: UpstreamError) -> Fault {
-    Fault::upstream(code::STREAM_INTERRUPTED, Retry::Never, "the provider's stream broke off").with_cause(error)
+    Fault::upstream(code::STREAM_INTERRUPTED, Retry::Never, "the provider's stream broke off")
+        .with_cause(error)
 }
 
 // ---- pass lane --------------------------------------------------------------------------------------
