@@ -148,7 +148,7 @@ impl Bench {
                  \x20 - {{ name: chunks, type: llm/v1/chat, route: fake/chunks-100-0ms }}\n\
                  \x20 - {{ name: open, type: llm/v1/chat, route: fake/chunks-60-1000ms }}\n\
                  access: {{ keys: required, static: [ {{ name: bench, key: mg-bench-0123456789 }} ] }}\n\
-                 server: {{ threads: 1, max_connections_per_ip: 5000, drain_delay: 0s, drain_timeout: 1s }}\n",
+                 server: {{ threads: 1, max_connections_per_ip: 5000, drain_delay: 1ms, drain_timeout: 1s }}\n",
                 self.upstream
             ),
         )?;
