@@ -11,7 +11,9 @@ pub(crate) fn check() -> Result<()> {
     section("lints");
     run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     section("documentation");
-    run(cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    run(
+        cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings")
+    )?;
     section("dependencies");
     supply::check()?;
     if has("cargo-deny") {

@@ -109,7 +109,7 @@ fn configuration(schema: &Value) -> Result<String> {
          with its place. The schema for editors is `schema/millgate.schema.json` (`millgate schema` prints it): \
          `# yaml-language-server: $schema=...` in the first line makes them complete and check.\n"
     );
-    section(&mut out, "The file", schema, schema)?;
+    section(&mut out, "The file", schema)?;
     let mut done = vec![String::new()];
     let mut wanted = mentioned(schema);
     while let Some(name) = wanted.first().cloned() {
@@ -118,7 +118,7 @@ fn configuration(schema: &Value) -> Result<String> {
             continue;
         }
         let definition = &schema["$defs"][&name];
-        section(&mut out, title(&name), definition, schema)?;
+        section(&mut out, title(&name), definition)?;
         let inner = mentioned(definition);
         wanted.splice(0..0, inner);
         done.push(name);
@@ -146,7 +146,7 @@ fn title(name: &str) -> &str {
     name.strip_suffix("Config").unwrap_or(name)
 }
 
-fn section(out: &mut String, name: &str, part: &Value, schema: &Value) -> Result<()> {
+fn section(out: &mut String, name: &str, part: &Value) -> Result<()> {
     writeln!(out, "\n## {name}\n")?;
     if let Some(text) = part["description"].as_str() {
         writeln!(out, "{text}\n")?;
@@ -163,7 +163,7 @@ fn section(out: &mut String, name: &str, part: &Value, schema: &Value) -> Result
                 value => format!("`{value}`"),
             };
             let text = property["description"].as_str().unwrap_or_default().replace('\n', " ");
-            writeln!(out, "| `{field}` | {} | {default} | {} |", kind(property, schema), cell(&text))?;
+            writeln!(out, "| `{field}` | {} | {default} | {} |", kind(property), cell(&text))?;
         }
         return Ok(());
     }
@@ -176,15 +176,15 @@ fn section(out: &mut String, name: &str, part: &Value, schema: &Value) -> Result
             } else if let Some(properties) = choice["properties"].as_object() {
                 for (field, property) in properties {
                     let text = property["description"].as_str().unwrap_or_default();
-                    writeln!(out, "- `{{ {field}: ... }}` ({}): {text}", kind(property, schema))?;
+                    writeln!(out, "- `{{ {field}: ... }}` ({}): {text}", kind(property))?;
                 }
             } else {
-                writeln!(out, "- {}{}{text}", kind(choice, schema), if text.is_empty() { "" } else { ": " })?;
+                writeln!(out, "- {}{}{text}", kind(choice), if text.is_empty() { "" } else { ": " })?;
             }
         }
         return Ok(());
     }
-    let mut facts = vec![kind(part, schema)];
+    let mut facts = vec![kind(part)];
     if let Some(pattern) = part["pattern"].as_str().filter(|pattern| pattern.len() > 1) {
         facts.push(format!("pattern `{pattern}`"));
     }
@@ -197,7 +197,7 @@ fn section(out: &mut String, name: &str, part: &Value, schema: &Value) -> Result
 }
 
 /// A type in few words, linked where it has a section.
-fn kind(value: &Value, schema: &Value) -> String {
+fn kind(value: &Value) -> String {
     if let Some(path) = value["$ref"].as_str() {
         let name = path.rsplit('/').next().unwrap_or_default();
         let title = title(name);
@@ -206,7 +206,7 @@ fn kind(value: &Value, schema: &Value) -> String {
     for list in ["anyOf", "oneOf", "allOf"] {
         if let Some(choices) = value[list].as_array() {
             let choices: Vec<String> =
-                choices.iter().map(|choice| kind(choice, schema)).filter(|kind| kind != "null").collect();
+                choices.iter().map(|choice| kind(choice)).filter(|kind| kind != "null").collect();
             return choices.join(" or ");
         }
     }
@@ -221,9 +221,9 @@ fn kind(value: &Value, schema: &Value) -> String {
         _ => "any",
     };
     match name {
-        "array" => format!("list of {}", kind(&value["items"], schema)),
+        "array" => format!("list of {}", kind(&value["items"])),
         "object" if value["additionalProperties"].is_object() => {
-            format!("map of {}", kind(&value["additionalProperties"], schema))
+            format!("map of {}", kind(&value["additionalProperties"]))
         }
         "string" => "text".to_owned(),
         name => name.to_owned(),

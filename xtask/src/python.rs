@@ -38,8 +38,11 @@ pub(crate) fn interpreter() -> Result<PathBuf> {
         run(&mut command("python3", &["-m", "venv", "--clear", &path]))?;
     }
     let file = requirements.display().to_string();
-    run(command(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", &file])
-        .env("PIP_NO_INPUT", "1"))?;
+    run(command(
+        &python,
+        &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", &file],
+    )
+    .env("PIP_NO_INPUT", "1"))?;
     std::fs::write(folder.join(".complete"), "")?;
     Ok(python)
 }

@@ -9,14 +9,37 @@ use serde::Deserialize;
 use crate::shell::{cargo, output, say};
 
 const LICENCES: &[&str] = &[
-    "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0",
-    "CC0-1.0", "CDLA-Permissive-2.0", "ISC", "MIT", "MIT-0", "MPL-2.0", "Unicode-3.0", "Unlicense", "Zlib",
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "MPL-2.0",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
 ];
 /// One crypto library, and it is not one of these.
 const BANNED: &[&str] = &["openssl", "openssl-sys", "native-tls", "ring", "rsa", "serde_yaml", "git2"];
 /// Two versions of these would be two worlds.
-const SINGLE: &[&str] =
-    &["rustls", "hyper", "hyper-util", "http", "http-body", "tokio", "bytes", "serde", "aws-lc-rs", "rustls-webpki"];
+const SINGLE: &[&str] = &[
+    "rustls",
+    "hyper",
+    "hyper-util",
+    "http",
+    "http-body",
+    "tokio",
+    "bytes",
+    "serde",
+    "aws-lc-rs",
+    "rustls-webpki",
+];
 const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 #[derive(Deserialize)]
@@ -128,8 +151,13 @@ mod tests {
 
     #[test]
     fn licence_expressions_are_understood() {
-        for fine in ["MIT", "MIT OR GPL-3.0", "MIT/Apache-2.0", "ISC AND (Apache-2.0 OR GPL-2.0)",
-            "Apache-2.0 WITH LLVM-exception OR GPL-2.0"] {
+        for fine in [
+            "MIT",
+            "MIT OR GPL-3.0",
+            "MIT/Apache-2.0",
+            "ISC AND (Apache-2.0 OR GPL-2.0)",
+            "Apache-2.0 WITH LLVM-exception OR GPL-2.0",
+        ] {
             assert!(allowed(fine), "{fine}");
         }
         for wrong in ["GPL-3.0", "MIT AND GPL-3.0", "", "ISC AND (GPL-2.0 OR GPL-3.0)"] {

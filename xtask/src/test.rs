@@ -63,9 +63,18 @@ pub(crate) fn target() -> std::path::PathBuf {
 /// The program built with the profile `dist`.
 pub(crate) fn build_dist() -> Result<std::path::PathBuf> {
     run(&mut cargo(&[
-        "build", "--locked", "--profile", "dist", "-p", "millgate", "-p", "millgate-testkit", "--bins",
+        "build",
+        "--locked",
+        "--profile",
+        "dist",
+        "-p",
+        "millgate",
+        "-p",
+        "millgate-testkit",
+        "--bins",
     ]))?;
     let folder = target().join("dist");
-    shell::output(&mut command(folder.join("millgate"), &["--version"])).context("the program does not run")?;
+    shell::output(&mut command(folder.join("millgate"), &["--version"]))
+        .context("the program does not run")?;
     Ok(folder)
 }

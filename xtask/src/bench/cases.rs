@@ -219,7 +219,11 @@ fn native(bench: &Bench, table: &mut Table) -> Result<()> {
     let seconds = bench.seconds;
     let demo = bench.program("millgate", &["demo"], "/readyz")?;
     let ready = Instant::now() + Duration::from_secs(20);
-    while bench.load(demo.port, &["--path", "/predict/iris", "--body", &good.display().to_string(), "-n", "1"])?.errors > 0 {
+    while bench
+        .load(demo.port, &["--path", "/predict/iris", "--body", &good.display().to_string(), "-n", "1"])?
+        .errors
+        > 0
+    {
         ensure!(Instant::now() < ready, "the bundled model does not load");
         std::thread::sleep(Duration::from_millis(200));
     }

@@ -237,13 +237,29 @@ impl Bench {
     }
 
     /// Holds `count` streams open while `look` looks.
-    pub(super) fn hold<T>(&self, port: u16, count: usize, model: &str, look: impl FnOnce() -> T) -> Result<T> {
+    pub(super) fn hold<T>(
+        &self,
+        port: u16,
+        count: usize,
+        model: &str,
+        look: impl FnOnce() -> T,
+    ) -> Result<T> {
         let (address, count) = (format!("127.0.0.1:{port}"), count.to_string());
         let mut command = pinned(
             1,
             self.programs.join("load"),
-            &[&address, "-c", &count, "--hold", "30", "--stream", "--model", model, "-H",
-                "Authorization: Bearer mg-bench-0123456789"],
+            &[
+                &address,
+                "-c",
+                &count,
+                "--hold",
+                "30",
+                "--stream",
+                "--model",
+                model,
+                "-H",
+                "Authorization: Bearer mg-bench-0123456789",
+            ],
         );
         let mut holder = Process::start(command.stdout(Stdio::piped()))?;
         let line = first_line(&mut holder)?;

@@ -87,7 +87,7 @@ async fn hosts_and_targets_have_one_reading() {
     let get = |line: &str, host: &str| raw(&format!("{line} HTTP/1.1\n{host}\n"));
     let close = |row: Row| Row { closes: true, ..row };
     let long = format!("/{}", "a".repeat(20_000));
-    let fields: String = (0..120).map(|index| format!("X-{index}: y\n")).collect();
+    let fields = (0..120).map(|index| format!("X-{index}: y\n")).collect::<Vec<_>>().concat();
     let rows = vec![
         close(row("no host", get("GET /health", ""), &[400], "bad_host")),
         close(row("two hosts", get("GET /health", "Host: a\nHost: b\n"), &[400], "bad_host")),

@@ -65,7 +65,7 @@ fn check(name: &str, answer: &Answer, status: u16, code: &str, problems: &mut Ve
 }
 
 async fn check_all(rows: &[(&str, u16, &str)], stream: bool) {
-    let fake = FakeProvider::start().unwrap();
+    let fake = FakeProvider::start().expect("a free port");
     let models: Vec<&str> = rows.iter().map(|row| row.0).collect();
     let gateway = over(&fake, &models).await;
     let mut problems = Vec::new();
@@ -135,13 +135,14 @@ async fn a_closed_port_is_502() {
 async fn a_fallback_answers_when_its_first_target_fails() {
     let fake = FakeProvider::start().unwrap();
     let failing = ["status-500", "status-429-retry-7", "reset", "bad-json", "html-200", "status-401"];
-    let endpoints: String = failing
+    let endpoints: Vec<String> = failing
         .iter()
         .map(|model| {
             format!("  - {{ name: f-{model}, type: llm/v1/chat, route: {{ fallback: [openai/{model}, anthropic/ok] }} }}\n")
         })
         .collect();
-    let gateway = millgate_testkit::TestGateway::start(&super::config(&fake, &["ok"], &endpoints)).await;
+    let gateway =
+        millgate_testkit::TestGateway::start(&super::config(&fake, &["ok"], &endpoints.concat())).await;
     for model in failing {
         for stream in [false, true] {
             let mut call = chat(&format!("f-{model}"));

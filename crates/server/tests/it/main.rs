@@ -21,13 +21,14 @@ async fn over(fake: &FakeProvider, models: &[&str]) -> TestGateway {
 
 fn config(fake: &FakeProvider, models: &[&str], more: &str) -> String {
     let base = fake.base_url();
-    let endpoints: String = models
+    let endpoints: Vec<String> = models
         .iter()
         .flat_map(|model| ["openai", "anthropic"].map(|provider| (provider, model)))
         .map(|(provider, model)| {
             format!("  - {{ name: {provider}-{model}, type: llm/v1/chat, route: {provider}/{model} }}\n")
         })
         .collect();
+    let endpoints = endpoints.concat();
     format!(
         "version: 1
 providers:
