@@ -205,8 +205,7 @@ fn kind(value: &Value) -> String {
     }
     for list in ["anyOf", "oneOf", "allOf"] {
         if let Some(choices) = value[list].as_array() {
-            let choices: Vec<String> =
-                choices.iter().map(|choice| kind(choice)).filter(|kind| kind != "null").collect();
+            let choices: Vec<String> = choices.iter().map(kind).filter(|kind| kind != "null").collect();
             return choices.join(" or ");
         }
     }

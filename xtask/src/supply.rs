@@ -1,12 +1,11 @@
 //! What may be linked in: licences, banned crates, one source, no double of what must be one. `deny.toml` says
 //! the same to cargo-deny, which takes longer to build than all of this project and is used where installed.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, bail};
-use serde::Deserialize;
+use anyhow::{Result, bail};
 
-use crate::shell::{cargo, output, say};
+use crate::shell::{cargo, output, root, say};
 
 const LICENCES: &[&str] = &[
     "0BSD",
@@ -40,68 +39,52 @@ const SINGLE: &[&str] = &[
     "aws-lc-rs",
     "rustls-webpki",
 ];
-const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    resolve: Resolve,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-    version: String,
-    license: Option<String>,
-    source: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-}
-
-/// Looks at everything that is compiled for this platform.
+/// Looks at everything that is compiled for this platform. Not `cargo metadata`: that also names what a weak
+/// feature would switch on and nobody does.
 pub(crate) fn check() -> Result<()> {
-    let host = output(&mut crate::shell::command("rustc", &["-vV"]))?;
-    let host = host.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
-    let text =
-        output(&mut cargo(&["metadata", "--locked", "--format-version", "1", "--filter-platform", host]))?;
-    let Metadata { packages, resolve } = serde_json::from_str(&text)?;
-    let used: HashSet<&str> = resolve.nodes.iter().map(|node| node.id.as_str()).collect();
-    let mut problems = Vec::new();
+    let text = output(&mut cargo(&[
+        "tree",
+        "--locked",
+        "--workspace",
+        "--edges",
+        "normal,build,dev",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}\t{l}",
+    ]))?;
+    let mut problems = BTreeSet::new();
     let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut count = 0;
-    for package in packages.iter().filter(|package| used.contains(package.id.as_str())) {
-        count += 1;
-        let name = format!("{} {}", package.name, package.version);
-        versions.entry(&package.name).or_default().insert(&package.version);
-        if BANNED.contains(&package.name.as_str()) {
-            problems.push(format!("{name} is banned"));
+    for line in text.lines() {
+        let Some((package, licence)) = line.split_once('\t') else { continue };
+        let mut words = package.split(' ');
+        let (Some(name), Some(version)) = (words.next(), words.next()) else { continue };
+        versions.entry(name).or_default().insert(version);
+        if BANNED.contains(&name) {
+            problems.insert(format!("{name} {version} is banned"));
         }
-        match &package.license {
-            Some(licence) if allowed(licence) => {}
-            licence => problems.push(format!("{name} has the licence {licence:?}")),
+        if !allowed(licence.trim_end_matches("(*)").trim()) {
+            problems.insert(format!("{name} {version} has the licence `{licence}`"));
         }
-        if package.source.as_deref().is_some_and(|source| source != SOURCE) {
-            problems.push(format!("{name} comes from {:?}", package.source));
+        // Packages of the usual registry name no source; ours name a folder of this repository.
+        let root = root().display().to_string();
+        if let Some(source) =
+            words.find(|word| word.starts_with('(') && *word != "(*)" && *word != "(proc-macro)")
+            && !source.contains(&root)
+        {
+            problems.insert(format!("{name} {version} comes from {source}"));
         }
     }
     for name in SINGLE {
-        if versions.get(name).is_some_and(|found| found.len() > 1) {
-            problems.push(format!("{name} is there more than once: {:?}", versions[name]));
+        if let Some(found) = versions.get(name).filter(|found| found.len() > 1) {
+            problems.insert(format!("{name} is there more than once: {found:?}"));
         }
     }
     if !problems.is_empty() {
-        bail!("dependencies:\n  {}", problems.join("\n  "));
+        bail!("dependencies:\n  {}", problems.into_iter().collect::<Vec<_>>().join("\n  "));
     }
-    say(&format!("{count} packages: licences, bans, sources and doubles are as they should be"));
+    say(&format!("{} packages: licences, bans, sources and doubles are as they should be", versions.len()));
     Ok(())
 }
 
