@@ -150,6 +150,9 @@ pub(crate) struct Doctor {
     /// The configuration file; looked for as `start` does.
     #[arg(long, short = 'c', env = "MLFLOW_GATEWAY_CONFIG", value_name = "FILE")]
     pub(crate) config_path: Option<PathBuf>,
+    /// Do not load the registered models to see whether they start.
+    #[arg(long)]
+    pub(crate) skip_models: bool,
     #[command(flatten)]
     pub(crate) data: Data,
     #[command(flatten)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use millgate_config::{AccessLog, Config, KeyMode, load, load_environment};
+use millgate_config::{AccessLog, Config, Isolation, KeyMode, load, load_environment};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
 use millgate_server::{ConfigSource, Gateway, Listener, ListenerLimits, Reloader};
@@ -138,12 +138,17 @@ pub(crate) fn data_dir(data: &Data) -> anyhow::Result<PathBuf> {
     base.map(|base| base.join("millgate")).context("no home folder: name one with --data-dir")
 }
 
-/// Runs until a signal ends it.
-pub(crate) fn run(plan: Plan) -> anyhow::Result<ExitCode> {
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    if provider.install_default().is_err() {
+/// One crypto provider for the whole process.
+pub(crate) fn install_crypto() -> anyhow::Result<()> {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         bail!("another crypto provider is installed already");
     }
+    Ok(())
+}
+
+/// Runs until a signal ends it.
+pub(crate) fn run(plan: Plan) -> anyhow::Result<ExitCode> {
+    install_crypto()?;
     // Requests have threads of their own; this runtime is for everything beside them.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -179,8 +184,7 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("{} cannot be listened on", plan.address))?;
     let address = listener.address();
     tracing::info!(%address, endpoints = config.endpoints.len(), "serving at http://{address}");
-    let reloader =
-        plan.source.map(|(source, text)| Reloader::start(Arc::clone(&gateway), source, &text));
+    let reloader = plan.source.map(|(source, text)| Reloader::start(Arc::clone(&gateway), source, &text));
     (plan.greeting)(&gateway, address);
     let ended_by = signals.wait(reloader.as_ref()).await;
     gateway.begin_drain();
@@ -210,6 +214,7 @@ pub(crate) fn model_settings(config: &Config, data_dir: &Path) -> anyhow::Result
     let mut settings = ModelSettings::new(data_dir, launcher);
     settings.python = config.models.python.as_ref().map(|python| PathBuf::from(python.as_str()));
     settings.wheelhouse = config.models.wheelhouse.as_ref().map(|folder| PathBuf::from(folder.as_str()));
+    settings.isolation_required = config.models.isolation == Isolation::Required;
     Ok(settings)
 }
 

@@ -392,6 +392,19 @@ pub struct ModelsConfig {
     /// A folder of wheels to install from instead of the package index.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wheelhouse: Option<Expanded>,
+    /// Whether a worker may run where part of its isolation cannot be applied (old kernels, some containers).
+    pub isolation: Isolation,
+}
+
+/// How strictly workers are isolated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// As far as the kernel allows; what is missing is logged and shown by `doctor`.
+    #[default]
+    BestEffort,
+    /// Whole, or the model is not served.
+    Required,
 }
 
 /// Logs.

@@ -11,9 +11,9 @@ mod schema;
 mod value;
 
 pub use document::{
-    AccessConfig, AccessLog, Compat, Config, EndpointConfig, EndpointType, EnvManager, KeyConfig, KeyMode,
-    LimitBy, LimitConfig, LogConfig, ModelsConfig, Network, ProviderConfig, RegistryConfig, RouteConfig,
-    RuntimeChoice, ServerConfig, ServingConfig, Split,
+    AccessConfig, AccessLog, Compat, Config, EndpointConfig, EndpointType, EnvManager, Isolation, KeyConfig,
+    KeyMode, LimitBy, LimitConfig, LogConfig, ModelsConfig, Network, ProviderConfig, RegistryConfig,
+    RouteConfig, RuntimeChoice, ServerConfig, ServingConfig, Split,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
 pub use schema::json_schema;

@@ -23,8 +23,8 @@ use millgate_types::{Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Opera
 pub use aggregate::{Aggregator, aggregate, replay};
 pub use completion::{chat_as_completion, completion_as_chat};
 pub use error::redact;
-pub use watch::{Passed, Watch, usage_of};
 pub use quirks::{MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport, ThinkingStyle};
+pub use watch::{Passed, Watch, usage_of};
 
 /// One wire format, both ways. Callers' bytes are read strictly, upstreams' bytes tolerantly.
 pub trait Codec: Sync {

@@ -284,7 +284,8 @@ mod tests {
     #[test]
     fn an_error_inside_the_stream_is_a_fault() {
         let first = STREAM.find("\n\n").unwrap() + 2;
-        let stream = format!("{}data: {{\"error\":{{\"message\":\"boom\",\"code\":500}}}}\n\n", &STREAM[..first]);
+        let stream =
+            format!("{}data: {{\"error\":{{\"message\":\"boom\",\"code\":500}}}}\n\n", &STREAM[..first]);
         let (out, _, fault) = run(&stream, stream.len(), false);
         assert_eq!(out, STREAM[..first]);
         assert!(fault.is_some());

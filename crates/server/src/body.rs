@@ -74,9 +74,9 @@ async fn gather(mut body: Incoming, limits: &BodyLimits) -> Result<Bytes, Fault>
             Some(frame) => frame,
             None => {
                 let until = deadline.min(tokio::time::Instant::now() + limits.idle);
-                tokio::time::timeout_at(until, body.frame()).await.map_err(|_| {
-                    Fault::client(code::BODY_TIMEOUT, "the body did not arrive in time")
-                })?
+                tokio::time::timeout_at(until, body.frame())
+                    .await
+                    .map_err(|_| Fault::client(code::BODY_TIMEOUT, "the body did not arrive in time"))?
             }
         };
         let Some(frame) = frame else { break };

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use millgate_config::Config;
-use millgate_models::{Deployment, DeploymentStatus, Models};
+use millgate_models::{Deployment, DeploymentStatus, Models, Registry};
 use millgate_observe::{Metrics, Recorder};
 use serde::Serialize;
 
-use crate::snapshot::{Builder, Snapshot};
+use crate::snapshot::{Builder, Snapshot, registry};
 
 /// Everything that requests share.
 pub struct Gateway {
@@ -89,6 +89,12 @@ impl Gateway {
         self.models.retain(&deployments);
         self.metrics.config_generation.set(generation as i64);
         Ok(generation)
+    }
+
+    /// The registries of a config, opened apart from any gateway, for `doctor`.
+    pub fn registries(config: &Config) -> Result<Vec<Arc<Registry>>, ApplyError> {
+        let opened = config.registries.iter().map(|(name, written)| registry(name, written));
+        opened.collect::<Result<_, String>>().map_err(ApplyError)
     }
 
     /// Says no to readiness from now on; requests are still served.

@@ -76,7 +76,9 @@ impl Listener {
         for index in 0..limits.threads.max(1) {
             let (hand, deal) = mpsc::unbounded_channel();
             let thread = DataThread { gateway: Arc::clone(&gateway), phase: phase.clone(), limits };
-            threads.push(std::thread::Builder::new().name(format!("data-{index}")).spawn(move || thread.run(deal))?);
+            threads.push(
+                std::thread::Builder::new().name(format!("data-{index}")).spawn(move || thread.run(deal))?,
+            );
             hands.push(hand);
         }
         let acceptor = tokio::spawn(accept(listener, gateway, limits, hands, phase));
@@ -426,4 +428,3 @@ impl tokio::io::AsyncWrite for Watched {
         self.stream.is_write_vectored()
     }
 }
-

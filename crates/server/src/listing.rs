@@ -105,8 +105,9 @@ pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -
 }
 
 fn json_reply<T: Serialize>(value: &T) -> Result<Reply, Fault> {
-    let body = serde_json::to_vec(value)
-        .map_err(|error| Fault::gateway(code::INTERNAL_ERROR, "the list could not be written").with_cause(error))?;
+    let body = serde_json::to_vec(value).map_err(|error| {
+        Fault::gateway(code::INTERNAL_ERROR, "the list could not be written").with_cause(error)
+    })?;
     Ok(Reply::json(body))
 }
 
@@ -169,9 +170,9 @@ fn page_start(token: &str) -> Option<usize> {
 fn mlflow_endpoint(endpoint: &Endpoint, legacy: bool) -> Value {
     let (kind, url) = if legacy { ("route_type", "route_url") } else { ("endpoint_type", "endpoint_url") };
     let model = endpoint.shown_model.as_ref();
-    let limit = endpoint.config.limits.first().map(|limit| {
-        json!({ "calls": limit.requests, "key": null, "renewal_period": limit.per.to_string() })
-    });
+    let limit = endpoint.config.limits.first().map(
+        |limit| json!({ "calls": limit.requests, "key": null, "renewal_period": limit.per.to_string() }),
+    );
     let mut shown = serde_json::Map::new();
     shown.insert("name".to_owned(), (*endpoint.name).into());
     shown.insert(kind.to_owned(), endpoint.kind.name().into());
@@ -189,11 +190,9 @@ fn mlflow_endpoint(endpoint: &Endpoint, legacy: bool) -> Value {
 
 fn traffic_route(endpoint: &Endpoint) -> Value {
     let destinations: Vec<_> = match &endpoint.config.route {
-        RouteConfig::Split(split) => split
-            .0
-            .iter()
-            .map(|(name, share)| json!({ "name": name, "traffic_percentage": share }))
-            .collect(),
+        RouteConfig::Split(split) => {
+            split.0.iter().map(|(name, share)| json!({ "name": name, "traffic_percentage": share })).collect()
+        }
         _ => Vec::new(),
     };
     json!({

@@ -36,7 +36,8 @@ pub(crate) async fn serve(
     let snapshot = gateway.snapshot();
     let (head, body) = request.into_parts();
     let mut flight = Flight::begin(&gateway, &head, peer, snapshot.generation);
-    let handled = AssertUnwindSafe(handle(&gateway, &snapshot, &head, body, peer, &mut flight)).catch_unwind();
+    let handled =
+        AssertUnwindSafe(handle(&gateway, &snapshot, &head, body, peer, &mut flight)).catch_unwind();
     let reply = match handled.await {
         Ok(Ok(reply)) => reply,
         Ok(Err(fault)) => Reply::fault(&fault, &mut flight),
@@ -45,7 +46,8 @@ pub(crate) async fn serve(
             let what = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             let what = what.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
             tracing::error!(request_id = %flight.request_id(), %what, "a handler panicked");
-            let fault = Fault::gateway(code::INTERNAL_ERROR, "an internal error; the log knows the request id");
+            let fault =
+                Fault::gateway(code::INTERNAL_ERROR, "an internal error; the log knows the request id");
             Reply::fault(&fault, &mut flight)
         }
     };
@@ -126,8 +128,13 @@ fn address<'a>(snapshot: &Snapshot, head: &'a Parts, flight: &mut Flight) -> Res
             let dialect = natural(kind, Dialect::OpenAi);
             Addressed { dialect, endpoint, operation: None, model_refused: false }
         }
-        Surface::Health | Surface::Live | Surface::Ready | Surface::Metrics | Surface::Ping
-        | Surface::Version | Surface::Root => return Ok(To::Public(surface)),
+        Surface::Health
+        | Surface::Live
+        | Surface::Ready
+        | Surface::Metrics
+        | Surface::Ping
+        | Surface::Version
+        | Surface::Root => return Ok(To::Public(surface)),
         _ => return Ok(To::Listing(surface)),
     };
     flight.record().dialect = Some(addressed.dialect);
@@ -162,9 +169,8 @@ fn identify(snapshot: &Snapshot, head: &Parts, flight: &mut Flight) -> Result<Pr
         return Err(refused());
     }
     let bearer = authorization.and_then(|value| bearer(value.as_bytes()));
-    let key = bearer.or_else(|| {
-        KEY_HEADERS.iter().find_map(|name| head.headers.get(name).map(HeaderValue::as_bytes))
-    });
+    let key = bearer
+        .or_else(|| KEY_HEADERS.iter().find_map(|name| head.headers.get(name).map(HeaderValue::as_bytes)));
     let principal = snapshot.principal(key).ok_or_else(refused)?;
     if let Principal::Key(name) = &principal {
         flight.record().principal = Some(Arc::clone(name));

@@ -238,32 +238,13 @@ impl Builder {
     fn registries(&self, config: &Config) -> Result<HashMap<String, (String, Arc<Registry>)>, String> {
         let mut found = HashMap::new();
         for (name, written) in &config.registries {
-            let auth = match (&written.token, &written.username, &written.password) {
-                (Some(token), ..) => RegistryAuth::Token(token.expose().to_owned()),
-                (None, Some(user), Some(password)) => RegistryAuth::Basic {
-                    username: user.as_str().to_owned(),
-                    password: password.expose().to_owned(),
-                },
-                _ => RegistryAuth::None,
-            };
             // Secrets take part by digest only.
             let secret = written.token.as_ref().or(written.password.as_ref()).map_or("", |s| s.expose());
             let shape = format!("{written:?} {} {:?}", written.uri.as_str(), digest(secret.as_bytes()));
             let kept = self.registries.get(name).filter(|(known, _)| *known == shape);
             let registry = match kept {
                 Some((_, kept)) => Arc::clone(kept),
-                None => {
-                    let mut settings = RegistryConfig::new(name, written.uri.as_str());
-                    settings.auth = auth;
-                    settings.allow_local_artifacts = written.allow_local_artifacts;
-                    if let Some(interval) = written.poll_interval {
-                        settings.poll_interval = interval.0;
-                    }
-                    if let Some(timeout) = written.timeout {
-                        settings.timeout = timeout.0;
-                    }
-                    Registry::new(settings).map_err(|error| format!("registries.{name}: {error}"))?
-                }
+                None => registry(name, written)?,
             };
             found.insert(name.clone(), (shape, registry));
         }
@@ -290,11 +271,16 @@ impl<'a> Resolver<'a> {
         Ok(route)
     }
 
-    fn route(&mut self, endpoint: &'a EndpointConfig, route: &'a RouteConfig) -> Result<Route<Target>, String> {
+    fn route(
+        &mut self,
+        endpoint: &'a EndpointConfig,
+        route: &'a RouteConfig,
+    ) -> Result<Route<Target>, String> {
         Ok(match route {
             RouteConfig::Target(target) => self.target(endpoint, target)?,
             RouteConfig::Split(split) => {
-                let branches = split.0.iter().map(|(target, weight)| Ok((*weight, self.target(endpoint, target)?)));
+                let branches =
+                    split.0.iter().map(|(target, weight)| Ok((*weight, self.target(endpoint, target)?)));
                 Route::Split(branches.collect::<Result<_, String>>()?)
             }
             RouteConfig::Fallback(nodes) => {
@@ -329,7 +315,9 @@ impl<'a> Resolver<'a> {
         let registry = match self.registries.get(name) {
             Some((_, registry)) => Arc::clone(registry),
             // Only `file://` models need no registry; the check before us saw to that.
-            None => Registry::new(RegistryConfig::new("local", "./mlruns")).map_err(|error| error.to_string())?,
+            None => {
+                Registry::new(RegistryConfig::new("local", "./mlruns")).map_err(|error| error.to_string())?
+            }
         };
         let serving = &endpoint.serving;
         let deployment = self.models.deploy(DeploymentSpec {
@@ -356,6 +344,29 @@ impl<'a> Resolver<'a> {
         let kind = TargetKind::Model(deployment);
         Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
     }
+}
+
+/// Opens a registry; nothing is called yet.
+pub(crate) fn registry(
+    name: &str,
+    written: &millgate_config::RegistryConfig,
+) -> Result<Arc<Registry>, String> {
+    let mut settings = RegistryConfig::new(name, written.uri.as_str());
+    settings.auth = match (&written.token, &written.username, &written.password) {
+        (Some(token), ..) => RegistryAuth::Token(token.expose().to_owned()),
+        (None, Some(user), Some(password)) => {
+            RegistryAuth::Basic { username: user.as_str().to_owned(), password: password.expose().to_owned() }
+        }
+        _ => RegistryAuth::None,
+    };
+    settings.allow_local_artifacts = written.allow_local_artifacts;
+    if let Some(interval) = written.poll_interval {
+        settings.poll_interval = interval.0;
+    }
+    if let Some(timeout) = written.timeout {
+        settings.timeout = timeout.0;
+    }
+    Registry::new(settings).map_err(|error| format!("registries.{name}: {error}"))
 }
 
 fn header_value(text: &str) -> Result<HeaderValue, String> {
@@ -419,13 +430,15 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
         headers.insert(header, value);
     }
     for (header, value) in &written.headers {
-        let named = HeaderName::from_bytes(header.as_bytes()).map_err(|_| format!("`{header}` is not a header"))?;
+        let named =
+            HeaderName::from_bytes(header.as_bytes()).map_err(|_| format!("`{header}` is not a header"))?;
         let mut value = HeaderValue::from_str(value.expose())
             .map_err(|_| format!("providers.{name}: a value cannot stand in the header `{header}`"))?;
         value.set_sensitive(true);
         headers.insert(named, value);
     }
-    let route_timeout = std::env::var("MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS").ok().and_then(|t| t.parse().ok());
+    let route_timeout =
+        std::env::var("MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS").ok().and_then(|t| t.parse().ok());
     let deadlines = Deadlines {
         connect: written.connect_timeout.map_or(Duration::from_secs(5), |period| period.0),
         head: written.timeout.map_or(Duration::from_secs(route_timeout.unwrap_or(300)), |period| period.0),

@@ -101,13 +101,15 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
     if path.starts_with("/api/2.0/endpoints/limits") || path.starts_with("/api/2.0/gateway/limits") {
         return Surface::MlflowLimits;
     }
-    if let Some(name) = name_under("/gateway/", "/invocations").or(name_under("/endpoints/", "/invocations")) {
+    if let Some(name) = name_under("/gateway/", "/invocations").or(name_under("/endpoints/", "/invocations"))
+    {
         return Surface::Invocations(name);
     }
     if let Some(name) = path.strip_prefix("/v1/models/").filter(|name| !name.is_empty()) {
         return Surface::Model(name);
     }
-    if let Some(name) = name_under("/api/2.0/endpoints/", "").or(name_under("/api/3.0/gateway/endpoint/", "")) {
+    if let Some(name) = name_under("/api/2.0/endpoints/", "").or(name_under("/api/3.0/gateway/endpoint/", ""))
+    {
         return Surface::MlflowEndpoint { name, legacy: false };
     }
     if let Some(name) = name_under("/api/2.0/gateway/routes/", "") {
@@ -149,7 +151,11 @@ fn check_host(head: &Parts) -> Result<(), Fault> {
     }
     let Some(host) = host else {
         // HTTP/2 has `:authority` instead, HTTP/1.0 nothing.
-        return if head.version == Version::HTTP_11 { Err(bad("the Host header is missing")) } else { Ok(()) };
+        return if head.version == Version::HTTP_11 {
+            Err(bad("the Host header is missing"))
+        } else {
+            Ok(())
+        };
     };
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
     if host.is_empty() || !host.as_bytes().iter().all(plain) {
@@ -172,7 +178,10 @@ fn check_path(path: &str) -> Result<(), Fault> {
     });
     let damaged = path.as_bytes().iter().enumerate().any(|(at, byte)| {
         *byte == b'%'
-            && !path.as_bytes().get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+            && !path
+                .as_bytes()
+                .get(at + 1..at + 3)
+                .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     });
     if dots || encoded || damaged || path.contains('\\') {
         return Err(Fault::client(code::BAD_PATH, "the path holds a traversal or an encoded separator"));

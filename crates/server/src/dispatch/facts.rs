@@ -83,7 +83,9 @@ impl Facts {
                 }
                 name if is_control_field(name) => {
                     let public = format!("`{name}` may not be set by callers");
-                    return Err(Fault::client(code::UNSUPPORTED_PARAMETER, public).with_param(name.to_owned()));
+                    return Err(
+                        Fault::client(code::UNSUPPORTED_PARAMETER, public).with_param(name.to_owned())
+                    );
                 }
                 _ => {}
             }

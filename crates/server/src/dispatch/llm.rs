@@ -12,10 +12,10 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use millgate_dialect::{Context, Watch, chat_as_completion, codec, completion_as_chat, replay, scan, usage_of};
-use millgate_types::{
-    Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, code,
+use millgate_dialect::{
+    Context, Watch, chat_as_completion, codec, completion_as_chat, replay, scan, usage_of,
 };
+use millgate_types::{Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, code};
 use millgate_upstream::{Client, UpstreamBody, UpstreamError, collect};
 
 use super::facts::Facts;
@@ -121,7 +121,8 @@ impl Attempt<'_> {
             (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
         };
         // MLflow's answers name the provider's model, the others what the caller asked for.
-        let shown = if call.dialect == Dialect::Mlflow { &model } else { asked.unwrap_or(&call.endpoint.name) };
+        let shown =
+            if call.dialect == Dialect::Mlflow { &model } else { asked.unwrap_or(&call.endpoint.name) };
         let context = |embedding_format| Context {
             request_id: flight.request_id(),
             model: shown.to_owned(),
@@ -273,7 +274,8 @@ impl Attempt<'_> {
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
         let call = &self.planned.call;
-        let content_type = response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let content_type =
+            response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let encoder = || codec(call.dialect).stream_encoder(call.operation, &way.context);
         if !content_type.starts_with(b"text/event-stream") {
             // A provider that does not stream this model answers whole.
@@ -303,9 +305,13 @@ impl Attempt<'_> {
 }
 
 fn not_an_answer(status: u16, fault: Fault) -> Fault {
-    Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, "the provider answered something that is not JSON")
-        .with_upstream_status(status)
-        .with_cause(fault)
+    Fault::upstream(
+        code::UPSTREAM_ERROR,
+        Retry::NextTarget,
+        "the provider answered something that is not JSON",
+    )
+    .with_upstream_status(status)
+    .with_cause(fault)
 }
 
 /// The body of a provider's answer.

@@ -35,13 +35,15 @@ const DIMENSIONS: usize = 8;
 
 /// The answer to a request body in OpenAI's dialect.
 pub(super) async fn answer(operation: Operation, body: &[u8]) -> Result<Response<AnswerBody>, Fault> {
-    let request: Value = serde_json::from_slice(body)
-        .map_err(|error| Fault::gateway(code::INTERNAL_ERROR, "the mock was sent no JSON").with_cause(error))?;
+    let request: Value = serde_json::from_slice(body).map_err(|error| {
+        Fault::gateway(code::INTERNAL_ERROR, "the mock was sent no JSON").with_cause(error)
+    })?;
     let model = request["model"].as_str().unwrap_or_default().to_owned();
     let status = model.strip_prefix("error-").and_then(|status| status.parse::<u16>().ok());
     if let Some(status) = status.and_then(|status| StatusCode::from_u16(status).ok()) {
         let message = format!("[mock] error {} on demand", status.as_u16());
-        let error = json!({ "error": { "message": message, "type": "mock_error", "param": null, "code": null } });
+        let error =
+            json!({ "error": { "message": message, "type": "mock_error", "param": null, "code": null } });
         let mut response = whole(&error);
         *response.status_mut() = status;
         if status == StatusCode::TOO_MANY_REQUESTS {
@@ -51,7 +53,8 @@ pub(super) async fn answer(operation: Operation, body: &[u8]) -> Result<Response
     }
     match model.as_str() {
         "garbage" => {
-            let mut response = respond("text/html", MockBody::new([Step::Data("<html>[mock]</html>".into())]));
+            let mut response =
+                respond("text/html", MockBody::new([Step::Data("<html>[mock]</html>".into())]));
             *response.status_mut() = StatusCode::OK;
             return Ok(response);
         }
@@ -114,7 +117,8 @@ impl Reply {
                 (last.map(|message| text_of(&message["content"])).unwrap_or_default(), tokens)
             }
         };
-        let mut words: Vec<String> = format!("[mock] You said: {said}").split(' ').map(str::to_owned).collect();
+        let mut words: Vec<String> =
+            format!("[mock] You said: {said}").split(' ').map(str::to_owned).collect();
         if let Some(most) = request["max_tokens"].as_u64().or(request["max_completion_tokens"].as_u64()) {
             words.truncate(usize::try_from(most).unwrap_or(usize::MAX).max(1));
         }
@@ -189,10 +193,13 @@ impl Reply {
             return MockBody::new([]);
         }
         let completions = self.operation == Operation::Completions;
-        let delta = |delta: Value, finish: Value| json!([{ "index": 0, "delta": delta, "finish_reason": finish }]);
+        let delta =
+            |delta: Value, finish: Value| json!([{ "index": 0, "delta": delta, "finish_reason": finish }]);
         let mut steps = Vec::new();
         if !completions {
-            steps.push(self.chunk(delta(json!({ "role": "assistant", "content": "" }), Value::Null), Value::Null));
+            steps.push(
+                self.chunk(delta(json!({ "role": "assistant", "content": "" }), Value::Null), Value::Null),
+            );
         }
         if let Some(tool) = &self.tool {
             let call = json!({ "tool_calls": [Self::tool_call(tool)] });

@@ -22,11 +22,8 @@ pub(super) async fn predict(
 ) -> Result<Reply, Fault> {
     flight.record().lane = Some(Lane::Model);
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let request = PredictRequest {
-        content_type,
-        body: planned.call.body.clone(),
-        deadline: Instant::now() + LONGEST,
-    };
+    let request =
+        PredictRequest { content_type, body: planned.call.body.clone(), deadline: Instant::now() + LONGEST };
     let prediction = deployment.predict(request).await?;
     flight.first_byte();
     let record = flight.record();

@@ -50,7 +50,8 @@ fn empty() -> Fault {
 
 /// A break in the middle: nothing may be tried again, whatever the cause.
 fn interrupted(error: UpstreamError) -> Fault {
-    Fault::upstream(code::STREAM_INTERRUPTED, Retry::Never, "the provider's stream broke off").with_cause(error)
+    Fault::upstream(code::STREAM_INTERRUPTED, Retry::Never, "the provider's stream broke off")
+        .with_cause(error)
 }
 
 // ---- pass lane --------------------------------------------------------------------------------------
