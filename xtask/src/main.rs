@@ -1,1 +1,51 @@
-fn main() {}
+//! `cargo xtask`: what continuous integration, the README and we ourselves call.
+
+mod bench;
+mod check;
+mod generate;
+mod python;
+mod shell;
+mod supply;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+/// Everything that is done with this repository beside compiling it.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Format, lints, documentation, dependencies, generated files.
+    Check,
+    /// All tests: Rust, then end to end with Python clients and a real MLflow.
+    Test(test::Arguments),
+    /// Measure against nginx on this machine and write docs/benchmarks.md.
+    Bench(bench::Arguments),
+    /// Write the generated files.
+    Gen {
+        /// Only say whether they are up to date.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Make the tests' Python environment and print its interpreter.
+    Python,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Check => check::check(),
+        Command::Test(arguments) => test::test(&arguments),
+        Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Gen { check } => generate::generate(check),
+        Command::Python => {
+            let python = python::interpreter()?;
+            shell::say(&python.display().to_string());
+            Ok(())
+        }
+    }
+}

@@ -1,1 +1,12 @@
-//! Empty for now.
+//! What tests and benchmarks need around the gateway: a fake provider that misbehaves on demand, a small HTTP
+//! client that shows the bytes, and, with the feature `gateway`, the gateway itself on a free port.
+
+pub mod client;
+mod fake;
+#[cfg(feature = "gateway")]
+mod gateway;
+mod wire;
+
+pub use fake::{FakeProvider, Recorded, serve};
+#[cfg(feature = "gateway")]
+pub use gateway::TestGateway;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
-use millgate_dialect::{StreamDecoder, StreamEncoder, Watch, codec};
+use millgate_dialect::{StreamDecoder, StreamEncoder, Watch, codec, scan};
 use millgate_types::{Dialect, Event, Fault, Retry, Usage, code};
 use millgate_upstream::UpstreamError;
 
@@ -48,6 +48,23 @@ fn empty() -> Fault {
     Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, "the provider sent an empty stream")
 }
 
+/// A fault before the first content. There is no middle yet to break off in: another target may be asked.
+fn before_content(fault: Fault) -> Fault {
+    if fault.code == code::STREAM_INTERRUPTED { empty() } else { fault }
+}
+
+/// The first event decides whether this is a stream at all; later ones are forwarded as they are.
+fn check_first(bytes: &[u8]) -> Result<(), Fault> {
+    let data = bytes.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"data:"));
+    match data.map(<[u8]>::trim_ascii) {
+        None | Some(b"[DONE]") => Ok(()),
+        Some(data) => scan::members(data).map(drop).map_err(|fault| {
+            let public = "the provider's stream is not made of JSON objects";
+            Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public).with_cause(fault)
+        }),
+    }
+}
+
 /// A break in the middle: nothing may be tried again, whatever the cause.
 fn interrupted(error: UpstreamError) -> Fault {
     Fault::upstream(code::STREAM_INTERRUPTED, Retry::Never, "the provider's stream broke off")
@@ -80,10 +97,11 @@ impl Passing {
             };
             flight.consumed(watch.usage());
             if !passed.bytes.is_empty() && passed.fault.is_none() {
+                check_first(&passed.bytes)?;
                 return Ok(Self { body, watch, dialect, first: Some(passed.bytes), over: last });
             }
             if let Some(fault) = passed.fault {
-                return Err(fault);
+                return Err(before_content(fault));
             }
             if last {
                 return Err(empty());
@@ -160,7 +178,7 @@ impl Translating {
             let error = events.iter().position(|event| matches!(event, Event::Error(_)));
             if let Some(at) = error.filter(|at| content.is_none_or(|content| *at < content)) {
                 let Event::Error(fault) = events.swap_remove(at) else { return Err(empty()) };
-                return Err(fault);
+                return Err(before_content(fault));
             }
             if content.is_some() {
                 flight.first_byte();

@@ -1,0 +1,40 @@
+//! The gateway over real sockets, in front of a provider that records what it was sent and fails on demand.
+
+mod access;
+mod bad_input;
+mod faults;
+mod limits;
+mod pass;
+mod reload;
+mod translate;
+
+use millgate_testkit::{FakeProvider, TestGateway};
+
+/// The provider's key; it must reach the provider and nobody else.
+const PROVIDER_KEY: &str = "sk-canary-provider-0123456789";
+
+/// A gateway whose endpoints are named after the fake provider's models, once per dialect:
+/// `openai-<model>` and `anthropic-<model>`.
+async fn over(fake: &FakeProvider, models: &[&str]) -> TestGateway {
+    TestGateway::start(&config(fake, models, "")).await
+}
+
+fn config(fake: &FakeProvider, models: &[&str], more: &str) -> String {
+    let base = fake.base_url();
+    let endpoints: Vec<String> = models
+        .iter()
+        .flat_map(|model| ["openai", "anthropic"].map(|provider| (provider, model)))
+        .map(|(provider, model)| {
+            format!("  - {{ name: {provider}-{model}, type: llm/v1/chat, route: {provider}/{model} }}\n")
+        })
+        .collect();
+    let endpoints = endpoints.concat();
+    format!(
+        "version: 1
+providers:
+  openai: {{ kind: openai, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s }}
+  anthropic: {{ kind: anthropic, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s }}
+endpoints:
+{endpoints}{more}"
+    )
+}

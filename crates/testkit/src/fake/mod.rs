@@ -1,0 +1,176 @@
+//! The fake provider: an OpenAI and Anthropic server on loopback. The model's name says how it behaves, so a
+//! test drives it through the gateway without any other channel.
+//!
+//! | model | behaviour |
+//! |---|---|
+//! | `ok` and every other name | a short answer, whole or streamed |
+//! | `chunks-N-Dms` | a stream of N content chunks, D ms apart |
+//! | `tool`, `reasoning`, `json` | an answer with a tool call; with reasoning; whose text is JSON |
+//! | `status-NNN`, `status-NNN-retry-S` | that status with the dialect's error body, and `Retry-After: S` |
+//! | `html-NNN` | that status with an HTML page |
+//! | `error-200` | an error body under 200 |
+//! | `reset`, `hang`, `slow-head-Dms` | the connection is reset; nothing ever comes; it comes late |
+//! | `cut-stream` | the body breaks off (whole answers too) |
+//! | `error-in-stream`, `error-first` | an error event after, or before, the first content |
+//! | `empty-stream`, `no-done`, `bad-json` | no events; no end marker; damaged JSON |
+//! | `redirect`, `huge` | 302 to `/__stolen`; an answer of 8 MiB |
+
+mod bodies;
+mod server;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// Requests that are kept.
+const KEPT: usize = 1000;
+
+/// A request as it came.
+#[derive(Clone, Debug, Serialize)]
+pub struct Recorded {
+    /// The method.
+    pub method: String,
+    /// The request target.
+    pub path: String,
+    /// Names in lower case, in the order they came.
+    pub headers: Vec<(String, String)>,
+    /// The body, as text.
+    pub body: String,
+}
+
+impl Recorded {
+    /// The first value of a header, by its lower-case name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON; `null` when it is not.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+}
+
+/// The last requests; `None`: nothing is kept.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log(Option<Arc<Mutex<VecDeque<Recorded>>>>);
+
+impl Log {
+    fn kept() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, VecDeque<Recorded>>> {
+        self.0.as_ref().map(|log| log.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn push(&self, request: Recorded) {
+        if let Some(mut log) = self.lock() {
+            if log.len() == KEPT {
+                log.pop_front();
+            }
+            log.push_back(request);
+        }
+    }
+}
+
+/// Serves on `listener` until the future is dropped. Without `record` requests are not kept, for benchmarks.
+pub async fn serve(listener: TcpListener, record: bool) {
+    server::run(listener, if record { Log::kept() } else { Log::default() }).await;
+}
+
+/// A fake provider on a thread of its own; stopped when dropped.
+pub struct FakeProvider {
+    address: SocketAddr,
+    log: Log,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeProvider {
+    /// Starts on a free port of loopback.
+    pub fn start() -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let log = Log::kept();
+        let (stop, stopped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let kept = log.clone();
+        let thread = std::thread::Builder::new().name("fake-provider".to_owned()).spawn(move || {
+            runtime.block_on(async move {
+                let Ok(listener) = TcpListener::from_std(listener) else { return };
+                tokio::select! {
+                    () = server::run(listener, kept) => {}
+                    _ = stopped => {}
+                }
+            });
+        })?;
+        Ok(Self { address, log, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The base address of its OpenAI and Anthropic APIs.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// The requests so far, oldest first.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Recorded> {
+        self.log.lock().map(|log| log.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The last request.
+    ///
+    /// # Panics
+    /// When there was none.
+    #[must_use]
+    pub fn last(&self) -> Recorded {
+        self.requests().pop().expect("the provider was called")
+    }
+
+    /// Forgets the requests so far.
+    pub fn forget(&self) {
+        if let Some(mut log) = self.log.lock() {
+            log.clear();
+        }
+    }
+
+    /// Waits until `count` requests have come; false after five seconds without.
+    pub async fn wait_for(&self, count: usize) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            if self.log.lock().is_some_and(|log| log.len() >= count) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        false
+    }
+}
+
+impl Drop for FakeProvider {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _gone = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The gateway under test: in this process, on a free port, over real sockets.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millgate_config::{Config, load};
+use millgate_models::{ModelSettings, Models};
+use millgate_observe::{LogSink, Metrics, Recorder};
+use millgate_server::{Gateway, Listener, ListenerLimits};
+use serde_json::Value;
+
+use crate::client::{self, Answer, Connection};
+
+/// A gateway on loopback. Dropping it leaves its threads to the end of the test's process; `close` stops it.
+pub struct TestGateway {
+    /// The gateway itself.
+    pub gateway: Arc<Gateway>,
+    address: SocketAddr,
+    listener: Listener,
+    folder: tempfile::TempDir,
+}
+
+impl TestGateway {
+    /// Starts with a configuration file's text. Call it on a multi-threaded runtime.
+    ///
+    /// # Panics
+    /// When the configuration is not valid or the gateway cannot start: then there is nothing to test.
+    pub async fn start(yaml: &str) -> Self {
+        // Another test of this process may have been first.
+        let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let config = parse(yaml);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let settings = ModelSettings::new(folder.path().join("data"), launcher());
+        let models = Models::new(settings, tokio::runtime::Handle::current());
+        let metrics = Arc::new(Metrics::new());
+        let recorder = Recorder::start(Arc::clone(&metrics), LogSink::Off).expect("the recorder starts");
+        let gateway = Gateway::new(&config, models, metrics, recorder).expect("the config can be served");
+        let limits = ListenerLimits {
+            threads: config.server.threads.unwrap_or(2) as usize,
+            connections: config.server.max_connections,
+            connections_per_ip: config.server.max_connections_per_ip,
+            header_timeout: config.server.header_timeout.0,
+        };
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = Listener::bind(Arc::clone(&gateway), anywhere, limits).await.expect("a free port");
+        Self { gateway, address: listener.address(), listener, folder }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A folder of this test's own.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// Puts another configuration to use.
+    ///
+    /// # Panics
+    /// When it is not valid.
+    pub fn apply(&self, yaml: &str) -> u64 {
+        self.gateway.apply(&parse(yaml)).expect("the config can be served")
+    }
+
+    /// Posts JSON on a connection of its own.
+    ///
+    /// # Panics
+    /// When no answer comes.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_with(path, &[], body.to_string().as_bytes()).await
+    }
+
+    /// Posts bytes with headers.
+    ///
+    /// # Panics
+    /// When no answer comes.
+    pub async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        client::send(self.address, "POST", path, headers, body).await.expect("an answer")
+    }
+
+    /// Gets a path.
+    ///
+    /// # Panics
+    /// When no answer comes.
+    pub async fn get(&self, path: &str) -> Answer {
+        client::send(self.address, "GET", path, &[], b"").await.expect("an answer")
+    }
+
+    /// A connection to it.
+    pub async fn connect(&self) -> io::Result<Connection> {
+        Connection::open(self.address).await
+    }
+
+    /// Sends raw bytes on a connection of its own and reads one answer, if there is one.
+    pub async fn raw(&self, bytes: &[u8]) -> io::Result<(Answer, Connection)> {
+        let mut connection = self.connect().await?;
+        connection.write(bytes).await?;
+        let answer = connection.answer().await?;
+        Ok((answer, connection))
+    }
+
+    /// Stops, after running requests.
+    pub async fn close(self) {
+        self.listener.close(Duration::from_secs(5)).await;
+        self.gateway.shutdown().await;
+    }
+}
+
+fn parse(yaml: &str) -> Config {
+    match load(yaml) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => panic!("the test's configuration is wrong: {problems:?}\n{yaml}"),
+    }
+}
+
+/// Worker processes are started by the real binary; it lies beside the folder of the tests' binaries.
+fn launcher() -> PathBuf {
+    let here = std::env::current_exe().unwrap_or_default();
+    let folder = here.ancestors().nth(2).map(PathBuf::from).unwrap_or_default();
+    std::env::var_os("MILLGATE_BIN").map_or_else(|| folder.join("millgate"), PathBuf::from)
+}

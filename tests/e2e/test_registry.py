@@ -1,0 +1,93 @@
+"""Models out of a real registry: promotion, absence, outage."""
+
+import time
+
+import pytest
+
+from conftest import IRIS, Callers, Gateway, Registry, until
+
+CONFIG = """\
+version: 1
+registries: {{ default: {{ uri: "{url}", poll_interval: 300ms }} }}
+endpoints:
+  - {{ name: word, type: predict, path: /predict/word, route: "models:/word/Production" }}
+  - {{ name: trees, type: predict, path: /predict/trees, route: "models:/trees@champion" }}
+  - {{ name: missing, type: predict, path: /predict/missing, route: "models:/NoSuchModel/1" }}
+"""
+WORD = {"dataframe_split": {"columns": ["text"], "data": [["a"]]}}
+
+
+@pytest.fixture
+def running(gateway, registry):
+    return gateway(CONFIG.format(url=registry.url))
+
+
+def test_a_promotion_under_load_fails_nobody_and_never_goes_back(running, registry):
+    assert running.predicts("/predict/word", WORD).json() == {"predictions": ["one"]}
+
+    def call():
+        answer = running.post("/predict/word", WORD)
+        assert answer.status_code == 200, answer.text
+        return time.monotonic(), answer.headers["x-millgate-model-version"], answer.json()["predictions"][0]
+
+    callers = Callers(call)
+    time.sleep(1)
+    registry.client.transition_model_version_stage("word", "2", "Production", archive_existing_versions=True)
+    promoted = time.monotonic()
+    try:
+        until(lambda: callers.failures or any(seen[1] == "2" for _, seen in callers.seen), "the new version", 60)
+        time.sleep(1)
+    finally:
+        callers.stop()
+        registry.client.transition_model_version_stage("word", "1", "Production", archive_existing_versions=True)
+    assert not callers.failures, callers.failures[:3]
+    for number in range(4):
+        versions = [int(seen[1]) for caller, seen in callers.seen if caller == number]
+        assert versions == sorted(versions) and set(versions) == {1, 2}
+    assert all(word == {"1": "one", "2": "two"}[version] for _, (_, version, word) in callers.seen)
+    first = min(at for _, (at, version, _) in callers.seen if version == "2")
+    # Poll interval, download and a worker's start; the last is Python's.
+    assert first - promoted < 45, first - promoted
+
+
+def test_a_tree_model_runs_natively_and_answers_as_python_does(running, registry):
+    rows = registry.frame.head(50)
+    body = {"dataframe_split": {"columns": list(rows.columns), "data": rows.values.tolist()}}
+    answer = running.predicts("/predict/trees", body)
+    assert answer.headers["x-millgate-runtime"] == "native"
+    assert answer.json()["predictions"] == registry.trees.predict(rows).tolist()
+
+
+def test_a_model_that_is_not_there_is_503_and_says_which(running):
+    def told():
+        answer = running.post("/predict/missing", IRIS)
+        assert answer.status_code == 503
+        return answer if "NoSuchModel" in answer.text and answer.headers.get("x-millgate-error") else None
+
+    answer = until(told, "the reason", 20)
+    assert "default" in answer.text, answer.text
+    # One broken model does not take the others out of service.
+    assert running.http.get("/readyz").status_code == 200
+
+
+def test_a_registry_that_is_down_at_start_is_503_until_it_is_back(tmp_path, registry):
+    first = Registry(registry.folder)
+    first.stop()
+    child = Gateway(tmp_path / "down", CONFIG.format(url=first.url))
+    back = None
+    try:
+        answer = until(
+            lambda: (a := child.post("/predict/trees", IRIS)) and "registry_unavailable" in a.text and a, "a 503", 20
+        )
+        assert answer.status_code == 503 and answer.headers["x-millgate-error"] == "registry_unavailable"
+        back = Registry(registry.folder, first.port)
+        back.wait_ready()
+        assert child.predicts("/predict/trees").status_code == 200
+        # Once loaded, an outage changes nothing.
+        back.stop()
+        time.sleep(1)
+        assert child.post("/predict/trees", IRIS).status_code == 200
+    finally:
+        child.stop()
+        if back:
+            back.stop()

@@ -1,0 +1,299 @@
+//! What is measured.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::measure::{cpu_of, median, rss_kib};
+use super::table::Table;
+use super::{Bench, Load, Running};
+use crate::shell::{command, root, run, say};
+
+type Case = fn(&Bench, &mut Table) -> Result<()>;
+
+/// Every case, in the page's order.
+pub(super) const CASES: &[(&str, Case)] = &[
+    ("chat 1 KB", chat_small),
+    ("chat 50 KB", chat_large),
+    ("stream", stream),
+    ("latency", latency),
+    ("memory", memory),
+    ("start", start),
+    ("native model", native),
+    ("python model", worker),
+];
+
+/// CPU per unit of work of one run.
+struct Cost {
+    us: f64,
+    load: Load,
+}
+
+fn cost(bench: &Bench, proxy: &Running, arguments: &[&str], chunks: bool) -> Result<Cost> {
+    // Connections, caches and branch predictors are warm before it counts.
+    bench.load(proxy.port, &[arguments, &["-n", "300"]].concat())?;
+    let (load, cpu) = cpu_of(proxy.pid(), || bench.load(proxy.port, arguments))?;
+    let units = if chunks { load.chunks } else { load.requests };
+    ensure!(units > 0, "nothing was answered: {load:?}");
+    Ok(Cost { us: cpu as f64 / units as f64, load })
+}
+
+/// The gateway and nginx in turn; medians of each and of the rounds' ratios.
+fn beside_nginx(bench: &Bench, arguments: &[&str], chunks: bool) -> Result<(Vec<Cost>, Vec<Cost>)> {
+    let (mut ours, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..bench.rounds {
+        let gateway = bench.gateway()?;
+        ours.push(cost(bench, &gateway, arguments, chunks)?);
+        gateway.stop();
+        if bench.nginx {
+            let nginx = bench.nginx()?;
+            others.push(cost(bench, &nginx, arguments, chunks)?);
+            nginx.stop();
+        }
+    }
+    Ok((ours, others))
+}
+
+fn of(costs: &[Cost], value: impl Fn(&Cost) -> f64) -> f64 {
+    median(costs.iter().map(value).collect())
+}
+
+fn ratio(ours: &[Cost], others: &[Cost], value: impl Fn(&Cost) -> f64) -> Option<f64> {
+    let ratios: Vec<f64> = ours.iter().zip(others).map(|(our, other)| value(our) / value(other)).collect();
+    (!ratios.is_empty()).then(|| median(ratios))
+}
+
+fn chat(bench: &Bench, table: &mut Table, name: &str, arguments: &[&str]) -> Result<()> {
+    let (ours, others) = beside_nginx(bench, arguments, false)?;
+    let us = |cost: &Cost| cost.us;
+    let rps = |cost: &Cost| cost.load.rps;
+    table.row(
+        &format!("{name}: CPU per request"),
+        format!("{:.1} us", of(&ours, us)),
+        format!("nginx {:.1} us", of(&others, us)),
+        ratio(&ours, &others, us),
+    );
+    table.row(
+        &format!("{name}: requests per second on one core"),
+        format!("{:.0}", of(&ours, rps)),
+        format!("nginx {:.0}", of(&others, rps)),
+        ratio(&ours, &others, rps),
+    );
+    Ok(())
+}
+
+fn chat_small(bench: &Bench, table: &mut Table) -> Result<()> {
+    chat(bench, table, "1 KB chat, 32 connections", &["-c", "32", "--size", "1024"])
+}
+
+fn chat_large(bench: &Bench, table: &mut Table) -> Result<()> {
+    chat(bench, table, "50 KB prompt, 32 connections", &["-c", "32", "--size", "51200"])
+}
+
+fn stream(bench: &Bench, table: &mut Table) -> Result<()> {
+    // The gateway's endpoint and the provider's model: nginx passes the name on.
+    let (mut ours, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..bench.rounds {
+        let gateway = bench.gateway()?;
+        ours.push(cost(bench, &gateway, &["-c", "32", "--stream", "--model", "chunks"], true)?);
+        gateway.stop();
+        if bench.nginx {
+            let nginx = bench.nginx()?;
+            others.push(cost(bench, &nginx, &["-c", "32", "--stream", "--model", "chunks-100-0ms"], true)?);
+            nginx.stop();
+        }
+    }
+    let us = |cost: &Cost| cost.us;
+    table.row(
+        "streams of 100 chunks, 32 connections: CPU per chunk",
+        format!("{:.2} us", of(&ours, us)),
+        format!("nginx {:.2} us", of(&others, us)),
+        ratio(&ours, &others, us),
+    );
+    Ok(())
+}
+
+/// An open loop at a fixed rate; what the way adds to asking the provider directly.
+fn latency(bench: &Bench, table: &mut Table) -> Result<()> {
+    let arguments = ["-c", "16", "--rate", "500", "--size", "1024"];
+    let mut seen: [Vec<f64>; 4] = Default::default();
+    for _ in 0..bench.rounds {
+        let direct = bench.load(bench.upstream, &arguments)?;
+        let added = |load: &Load| {
+            [load.p50_us as f64 - direct.p50_us as f64, load.p99_us as f64 - direct.p99_us as f64]
+        };
+        let gateway = bench.gateway()?;
+        let [p50, p99] = added(&bench.load(gateway.port, &arguments)?);
+        gateway.stop();
+        seen[0].push(p50);
+        seen[1].push(p99);
+        if bench.nginx {
+            let nginx = bench.nginx()?;
+            let [p50, p99] = added(&bench.load(nginx.port, &arguments)?);
+            nginx.stop();
+            seen[2].push(p50);
+            seen[3].push(p99);
+        }
+    }
+    let [p50, p99, nginx50, nginx99] = seen.map(median);
+    table.row(
+        "500 requests per second: added p50",
+        format!("{p50:.0} us"),
+        format!("nginx {nginx50:.0} us"),
+        Some(p50 / nginx50).filter(|ratio| ratio.is_finite()),
+    );
+    table.row(
+        "500 requests per second: added p99",
+        format!("{p99:.0} us"),
+        format!("nginx {nginx99:.0} us"),
+        Some(p99 / nginx99).filter(|ratio| ratio.is_finite()),
+    );
+    Ok(())
+}
+
+fn memory(bench: &Bench, table: &mut Table) -> Result<()> {
+    const STREAMS: usize = 1000;
+    let look = |proxy: &Running, model: &str| -> Result<(f64, f64)> {
+        std::thread::sleep(Duration::from_millis(300));
+        let idle = rss_kib(proxy.pid()) as f64 / 1024.0;
+        let full = bench.hold(proxy.port, STREAMS, model, || rss_kib(proxy.pid()))? as f64 / 1024.0;
+        Ok((idle, full - idle))
+    };
+    let gateway = bench.gateway()?;
+    let (idle, streams) = look(&gateway, "open")?;
+    gateway.stop();
+    let (other_idle, other_streams) = if bench.nginx {
+        let nginx = bench.nginx()?;
+        let seen = look(&nginx, "chunks-60-1000ms")?;
+        nginx.stop();
+        seen
+    } else {
+        (f64::NAN, f64::NAN)
+    };
+    table.row(
+        "memory at rest",
+        format!("{idle:.1} MB"),
+        format!("nginx {other_idle:.1} MB"),
+        Some(idle / other_idle),
+    );
+    table.row(
+        "memory of 1,000 open streams",
+        format!("{streams:.1} MB"),
+        format!("nginx {other_streams:.1} MB"),
+        Some(streams / other_streams),
+    );
+    Ok(())
+}
+
+fn start(bench: &Bench, table: &mut Table) -> Result<()> {
+    let time = |start: &dyn Fn() -> Result<Running>| -> Result<f64> {
+        let mut seen = Vec::new();
+        for _ in 0..5 {
+            let began = Instant::now();
+            let running = start()?;
+            seen.push(began.elapsed().as_secs_f64() * 1000.0);
+            running.stop();
+        }
+        Ok(median(seen))
+    };
+    let ours = time(&|| bench.gateway())?;
+    let other = if bench.nginx { time(&|| bench.nginx())? } else { f64::NAN };
+    table.row(
+        "start to first answer",
+        format!("{ours:.0} ms"),
+        format!("nginx {other:.0} ms"),
+        Some(ours / other).filter(|ratio| ratio.is_finite()),
+    );
+    Ok(())
+}
+
+const IRIS: &str = r#"{"dataframe_split": {"columns": ["sepal_length", "sepal_width", "petal_length", "petal_width"], "data": [[5.1, 3.5, 1.4, 0.2]]}}"#;
+
+/// The bundled model in our process, beside the same request stopped by its check.
+fn native(bench: &Bench, table: &mut Table) -> Result<()> {
+    let good = bench.folder.path().join("good.json");
+    let bad = bench.folder.path().join("bad.json");
+    std::fs::write(&good, IRIS)?;
+    std::fs::write(&bad, IRIS.replace("0.2]", "\"x\"]"))?;
+    let (mut predicted, mut refused) = (Vec::new(), Vec::new());
+    let seconds = bench.seconds;
+    let demo = bench.program("millgate", &["demo"], "/readyz")?;
+    let ready = Instant::now() + Duration::from_secs(20);
+    while bench
+        .load(demo.port, &["--path", "/predict/iris", "--body", &good.display().to_string(), "-n", "1"])?
+        .errors
+        > 0
+    {
+        ensure!(Instant::now() < ready, "the bundled model does not load");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    say(&format!("  (the second run of each round answers 400 on purpose; {seconds} s each)"));
+    for _ in 0..bench.rounds {
+        for (body, seen) in [(&good, &mut predicted), (&bad, &mut refused)] {
+            let body = body.display().to_string();
+            let arguments = ["-c", "32", "--path", "/predict/iris", "--body", body.as_str()];
+            seen.push(cost(bench, &demo, &arguments, false)?);
+        }
+    }
+    demo.stop();
+    let us = |cost: &Cost| cost.us;
+    table.row(
+        "one row through the native XGBoost model: CPU per request",
+        format!("{:.1} us", of(&predicted, us)),
+        format!("refused by the schema check {:.1} us", of(&refused, us)),
+        ratio(&predicted, &refused, us),
+    );
+    Ok(())
+}
+
+/// One row through a Python worker, one caller, beside MLflow's own scoring server.
+fn worker(bench: &Bench, table: &mut Table) -> Result<()> {
+    let Some(python) = &bench.python else {
+        say("  no Python environment: left out");
+        return Ok(());
+    };
+    let model = bench.folder.path().join("model").display().to_string();
+    let script = root().join("tests/bench_model.py").display().to_string();
+    run(&mut command(python, &[&script, &model]))?;
+    let body = bench.folder.path().join("iris.json");
+    std::fs::write(&body, IRIS)?;
+    let body = body.display().to_string();
+    let arguments = ["-c", "1", "--path", "/invocations", "--body", body.as_str()];
+    let (mut ours, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..bench.rounds {
+        let gateway = bench.program("millgate", &["models", "serve", "-m", &model], "/ping")?;
+        let ready = Instant::now() + Duration::from_mins(1);
+        while bench.load(gateway.port, &[&arguments[..], &["-n", "1"]].concat())?.errors > 0 {
+            ensure!(Instant::now() < ready, "the model does not load");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        ours.push(cost(bench, &gateway, &arguments, false)?);
+        gateway.stop();
+        let port = super::free_port()?;
+        let text = port.to_string();
+        let mlflow = python.parent().context("an interpreter has a folder")?.join("mlflow");
+        let arguments_of_mlflow =
+            ["models", "serve", "-m", &model, "-p", &text, "-h", "127.0.0.1", "--env-manager", "local"];
+        let mut command = super::pinned(0, mlflow, &arguments_of_mlflow);
+        let folder = python.parent().context("an interpreter has a folder")?.display().to_string();
+        command.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap_or_default()));
+        let mlflow = bench.start(command, port, "/ping")?;
+        others.push(cost(bench, &mlflow, &arguments, false)?);
+        mlflow.stop();
+    }
+    let us = |cost: &Cost| cost.us;
+    let p50 = |cost: &Cost| cost.load.p50_us as f64;
+    table.row(
+        "one row through a Python worker, one caller: CPU per request",
+        format!("{:.0} us", of(&ours, us)),
+        format!("`mlflow models serve` {:.0} us", of(&others, us)),
+        ratio(&ours, &others, us),
+    );
+    table.row(
+        "the same: p50",
+        format!("{:.0} us", of(&ours, p50)),
+        format!("`mlflow models serve` {:.0} us", of(&others, p50)),
+        ratio(&ours, &others, p50),
+    );
+    Ok(())
+}

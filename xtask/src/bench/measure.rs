@@ -1,0 +1,84 @@
+//! Reading what processes used, from /proc.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::Result;
+
+/// Whether a GET is answered with 200.
+pub(super) fn answers(port: u16, path: &str) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return false };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let mut head = [0; 12];
+    stream.write_all(request.as_bytes()).is_ok()
+        && stream.read_exact(&mut head).is_ok()
+        && &head[9..12] == b"200"
+}
+
+/// A process and all its descendants.
+fn tree(root: u32) -> Vec<u32> {
+    let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| Some((pid, fields(pid)?.get(1)?.parse().ok()?)))
+        .collect();
+    let mut found = vec![root];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at];
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    found
+}
+
+/// The fields of /proc/PID/stat after the name, beginning with the state.
+fn fields(pid: u32) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+/// CPU time of a process, all its threads and descendants, in microseconds.
+pub(super) fn cpu_us(root: u32) -> u64 {
+    // The kernel's unit here is 1/100 s on every Linux we know.
+    const TICK_US: u64 = 10_000;
+    let of = |pid: u32| {
+        let fields = fields(pid)?;
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        Some(number(11)? + number(12)?)
+    };
+    tree(root).into_iter().filter_map(of).sum::<u64>() * TICK_US
+}
+
+/// Resident memory of a process and its descendants, in KiB.
+pub(super) fn rss_kib(root: u32) -> u64 {
+    let of = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    tree(root).into_iter().filter_map(of).sum()
+}
+
+/// Runs `work` and gives the CPU time that `root` used meanwhile, in microseconds.
+pub(super) fn cpu_of<T>(root: u32, work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
+    let before = cpu_us(root);
+    let result = work()?;
+    // A log writer may be a little behind.
+    std::thread::sleep(Duration::from_millis(100));
+    Ok((result, cpu_us(root) - before))
+}
+
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => values[length / 2],
+        length => f64::midpoint(values[length / 2 - 1], values[length / 2]),
+    }
+}

@@ -1,0 +1,42 @@
+//! The page.
+
+use std::fmt::Write as _;
+
+/// Rows of figures: ours, the other one's, and how many times.
+#[derive(Default)]
+pub(super) struct Table {
+    rows: Vec<Row>,
+}
+
+struct Row {
+    what: String,
+    ours: String,
+    other: String,
+    ratio: Option<f64>,
+}
+
+impl Table {
+    pub(super) fn row(&mut self, what: &str, ours: String, other: String, ratio: Option<f64>) {
+        crate::shell::say(&format!(
+            "  {what}: {ours} | {other} | {}",
+            ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
+        ));
+        self.rows.push(Row { what: what.to_owned(), ours, other, ratio });
+    }
+
+    pub(super) fn page(&self, machine: &str, rounds: usize, seconds: f64) -> String {
+        let mut out = format!(
+            "# Benchmarks\n\nWritten by `cargo xtask bench` on a {machine}: {rounds} rounds of {seconds} s, medians. A mock \
+             provider and the load generator share one core; Millgate, then nginx a few seconds later, has the other \
+             alone. CPU is that of the measured process with all its threads and children. Millgate runs with a key \
+             check, a rate limit, the model's name replaced, usage counted, metrics and the access log on; nginx is a \
+             plain `proxy_pass` with keep-alive and access log. Machines differ and drift: only the ratios travel.\n\n\
+             | | Millgate | compared with | ratio |\n|---|---|---|---|\n"
+        );
+        for Row { what, ours, other, ratio } in &self.rows {
+            let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+            let _written = writeln!(out, "| {what} | {ours} | {other} | {ratio} |");
+        }
+        out
+    }
+}

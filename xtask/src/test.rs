@@ -1,0 +1,80 @@
+//! `cargo xtask test`.
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::shell::{self, cargo, command, is_ci, root, run, section};
+use crate::{python, shell::say};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Leave the Rust tests out.
+    #[arg(long)]
+    no_rust: bool,
+    /// Leave the Python tests out.
+    #[arg(long)]
+    no_python: bool,
+    /// For pytest, for example `-k promotion`.
+    #[arg(last = true)]
+    pytest: Vec<String>,
+}
+
+pub(crate) fn test(arguments: &Arguments) -> Result<()> {
+    section("programs");
+    run(&mut cargo(&["build", "--locked", "-p", "millgate", "-p", "millgate-testkit", "--bins"]))?;
+    let folder = target().join("debug");
+    let (gateway, provider) = (folder.join("millgate"), folder.join("fake-provider"));
+    section("Python environment");
+    let python = match python::interpreter() {
+        Ok(python) => Some(python),
+        Err(error) if is_ci() => bail!("the Python environment cannot be made: {error:#}"),
+        Err(error) => {
+            say(&format!("no Python: tests with real models and clients are left out: {error:#}"));
+            None
+        }
+    };
+    if !arguments.no_rust {
+        section("Rust tests");
+        let mut tests = cargo(&["test", "--locked", "--workspace"]);
+        tests.env("MILLGATE_BIN", &gateway);
+        if let Some(python) = &python {
+            tests.env("MILLGATE_TEST_PYTHON", python);
+        }
+        run(&mut tests)?;
+    }
+    if let (false, Some(python)) = (arguments.no_python, &python) {
+        section("end to end");
+        let mut tests = command(python, &["-m", "pytest", "tests/e2e", "-q"]);
+        tests
+            .args(&arguments.pytest)
+            .env("MILLGATE_BIN", &gateway)
+            .env("FAKE_PROVIDER_BIN", &provider)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        run(&mut tests)?;
+    }
+    Ok(())
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> std::path::PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), std::path::PathBuf::from)
+}
+
+/// The program built with the profile `dist`.
+pub(crate) fn build_dist() -> Result<std::path::PathBuf> {
+    run(&mut cargo(&[
+        "build",
+        "--locked",
+        "--profile",
+        "dist",
+        "-p",
+        "millgate",
+        "-p",
+        "millgate-testkit",
+        "--bins",
+    ]))?;
+    let folder = target().join("dist");
+    shell::output(&mut command(folder.join("millgate"), &["--version"]))
+        .context("the program does not run")?;
+    Ok(folder)
+}
