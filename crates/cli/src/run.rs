@@ -130,7 +130,8 @@ pub(crate) fn refuses_network(config: &Config, address: SocketAddr) -> Option<St
 
 pub(crate) fn data_dir(data: &Data) -> anyhow::Result<PathBuf> {
     if let Some(folder) = &data.data_dir {
-        return Ok(folder.clone());
+        // Workers have a folder of their own: a relative path would mean another one there.
+        return std::path::absolute(folder).with_context(|| format!("{} is not a path", folder.display()));
     }
     let base = std::env::var_os("XDG_DATA_HOME")
         .map(PathBuf::from)

@@ -11,7 +11,7 @@ use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
 
 /// Paths that the gateway itself serves.
-const RESERVED: [&str; 14] = [
+const RESERVED: [&str; 16] = [
     "/v1",
     "/v1beta",
     "/v2",
@@ -26,6 +26,8 @@ const RESERVED: [&str; 14] = [
     "/metrics",
     "/openapi.json",
     "/docs",
+    "/ping",
+    "/version",
 ];
 
 struct Checker<'a> {
@@ -309,7 +311,9 @@ impl Checker<'_> {
                 }
                 Some(found) => {
                     let kind = millgate_provider::kind(&found.kind);
-                    if kind.is_some_and(|kind| kind.path(endpoint.kind.operation()).is_none()) {
+                    if endpoint.kind != EndpointType::Predict
+                        && kind.is_some_and(|kind| kind.path(endpoint.kind.operation()).is_none())
+                    {
                         let reason = format!("`{}` has no `{}`", found.kind, endpoint.kind.name());
                         self.warning(at, reason, "calls will be answered with 501");
                     }

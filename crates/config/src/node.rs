@@ -45,7 +45,8 @@ pub(crate) struct Key {
 impl Node {
     /// Parses one YAML document. The error is the place and the reason.
     pub(crate) fn parse(text: &str) -> Result<Self, (Place, String)> {
-        let options = serde_saphyr::Options::default();
+        // YAML 1.2: `off` and `no` are words.
+        let options = serde_saphyr::options! { strict_booleans: true };
         let spanned: Spanned<Raw> = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             let place = error
                 .location()

@@ -81,7 +81,7 @@ pub async fn doctor(settings: &ModelSettings, registries: &[Arc<Registry>]) -> V
             "uv",
             Warning,
             "not found: environments are built with venv and pip, which takes longer",
-            "install uv (https://docs.astral.sh/uv/) or set `uv`",
+            "install uv and put it on PATH",
         ),
     });
     out.push(match exec::landlock_gap() {

@@ -59,6 +59,9 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
             line.number(name, value);
         }
     }
+    if let Some(cost) = exchange.cost {
+        line.text("cost_usd", &cost.to_string());
+    }
     line.number("config", exchange.config_generation);
     out.extend_from_slice(b"}\n");
 }

@@ -54,6 +54,8 @@ pub struct Metrics {
     first_byte: Seconds,
     tokens: Family<TokenLabels, Counter>,
     rows: Family<TargetLabels, Counter>,
+    cost: Family<TargetLabels, Counter>,
+    unpriced: Family<TargetLabels, Counter>,
     attempts: Family<TargetLabels, Counter>,
     records_dropped: Counter,
     /// Requests that are being served.
@@ -94,6 +96,8 @@ impl Metrics {
             first_byte: Family::new_with_constructor(histogram),
             tokens: Family::default(),
             rows: Family::default(),
+            cost: Family::default(),
+            unpriced: Family::default(),
             attempts: Family::default(),
             records_dropped: Counter::default(),
             requests_in_flight: Gauge::default(),
@@ -119,6 +123,12 @@ impl Metrics {
         );
         registry.register("tokens", "Tokens consumed, in disjoint classes", metrics.tokens.clone());
         registry.register("rows", "Rows predicted", metrics.rows.clone());
+        registry.register("cost_nano_usd", "Cost of the tokens consumed, in 10^-9 USD", metrics.cost.clone());
+        registry.register(
+            "unpriced_requests",
+            "Requests that consumed tokens whose price is not known",
+            metrics.unpriced.clone(),
+        );
         registry.register("attempts", "Targets tried", metrics.attempts.clone());
         registry.register(
             "records_dropped",
@@ -187,6 +197,15 @@ impl Metrics {
             self.rows.get_or_create(&of_target).inc_by(exchange.rows);
         }
         let usage = &exchange.usage;
+        match exchange.cost {
+            Some(cost) => {
+                self.cost.get_or_create(&of_target).inc_by(u64::try_from(cost.0).unwrap_or(0));
+            }
+            None if usage.total() > 0 => {
+                self.unpriced.get_or_create(&of_target).inc();
+            }
+            None => {}
+        }
         let classes = [
             ("input", usage.input),
             ("cache_read", usage.cache_read),

@@ -5,6 +5,7 @@
 
 mod classify;
 mod hint;
+mod price;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 
 pub use classify::classify;
 pub use hint::retry_after;
+pub use price::{Price, price, price_book_date};
 
 /// What is known of a provider.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub struct ProviderKind {
     pub auth: AuthScheme,
     /// The environment variable that usually holds the key.
     pub key_env: Option<String>,
+    /// Its name in the price book, where that is another.
+    pub prices: Option<String>,
     /// Sent with every request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// How it differs from its dialect.
@@ -149,6 +153,8 @@ struct Entry {
     #[serde(default)]
     key_env: Option<String>,
     #[serde(default)]
+    prices: Option<String>,
+    #[serde(default)]
     headers: BTreeMap<String, String>,
     paths: Paths,
     #[serde(default)]
@@ -201,6 +207,7 @@ impl Entry {
                 Auth::Header(name) => AuthScheme::Header(header(name)),
             },
             key_env: self.key_env,
+            prices: self.prices,
             headers: self
                 .headers
                 .iter()

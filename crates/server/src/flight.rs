@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
+use http::{HeaderName, HeaderValue};
+use millgate_provider::Price;
 use millgate_types::{Exchange, Fault, Outcome, RequestId, Usage};
 
 use crate::Gateway;
@@ -18,8 +20,10 @@ pub(crate) struct Flight {
     record: Option<Box<Exchange>>,
     gateway: Arc<Gateway>,
     began: Instant,
-    /// The methods of the path, for `Allow` beside 405.
-    pub(crate) allow: &'static [http::Method],
+    /// Headers that a refusal carries: `Allow`, `x-ratelimit-*`.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// What the target's tokens cost.
+    pub(crate) price: Option<&'static Price>,
 }
 
 impl Flight {
@@ -51,6 +55,7 @@ impl Flight {
                 bytes_out: 0,
                 rows: 0,
                 usage: Usage::default(),
+                cost: None,
                 duration: std::time::Duration::ZERO,
                 time_to_first_byte: None,
                 config_generation: generation,
@@ -58,7 +63,8 @@ impl Flight {
             })),
             gateway: Arc::clone(gateway),
             began: Instant::now(),
-            allow: &[],
+            headers: Vec::new(),
+            price: None,
         }
     }
 
@@ -75,6 +81,17 @@ impl Flight {
     pub(crate) fn first_byte(&mut self) {
         let elapsed = self.began.elapsed();
         self.record().time_to_first_byte.get_or_insert(elapsed);
+    }
+
+    /// Notes what was consumed so far, and what it cost.
+    pub(crate) fn consumed(&mut self, usage: Usage) {
+        let price = self.price;
+        let record = self.record();
+        if record.usage == usage {
+            return;
+        }
+        record.usage = usage;
+        record.cost = usage.reported_cost.or_else(|| price?.cost(&usage));
     }
 
     /// Notes a fault that the caller gets to see.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -124,12 +124,12 @@ struct Counts {
 impl Counts {
     fn admit(self: &Arc<Self>, peer: IpAddr, limits: &ListenerLimits) -> Option<Ticket> {
         let mut by_ip = self.by_ip.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_peer = by_ip.entry(peer).or_insert(0);
-        if self.open.load(Ordering::Relaxed) >= limits.connections || *of_peer >= limits.connections_per_ip {
+        let of_peer = by_ip.get(&peer).copied().unwrap_or(0);
+        if self.open.load(Ordering::Relaxed) >= limits.connections || of_peer >= limits.connections_per_ip {
             self.gateway.metrics.connections_refused.inc();
             return None;
         }
-        *of_peer += 1;
+        by_ip.insert(peer, of_peer + 1);
         self.open.fetch_add(1, Ordering::Relaxed);
         self.gateway.metrics.connections.inc();
         Some(Ticket { peer, counts: Arc::clone(self) })
@@ -191,6 +191,8 @@ pub(crate) struct Connection {
     /// Milliseconds on the thread's clock at which the state began.
     since: AtomicU64,
     requests: AtomicU32,
+    /// HTTP/2: bytes that come while no request runs may be any frame, not the beginning of a head.
+    framed: AtomicBool,
     close: Notify,
 }
 
@@ -230,6 +232,7 @@ impl DataThread {
                             state: AtomicU8::new(HEAD),
                             since: AtomicU64::new(epoch.elapsed().as_millis() as u64),
                             requests: AtomicU32::new(0),
+                            framed: AtomicBool::new(false),
                             close: Notify::new(),
                         });
                         live.push(Arc::downgrade(&connection));
@@ -255,8 +258,8 @@ impl DataThread {
         let Some(connection) = connection.upgrade() else { return false };
         let age = epoch.elapsed().as_millis() as u64 - connection.since.load(Ordering::Relaxed);
         let limit = match connection.state.load(Ordering::Relaxed) {
-            HEAD => self.limits.header_timeout,
-            IDLE => KEEP_ALIVE,
+            HEAD if !connection.framed.load(Ordering::Relaxed) => self.limits.header_timeout,
+            HEAD | IDLE => KEEP_ALIVE,
             _ => return true,
         };
         if u128::from(age) > limit.as_millis() {
@@ -286,6 +289,9 @@ async fn drive(
     let peer = ticket.peer;
     let service = service_fn(|request: Request<Incoming>| {
         connection.enter(BUSY, epoch);
+        if request.version() == http::Version::HTTP_2 {
+            connection.framed.store(true, Ordering::Relaxed);
+        }
         connection.requests.fetch_add(1, Ordering::Relaxed);
         let done = Done { connection: Arc::clone(&connection), epoch };
         let gateway = Arc::clone(&gateway);

@@ -10,6 +10,7 @@
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -72,7 +73,7 @@ async fn handle(
     };
     let principal = identify(snapshot, head, flight)?;
     let decoded = decode(snapshot, addressed, principal, head, body, flight).await?;
-    let admitted = admit(gateway, decoded, peer)?;
+    let admitted = admit(gateway, decoded, peer, flight)?;
     let planned = plan(admitted, flight);
     dispatch::dispatch(snapshot, planned, head, flight).await
 }
@@ -110,7 +111,8 @@ fn address<'a>(snapshot: &Snapshot, head: &'a Parts, flight: &mut Flight) -> Res
     }
     flight.record().dialect = Some(surface.dialect());
     if !surface.methods().contains(&head.method) {
-        flight.allow = surface.methods();
+        let names: Vec<_> = surface.methods().iter().map(http::Method::as_str).collect();
+        flight.headers.extend(HeaderValue::from_str(&names.join(", ")).map(|allow| (header::ALLOW, allow)));
         return Err(Fault::client(code::METHOD_NOT_ALLOWED, "this path takes another method"));
     }
     let addressed = match surface {
@@ -256,7 +258,7 @@ struct Admitted {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr) -> Result<Admitted, Fault> {
+fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr, flight: &mut Flight) -> Result<Admitted, Fault> {
     let mut headers = Vec::new();
     for limit in &call.endpoint.limits {
         let sharer = match (limit.by, &call.principal) {
@@ -267,15 +269,10 @@ fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr) -> Result<Admitted, Fau
         let rate = limit.limiter.rate();
         match limit.limiter.admit(sharer, gateway.now()) {
             Admission::Admitted { remaining, reset } => {
-                headers.clear();
-                let reset = format!("{}ms", reset.as_millis());
-                headers.push((HeaderName::from_static("x-ratelimit-limit-requests"), rate.requests.into()));
-                headers.push((HeaderName::from_static("x-ratelimit-remaining-requests"), remaining.into()));
-                if let Ok(reset) = HeaderValue::from_str(&reset) {
-                    headers.push((HeaderName::from_static("x-ratelimit-reset-requests"), reset));
-                }
+                headers = rate_limit_headers(rate.requests, remaining, reset);
             }
-            Admission::Refused { retry_after, .. } => {
+            Admission::Refused { retry_after, reset } => {
+                flight.headers = rate_limit_headers(rate.requests, 0, reset);
                 let public = format!(
                     "the limit of {} requests per {} s at endpoint `{}` is used up",
                     rate.requests,
@@ -287,6 +284,17 @@ fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr) -> Result<Admitted, Fau
         }
     }
     Ok(Admitted { call, headers })
+}
+
+fn rate_limit_headers(limit: u64, remaining: u64, reset: Duration) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = vec![
+        (HeaderName::from_static("x-ratelimit-limit-requests"), limit.into()),
+        (HeaderName::from_static("x-ratelimit-remaining-requests"), remaining.into()),
+    ];
+    if let Ok(reset) = HeaderValue::from_str(&format!("{}ms", reset.as_millis())) {
+        headers.push((HeaderName::from_static("x-ratelimit-reset-requests"), reset));
+    }
+    headers
 }
 
 // ---- plan -------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ pub(crate) mod names {
     pub(crate) const RUNTIME: HeaderName = HeaderName::from_static("x-millgate-runtime");
     pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-millgate-attempts");
     pub(crate) const CONFIG: HeaderName = HeaderName::from_static("x-millgate-config");
+    pub(crate) const COST: HeaderName = HeaderName::from_static("x-millgate-cost-usd");
     pub(crate) const DROPPED: HeaderName = HeaderName::from_static("x-millgate-dropped");
     pub(crate) const ERROR: HeaderName = HeaderName::from_static("x-millgate-error");
 }
@@ -87,12 +88,7 @@ impl Reply {
         if fault.code == code::INVALID_API_KEY {
             reply.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if !flight.allow.is_empty() {
-            let names: Vec<_> = flight.allow.iter().map(http::Method::as_str).collect();
-            if let Ok(allow) = HeaderValue::from_str(&names.join(", ")) {
-                reply.headers.insert(header::ALLOW, allow);
-            }
-        }
+        reply.headers.extend(std::mem::take(&mut flight.headers));
         if closes_connection(fault) {
             reply.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -111,6 +107,11 @@ impl Reply {
         }
         if record.attempts > 0 {
             headers.insert(names::ATTEMPTS, HeaderValue::from(record.attempts));
+        }
+        if let Some(cost) = record.cost.filter(|_| matches!(self.body, Content::Whole(_)))
+            && let Ok(cost) = HeaderValue::from_str(&cost.to_string())
+        {
+            headers.insert(names::COST, cost);
         }
         headers.insert(names::CONFIG, HeaderValue::from(record.config_generation));
         let mut response = Response::new(ReplyBody { content: Some(self.body), flight });

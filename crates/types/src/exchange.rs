@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::{Code, Dialect, Operation, RequestId, Source, Usage};
+use crate::{Code, Dialect, Money, Operation, RequestId, Source, Usage};
 
 /// How the body travelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,8 @@ pub struct Exchange {
     pub rows: u64,
     /// What was consumed.
     pub usage: Usage,
+    /// What that cost; `None` when the price is not known, never zero instead.
+    pub cost: Option<Money>,
     /// From the first byte of the request to the last of the answer.
     pub duration: Duration,
     /// Until the upstream's or model's first byte.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Money;
+
 /// Token counts in disjoint classes: their plain sum is the total. Providers count in overlapping ways
 /// (OpenAI's `prompt_tokens` includes cached tokens, Anthropic's `input_tokens` does not); each dialect
 /// subtracts once, here nothing is ever counted twice. Derived parts are clamped at zero.
@@ -24,6 +26,8 @@ pub struct Usage {
     pub audio_output: u64,
     /// Image tokens of the prompt, where counted apart.
     pub image_input: u64,
+    /// What the provider itself says the call cost; preferred over our price book.
+    pub reported_cost: Option<Money>,
     /// True when we counted because the provider did not say.
     pub estimated: bool,
 }

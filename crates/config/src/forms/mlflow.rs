@@ -1,13 +1,15 @@
 //! MLflow 3.x gateway files: `endpoints:` with `endpoint_type`, `routes:` that split traffic. As in MLflow,
-//! unknown keys are ignored; here they give a warning.
+//! unknown keys are ignored; here they give a warning. The sections
+//! that MLflow does not have (`access`, `server`, ...) are ours and count.
 
-use super::{Providers, provider, routes::rate_limit};
+use super::{Providers, SHARED, provider, routes::rate_limit};
 use crate::load::Problems;
 use crate::node::{Key, Node, Value};
 
 pub(crate) fn rewrite(root: &Node, problems: &mut Problems) -> Node {
     let mut providers = Providers::default();
     let mut endpoints = Vec::new();
+    let mut top = Vec::new();
     for (key, node) in root.members() {
         match key.name.as_str() {
             "endpoints" => {
@@ -20,11 +22,13 @@ pub(crate) fn rewrite(root: &Node, problems: &mut Problems) -> Node {
                     endpoints.extend(traffic(item, problems));
                 }
             }
+            shared if SHARED.contains(&shared) => top.push((shared, node.clone())),
             other => problems.warning(node, format!("`{other}` is not used"), "MLflow ignores it too"),
         }
     }
-    let providers = providers.into_node(root);
-    root.with_map(vec![("providers", providers), ("endpoints", root.with(Value::List(endpoints)))])
+    top.push(("providers", providers.into_node(root)));
+    top.push(("endpoints", root.with(Value::List(endpoints))));
+    root.with_map(top)
 }
 
 fn ignore_others(node: &Node, known: &[&str], problems: &mut Problems) {

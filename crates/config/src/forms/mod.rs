@@ -10,6 +10,9 @@ use crate::node::{Key, Node, Value};
 /// Settings of MLflow's `openai` provider that make it Azure OpenAI.
 const AZURE_FIELDS: [&str; 3] = ["openai_api_type", "openai_api_version", "openai_deployment_name"];
 
+/// Parts of the canonical document that may stand beside the endpoints of every form.
+pub(crate) const SHARED: [&str; 7] = ["version", "listen", "registries", "access", "server", "models", "log"];
+
 /// Chooses by content: `route_type` beside `model` is the `routes:` form, `endpoint_type` or `destinations` is
 /// MLflow 3.x, anything else is ours.
 pub(crate) fn detect(root: &Node) -> Form {

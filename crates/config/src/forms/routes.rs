@@ -12,13 +12,11 @@
 //!     rate_limit: { calls: 10, period: 60s }
 //! ```
 
-use super::{Providers, provider};
+use super::{Providers, SHARED, provider};
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Value};
 
 const ROUTE_FIELDS: [&str; 7] = ["name", "route_type", "model", "endpoint", "rate_limit", "limit", "serving"];
-/// Parts of the canonical document that may stand beside `routes:`.
-const SHARED: [&str; 7] = ["version", "listen", "registries", "access", "server", "models", "log"];
 
 pub(crate) fn rewrite(root: &Node, problems: &mut Problems) -> Node {
     let mut providers = Providers::default();

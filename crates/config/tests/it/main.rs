@@ -1,5 +1,6 @@
 //! Documents in every form, and every message a broken one gets.
 
+mod examples;
 mod forms;
 mod problems;
 mod schema;

@@ -484,6 +484,10 @@ fn write_embedding(out: &mut Vec<u8>, answer: &EmbeddingAnswer, context: &Contex
     write_vectors(&mut top, answer, context.embedding_format);
     top.field("model", &context.model);
     let found = answer.usage.unwrap_or_default();
-    top.field("usage", &json!({"prompt_tokens": found.prompt_total(), "total_tokens": found.total()}));
+    let mut usage = top.object("usage");
+    usage.field("prompt_tokens", &found.prompt_total());
+    usage.field("total_tokens", &found.total());
+    super::usage::write_cost(&mut usage, &found);
+    usage.end();
     top.end();
 }

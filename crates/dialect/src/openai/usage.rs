@@ -1,6 +1,6 @@
 //! Usage in OpenAI's shape, into disjoint classes and back (`contracts/providers.md` 1.2).
 
-use millgate_types::Usage;
+use millgate_types::{Money, Usage};
 use serde_json::{Map, Value};
 
 use crate::json::{Object, count};
@@ -60,8 +60,31 @@ pub(crate) fn read(value: &Value) -> Option<Usage> {
         audio_input,
         audio_output,
         image_input: 0,
+        reported_cost: reported_cost(map),
         estimated: false,
     })
+}
+
+/// The vendor's own figure in USD, as OpenRouter writes it.
+pub(crate) fn write_cost(object: &mut Object<'_>, usage: &Usage) {
+    if let Some(cost) = usage.reported_cost {
+        object.field("cost", &(cost.0 as f64 / 1e9));
+    }
+}
+
+/// What the vendor says the call cost: OpenRouter `cost`, Perplexity `cost.total_cost` (both USD), xAI
+/// `cost_in_usd_ticks` (10^-10 USD).
+fn reported_cost(usage: &Map<String, Value>) -> Option<Money> {
+    let nano =
+        |usd: f64| (usd.is_finite() && (0.0..1e6).contains(&usd)).then(|| Money((usd * 1e9).round() as i64));
+    // Azure's Grok says zero, which it is not.
+    if let Some(ticks) = usage.get("cost_in_usd_ticks").and_then(Value::as_u64).filter(|ticks| *ticks > 0) {
+        return i64::try_from(ticks.div_ceil(10)).ok().map(Money);
+    }
+    match usage.get("cost")? {
+        Value::Object(parts) => nano(parts.get("total_cost")?.as_f64()?),
+        plain => nano(plain.as_f64()?),
+    }
 }
 
 /// Writes a usage object.
@@ -81,6 +104,7 @@ pub(crate) fn write(out: &mut Vec<u8>, usage: &Usage) {
     details.field("reasoning_tokens", &usage.reasoning);
     details.field("audio_tokens", &usage.audio_output);
     details.end();
+    write_cost(&mut object, usage);
     if usage.estimated {
         object.field("estimated", &true);
     }

@@ -43,6 +43,8 @@ impl Facts {
             empty: members.is_empty(),
         };
         let mut subject = false;
+        // MLflow coerces what it can (`"0.5"`); its codec does that, and the checks.
+        let strict = dialect != Dialect::Mlflow;
         for member in &members {
             match member.name.as_ref() {
                 "model" => {
@@ -65,18 +67,18 @@ impl Facts {
                 }
                 "prompt" => subject |= operation == Operation::Completions,
                 "input" => subject |= operation == Operation::Embeddings,
-                "n" | "max_tokens" | "max_completion_tokens" if member.kind != Kind::Null => {
+                "n" | "max_tokens" | "max_completion_tokens" if strict && member.kind != Kind::Null => {
                     if member.unsigned().is_none_or(|number| number == 0) {
                         return Err(wrong_type(member, "a positive integer"));
                     }
                 }
-                "temperature" if member.kind != Kind::Null => {
+                "temperature" if strict && member.kind != Kind::Null => {
                     let most = if dialect == Dialect::Anthropic { 1.0 } else { 2.0 };
                     if !member.float().is_some_and(|number| (0.0..=most).contains(&number)) {
                         return Err(wrong_type(member, &format!("a number from 0 to {most}")));
                     }
                 }
-                "top_p" if member.kind != Kind::Null => {
+                "top_p" if strict && member.kind != Kind::Null => {
                     if !member.float().is_some_and(|number| (0.0..=1.0).contains(&number)) {
                         return Err(wrong_type(member, "a number from 0 to 1"));
                     }
@@ -156,7 +158,12 @@ impl Facts {
 
 fn wrong_type(member: &Member<'_>, expected: &str) -> Fault {
     let name = member.name.to_string();
-    Fault::invalid_value(name, format!("`{}` must be {expected}, found {}", member.name, member.kind.name()))
+    let found = match member.kind {
+        // The number itself says more than that it is one.
+        Kind::Number => String::from_utf8_lossy(&member.text[..member.text.len().min(32)]).into_owned(),
+        kind => kind.name().to_owned(),
+    };
+    Fault::invalid_value(name, format!("`{}` must be {expected}, found {found}", member.name))
 }
 
 #[cfg(test)]

@@ -65,6 +65,7 @@ struct Way {
     hide_usage: bool,
     context: Context,
     dropped: Vec<String>,
+    price: Option<&'static millgate_provider::Price>,
 }
 
 impl Attempt<'_> {
@@ -74,6 +75,7 @@ impl Attempt<'_> {
         let operation = self.operation()?;
         let (body, way) = self.encode(facts, operation, translated, flight)?;
         flight.record().lane = Some(way.lane);
+        flight.price = way.price;
         let response = self.send(operation, body).await?;
         flight.first_byte();
         let response = self.check(response).await?;
@@ -120,6 +122,7 @@ impl Attempt<'_> {
             (None, Some((_, model))) => model.into(),
             (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
         };
+        let price = millgate_provider::price(self.provider.kind, &model);
         // MLflow's answers name the provider's model, the others what the caller asked for.
         let shown =
             if call.dialect == Dialect::Mlflow { &model } else { asked.unwrap_or(&call.endpoint.name) };
@@ -139,8 +142,15 @@ impl Attempt<'_> {
                 && facts.include_usage != Some(true);
             let body = facts.splice(&call.body, &model, ask);
             let context = context(EmbeddingFormat::Float);
-            let way =
-                Way { lane: Lane::Pass, operation, stream, hide_usage: ask, context, dropped: Vec::new() };
+            let way = Way {
+                lane: Lane::Pass,
+                operation,
+                stream,
+                hide_usage: ask,
+                context,
+                dropped: Vec::new(),
+                price,
+            };
             return Ok((body.into(), way));
         }
         let canonical = translated.call(self.planned)?;
@@ -170,6 +180,7 @@ impl Attempt<'_> {
             hide_usage: false,
             context: context(format),
             dropped: encoded.dropped,
+            price,
         };
         Ok((encoded.body.into(), way))
     }
@@ -227,12 +238,12 @@ impl Attempt<'_> {
         if way.lane == Lane::Pass {
             let members = scan::members(&body).map_err(|fault| not_an_answer(status.as_u16(), fault))?;
             if let Some(usage) = members.iter().find(|member| member.name == "usage") {
-                flight.record().usage = usage_of(self.provider.kind.dialect, usage.text).unwrap_or_default();
+                flight.consumed(usage_of(self.provider.kind.dialect, usage.text).unwrap_or_default());
             }
             return Ok(Reply::json(body));
         }
         let answer = self.decode_whole(&body, way)?;
-        flight.record().usage = answer.usage().unwrap_or_default();
+        flight.consumed(answer.usage().unwrap_or_default());
         Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &way.context)))
     }
 
@@ -281,7 +292,7 @@ impl Attempt<'_> {
             // A provider that does not stream this model answers whole.
             let body = self.collect_json(response).await?;
             let answer = codec(self.provider.kind.dialect).decode_answer(way.operation, &body)?;
-            flight.record().usage = answer.usage().unwrap_or_default();
+            flight.consumed(answer.usage().unwrap_or_default());
             let mut encoder = encoder();
             let mut out = Vec::new();
             for event in replay(answer).into_iter().chain([Event::End]) {

@@ -95,7 +95,7 @@ impl Passing {
                 Some(bytes) => (watch.push(bytes), false),
                 None => (watch.finish(), true),
             };
-            flight.record().usage = watch.usage();
+            flight.consumed(watch.usage());
             if !passed.bytes.is_empty() && passed.fault.is_none() {
                 check_first(&passed.bytes)?;
                 return Ok(Self { body, watch, dialect, first: Some(passed.bytes), over: last });
@@ -133,7 +133,7 @@ impl Pieces for Passing {
                     self.watch.finish()
                 }
             };
-            flight.record().usage = self.watch.usage();
+            flight.consumed(self.watch.usage());
             if let Some(fault) = passed.fault {
                 return Poll::Ready(Some(self.fail(passed.bytes, &fault, flight)));
             }
@@ -205,7 +205,7 @@ impl Translating {
             }
             self.encoder.push(event, &mut out);
         }
-        flight.record().usage = self.usage;
+        flight.consumed(self.usage);
         out.into()
     }
 }

@@ -1,0 +1,190 @@
+//! The price book: what a model's tokens cost, from the embedded table (`data/model_prices.json`). A model
+//! that is not in it has no price, which is something else than a price of zero.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use millgate_types::{Money, Usage};
+use serde::Deserialize;
+
+use crate::ProviderKind;
+
+/// Prices in pico-USD (10^-12) per token: the cheapest models cost less than a nano-USD per token.
+type Pico = u64;
+
+/// What one model's tokens cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Price {
+    base: Rates,
+    /// From how many prompt tokens on the whole request is billed at other rates; ascending.
+    tiers: Vec<(u64, Rates)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Rates {
+    input: Pico,
+    output: Pico,
+    cache_read: Pico,
+    cache_write: Pico,
+    reasoning: Pico,
+    audio_input: Pico,
+    audio_output: Pico,
+    image_input: Pico,
+}
+
+impl Price {
+    /// What `usage` costs, rounded half up to a nano-USD. `None` when the sum leaves the range of [`Money`].
+    #[must_use]
+    pub fn cost(&self, usage: &Usage) -> Option<Money> {
+        let prompt = usage.prompt_total();
+        let tier = self.tiers.iter().rev().find(|(above, _)| prompt > *above);
+        let rates = tier.map_or(&self.base, |(_, rates)| rates);
+        let parts = [
+            (usage.input, rates.input),
+            (usage.cache_read, rates.cache_read),
+            (usage.cache_write, rates.cache_write),
+            (usage.output, rates.output),
+            (usage.reasoning, rates.reasoning),
+            (usage.audio_input, rates.audio_input),
+            (usage.audio_output, rates.audio_output),
+            (usage.image_input, rates.image_input),
+        ];
+        let pico: u128 = parts.iter().map(|(count, rate)| u128::from(*count) * u128::from(*rate)).sum();
+        i64::try_from((pico + 500) / 1000).ok().map(Money)
+    }
+}
+
+/// The price of a provider's model. `None` when the book does not know it.
+#[must_use]
+pub fn price(kind: &ProviderKind, model: &str) -> Option<&'static Price> {
+    let vendor = kind.prices.as_deref().unwrap_or(&kind.name);
+    BOOK.prices.get(vendor)?.get(model)
+}
+
+/// The month the embedded prices were read, for example `2026-11`.
+#[must_use]
+pub fn price_book_date() -> &'static str {
+    &BOOK.as_of
+}
+
+struct Book {
+    as_of: String,
+    prices: HashMap<String, HashMap<String, Price>>,
+}
+
+#[derive(Deserialize)]
+struct Table {
+    as_of: String,
+    models: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    provider: String,
+    model: String,
+    #[serde(default)]
+    price: Option<Listed>,
+}
+
+/// USD per token.
+#[derive(Clone, Deserialize)]
+struct Listed {
+    input: Option<f64>,
+    output: Option<f64>,
+    cache_read: Option<f64>,
+    cache_write: Option<f64>,
+    reasoning: Option<f64>,
+    input_audio: Option<f64>,
+    output_audio: Option<f64>,
+    input_image_token: Option<f64>,
+    #[serde(default)]
+    tiers: HashMap<String, Listed>,
+}
+
+impl Listed {
+    /// What is not listed costs what the plain token of its side costs; `outer` are the rates of the tier
+    /// below.
+    fn rates(&self, outer: Option<&Rates>) -> Rates {
+        let pico = |usd: Option<f64>| usd.map(|usd| (usd * 1e12).round() as Pico);
+        let input = pico(self.input).or(outer.map(|rates| rates.input)).unwrap_or(0);
+        let output = pico(self.output).or(outer.map(|rates| rates.output)).unwrap_or(0);
+        let or_outer = |own: Option<f64>, of: fn(&Rates) -> Pico, plain: Pico| {
+            pico(own).or(outer.map(of)).unwrap_or(plain)
+        };
+        Rates {
+            input,
+            output,
+            cache_read: or_outer(self.cache_read, |rates| rates.cache_read, input),
+            cache_write: or_outer(self.cache_write, |rates| rates.cache_write, input),
+            reasoning: or_outer(self.reasoning, |rates| rates.reasoning, output),
+            audio_input: or_outer(self.input_audio, |rates| rates.audio_input, input),
+            audio_output: or_outer(self.output_audio, |rates| rates.audio_output, output),
+            image_input: or_outer(self.input_image_token, |rates| rates.image_input, input),
+        }
+    }
+
+    fn price(&self) -> Option<Price> {
+        self.input.or(self.output)?;
+        let base = self.rates(None);
+        let mut tiers: Vec<_> = self
+            .tiers
+            .iter()
+            .filter_map(|(name, listed)| {
+                let above = name.strip_prefix("above_")?.parse().ok()?;
+                Some((above, listed.rates(Some(&base))))
+            })
+            .collect();
+        tiers.sort_by_key(|(above, _)| *above);
+        Some(Price { base, tiers })
+    }
+}
+
+static BOOK: LazyLock<Book> = LazyLock::new(|| {
+    let table: Table = serde_json::from_str(include_str!("../data/model_prices.json"))
+        .expect("the price table is part of the binary and parsed by this crate's tests");
+    let mut prices: HashMap<String, HashMap<String, Price>> = HashMap::new();
+    for row in table.models {
+        if let Some(price) = row.price.as_ref().and_then(Listed::price) {
+            prices.entry(row.provider).or_default().insert(row.model, price);
+        }
+    }
+    Book { as_of: table.as_of, prices }
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(kind: &str, model: &str) -> Option<&'static Price> {
+        price(crate::kind(kind).unwrap(), model)
+    }
+
+    #[test]
+    fn classes_are_billed_at_their_own_rates() {
+        let usage = Usage { input: 1000, cache_read: 400, output: 100, reasoning: 50, ..Usage::default() };
+        // 1000 x 0.15 + 400 x 0.075 + 150 x 0.6 micro-USD.
+        assert_eq!(of("openai", "gpt-4o-mini").unwrap().cost(&usage), Some(Money(270_000)));
+        let usage = Usage { input: 10, cache_write: 100, cache_read: 1000, output: 10, ..Usage::default() };
+        assert_eq!(of("anthropic", "claude-haiku-4-5").unwrap().cost(&usage), Some(Money(285_000)));
+    }
+
+    #[test]
+    fn a_model_that_is_not_in_the_book_has_no_price() {
+        assert_eq!(of("openai", "gpt-does-not-exist"), None);
+        assert_eq!(of("mock", "echo"), None);
+        assert!(!price_book_date().is_empty());
+    }
+
+    #[test]
+    fn long_prompts_are_billed_whole_at_their_tier() {
+        let tiered = BOOK.prices.values().flatten().find(|(_, price)| !price.tiers.is_empty());
+        let (_, price) = tiered.expect("the table holds tiered prices");
+        let (above, rates) = &price.tiers[0];
+        let usage = |input| Usage { input, ..Usage::default() };
+        let expected = |count: u64, rate: Pico| {
+            Some(Money(i64::try_from((u128::from(count) * u128::from(rate) + 500) / 1000).unwrap()))
+        };
+        assert_eq!(price.cost(&usage(*above)), expected(*above, price.base.input));
+        assert_eq!(price.cost(&usage(above + 1)), expected(above + 1, rates.input));
+    }
+}
