@@ -74,6 +74,12 @@ pub(super) fn cpu_of<T>(root: u32, work: impl FnOnce() -> Result<T>) -> Result<(
     Ok((result, cpu_us(root) - before))
 }
 
+/// How many processes wanted a core in the last minute.
+pub(super) fn load_average() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0.0)
+}
+
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
