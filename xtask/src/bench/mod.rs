@@ -63,8 +63,8 @@ pub(super) struct Load {
 pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
     section("programs");
     let programs = if arguments.no_build { test::target().join("dist") } else { test::build_dist()? };
-    // The build is over; what runs now is somebody else's.
-    let load = measure::load_average();
+    // The build is over: what runs now is somebody else's.
+    let busy = measure::busy();
     let nginx = ensure_apt("nginx", "nginx-light")?.is_some();
     let python = if arguments.quick { None } else { python::interpreter().ok() };
     // The other core does everything that is not measured.
@@ -89,7 +89,7 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
             case(&bench, &mut table)?;
         }
     }
-    let text = table.page(&machine(), bench.rounds, bench.seconds, load);
+    let text = table.page(&machine(), bench.rounds, bench.seconds, busy);
     say(&text);
     if !arguments.quick && arguments.only.is_none() {
         let path = root().join("docs/benchmarks.md");

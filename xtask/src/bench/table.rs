@@ -24,11 +24,12 @@ impl Table {
         self.rows.push(Row { what: what.to_owned(), ours, other, ratio });
     }
 
-    pub(super) fn page(&self, machine: &str, rounds: usize, seconds: f64, load: f64) -> String {
-        // What else ran took its share of the cores and caches.
-        let busy = if load > 0.5 {
+    pub(super) fn page(&self, machine: &str, rounds: usize, seconds: f64, busy: f64) -> String {
+        // What else runs takes its share of cores and caches.
+        let busy = if busy > 0.05 {
+            let percent = busy * 100.0;
             format!(
-                " **The machine was not idle when this run began (load average {load}): its figures are disturbed.**"
+                " **Other work took {percent:.0} % of the CPU just before this run: its figures are disturbed.**"
             )
         } else {
             String::new()
