@@ -144,10 +144,13 @@ fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
 }
 
+/// Per endpoint and place in its list: a limit as written, and its counts.
+type Limiters = HashMap<(Arc<str>, usize), (LimitConfig, Arc<Limiter<Sharer>>)>;
+
 /// Builds snapshots; keeps what outlives one: limiters with their counts, registries, deployments.
 pub(crate) struct Builder {
     models: Arc<Models>,
-    limiters: HashMap<(Arc<str>, usize), (LimitConfig, Arc<Limiter<Sharer>>)>,
+    limiters: Limiters,
     registries: HashMap<String, (String, Arc<Registry>)>,
     generation: u64,
 }
@@ -445,7 +448,7 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
         idle: config.server.stream_idle_timeout.0,
     };
     let operations = [Operation::Chat, Operation::Completions, Operation::Embeddings];
-    let base = written.base_url.as_ref().map(|url| url.as_str()).or(kind.base_url.as_deref());
+    let base = written.base_url.as_ref().map(millgate_config::Expanded::as_str).or(kind.base_url.as_deref());
     let (transport, prefix) = match base {
         _ if kind.name == "mock" => (Transport::Mock, String::new()),
         None => return Err(format!("providers.{name}: `base_url` is missing")),
