@@ -295,10 +295,12 @@ async fn drive(
         connection.requests.fetch_add(1, Ordering::Relaxed);
         let done = Done { connection: Arc::clone(&connection), epoch };
         let gateway = Arc::clone(&gateway);
-        async move {
+        // Boxed, because hyper keeps room for this future as long as the connection lives: idle connections
+        // and open streams should not pay for it.
+        Box::pin(async move {
             let response = pipeline::serve(gateway, peer, request).await;
             Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _done: done }))
-        }
+        })
     });
     let mut builder = auto::Builder::new(LocalExecutor);
     builder
