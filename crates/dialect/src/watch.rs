@@ -216,10 +216,9 @@ fn is_usage_only(frame: &[u8]) -> bool {
 /// Reads the `usage` object of a whole answer.
 #[must_use]
 pub fn usage_of(dialect: Dialect, usage: &[u8]) -> Option<Usage> {
-    let value: Value = serde_json::from_slice(usage).ok()?;
     match dialect {
-        Dialect::Anthropic => anthropic::read_usage(&value),
-        _ => openai::usage::read(&value),
+        Dialect::Anthropic => anthropic::read_usage(&serde_json::from_slice(usage).ok()?),
+        _ => openai::usage::read_text(usage),
     }
 }
 
