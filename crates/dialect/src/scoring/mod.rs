@@ -1,7 +1,8 @@
 //! The MLflow scoring protocol's error bodies. Predictions themselves are read by the model runtimes, which
 //! know the model's signature; asking for any other operation is a fault.
 
-use millgate_types::{Answer, Call, Dialect, Event, Fault, Operation, RequestId, Source};
+use millgate_types::{Answer, Call, Dialect, Event, Fault, Operation, RequestId, Source, Usage};
+use serde_json::Value;
 
 use crate::{
     Codec, Context, EncodedCall, ErrorBody, Quirks, StreamDecoder, StreamEncoder, error, json,
@@ -50,6 +51,9 @@ impl Codec for Scoring {
     }
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         error::read(body)
+    }
+    fn read_usage(&self, _value: &Value) -> Option<Usage> {
+        None
     }
 }
 

@@ -61,6 +61,8 @@ fn read(path: &Path) -> Option<Recording> {
         "completions" => (Dialect::OpenAi, Operation::Completions),
         "embeddings" => (Dialect::OpenAi, Operation::Embeddings),
         "messages" => (Dialect::Anthropic, Operation::Chat),
+        "generateContent" | "streamGenerateContent" => (Dialect::Gemini, Operation::Chat),
+        "batchEmbedContents" => (Dialect::Gemini, Operation::Embeddings),
         _ => return None,
     };
     let response = &file["response"];
