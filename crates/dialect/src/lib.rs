@@ -14,6 +14,7 @@ mod json;
 mod mlflow;
 mod openai;
 mod quirks;
+mod responses;
 pub mod scan;
 mod scoring;
 mod seal;
@@ -129,8 +130,14 @@ pub struct ErrorBody {
 }
 
 /// Every dialect, one line each.
-pub static DIALECTS: &[&dyn Codec] =
-    &[&openai::OpenAi, &anthropic::Anthropic, &gemini::Gemini, &mlflow::Mlflow, &scoring::Scoring];
+pub static DIALECTS: &[&dyn Codec] = &[
+    &openai::OpenAi,
+    &responses::Responses,
+    &anthropic::Anthropic,
+    &gemini::Gemini,
+    &mlflow::Mlflow,
+    &scoring::Scoring,
+];
 
 /// The codec of a dialect.
 #[must_use]

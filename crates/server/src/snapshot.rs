@@ -511,7 +511,7 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
             (Transport::Http(Arc::new(origin)), url.path().trim_end_matches('/').to_owned())
         }
     };
-    let version = written.api_version.as_deref();
+    let version = written.api_version.as_deref().filter(|_| kind.takes_version());
     let ways = kind.ways(version.is_some()).into_iter().map(|way| {
         let path = way.path.replace("{version}", &Encoded(version.unwrap_or_default()).to_string());
         let place = match path.split_once("{model}") {

@@ -87,6 +87,7 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
         "/v1/completions" => return Surface::ByModel(Dialect::OpenAi, Operation::Completions),
         "/v1/embeddings" => return Surface::ByModel(Dialect::OpenAi, Operation::Embeddings),
         "/v1/messages" => return Surface::ByModel(Dialect::Anthropic, Operation::Chat),
+        "/v1/responses" => return Surface::ByModel(Dialect::Responses, Operation::Chat),
         "/v1/messages/count_tokens" => {
             return Surface::ByModel(Dialect::Anthropic, Operation::CountTokens);
         }

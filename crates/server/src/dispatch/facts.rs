@@ -78,9 +78,14 @@ impl Facts {
                         return Err(Fault::invalid_value("messages", "`messages` is empty"));
                     }
                 }
+                "prompt" | "previous_response_id" | "conversation" if dialect == Dialect::Responses => {
+                    subject = true
+                }
                 "prompt" => subject |= operation == Operation::Completions,
                 "input" => subject |= subject_of(dialect, operation) == "input",
-                "n" | "max_tokens" | "max_completion_tokens" if strict && member.kind != Kind::Null => {
+                "n" | "max_tokens" | "max_completion_tokens" | "max_output_tokens"
+                    if strict && member.kind != Kind::Null =>
+                {
                     if member.unsigned().is_none_or(|number| number == 0) {
                         return Err(wrong_type(member, "a positive integer"));
                     }
