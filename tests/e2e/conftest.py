@@ -263,14 +263,17 @@ def llm(tmp_path_factory, fake):
         "providers:",
         f"  openai: {{ kind: openai, base_url: '{fake.base}', api_key: env:FAKE_KEY }}",
         f"  claude: {{ kind: anthropic, base_url: '{fake.base}', api_key: env:FAKE_KEY }}",
+        f"  gemini: {{ kind: gemini, base_url: '{fake.base}', api_key: env:FAKE_KEY }}",
         "endpoints:",
         "  - { name: embeddings, type: llm/v1/embeddings, route: openai/ok }",
+        "  - { name: gemini-embeddings, type: llm/v1/embeddings, route: gemini/ok }",
         "  - { name: completions, type: llm/v1/completions, route: openai/ok }",
         "  - { name: slow, type: llm/v1/chat, route: openai/chunks-20-100ms }",
     ]
     for model in models:
         lines.append(f"  - {{ name: {model}, type: llm/v1/chat, route: openai/{model} }}")
         lines.append(f"  - {{ name: claude-{model}, type: llm/v1/chat, route: claude/{model} }}")
+        lines.append(f"  - {{ name: gemini-{model}, type: llm/v1/chat, route: gemini/{model} }}")
     lines.append(
         "access: { keys: required, static: [ { name: tests, key: mg-canary-caller-77aa01 } ] }"
     )

@@ -74,6 +74,8 @@ fn providers() -> Result<String> {
     for kind in millgate_provider::kinds() {
         let api = match kind.dialect {
             Dialect::OpenAi => "OpenAI",
+            Dialect::Responses => "OpenAI Responses",
+            Dialect::Gemini => "Gemini",
             Dialect::Anthropic => "Anthropic",
             Dialect::Mlflow => "MLflow",
             Dialect::Scoring => "MLflow scoring",

@@ -130,6 +130,10 @@ impl Checker<'_> {
                         let hint = "for example `base_url: http://10.0.0.7:8000/v1`";
                         self.error(&at("base_url"), "the field `base_url` is missing", hint);
                     }
+                    if provider.api_version.is_some() && !kind.takes_version() {
+                        let what = format!("{} has no API versions", kind.title);
+                        self.warning(&at("api_version"), &what, "the field is not used");
+                    }
                     if kind.needs_key() && provider.api_key.is_none() && provider.base_url.is_none() {
                         let hint = "for example `api_key: env:OPENAI_API_KEY`";
                         self.error(&at("api_key"), "the field `api_key` is missing", hint);

@@ -66,6 +66,10 @@ pub struct ProviderConfig {
     /// Where its API lives, for example `http://10.0.0.7:8000/v1`. Default: the catalogue's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_url: Option<Expanded>,
+    /// The API version of providers that want one in the path's query, for example Azure's `2024-10-21`. With
+    /// it, Azure deployments are called at their classic paths; without, at the newer `/openai/v1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_version: Option<String>,
     /// Headers added to every request, for example `OpenAI-Organization`.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub headers: IndexMap<String, Secret>,

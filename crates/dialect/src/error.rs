@@ -130,6 +130,7 @@ fn read_object(map: &Map<String, Value>) -> ErrorBody {
         code: text(map, &["code", "error_code", "error_type"]),
         kind: text(map, &["type", "status"]),
         param: text(map, &["param"]),
+        wait: None,
     };
     let inner = match map.get("error").or_else(|| map.get("detail")) {
         Some(inner @ (Value::Object(_) | Value::Array(_))) => read_value(inner),
@@ -141,6 +142,7 @@ fn read_object(map: &Map<String, Value>) -> ErrorBody {
         code: inner.code.or(outer.code),
         kind: inner.kind.or(outer.kind.filter(|kind| kind != "error")),
         param: inner.param.or(outer.param),
+        wait: None,
     }
 }
 

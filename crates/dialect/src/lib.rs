@@ -7,21 +7,28 @@
 mod aggregate;
 mod anthropic;
 mod completion;
+mod count;
 mod error;
+mod gemini;
 mod json;
 mod mlflow;
 mod openai;
 mod quirks;
+mod responses;
 pub mod scan;
 mod scoring;
+mod seal;
 pub mod sse;
 mod stream;
 mod watch;
 
-use millgate_types::{Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Operation, RequestId, code};
+use millgate_types::{
+    Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Operation, RequestId, Usage, code,
+};
 
 pub use aggregate::{Aggregator, aggregate, replay};
 pub use completion::{chat_as_completion, completion_as_chat};
+pub use count::estimate_tokens;
 pub use error::redact;
 pub use quirks::{MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport, ThinkingStyle};
 pub use watch::{Passed, Watch, usage_of};
@@ -48,6 +55,21 @@ pub trait Codec: Sync {
     fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8>;
     /// What an upstream's error body says.
     fn decode_error(&self, status: u16, body: &[u8]) -> ErrorBody;
+    /// Whether a caller's body may go to a provider of the same dialect as it is. Some bodies name the model
+    /// in places where it is not spliced.
+    fn passes(&self, operation: Operation) -> bool {
+        operation != Operation::Predict
+    }
+    /// Writes the answer to "how many tokens?".
+    fn encode_count(&self, tokens: u64) -> Vec<u8> {
+        format!("{{\"input_tokens\":{tokens}}}").into_bytes()
+    }
+    /// The top-level member of a whole answer that holds its usage.
+    fn usage_member(&self) -> &'static str {
+        "usage"
+    }
+    /// Reads that member's text.
+    fn read_usage(&self, text: &[u8]) -> Option<Usage>;
 }
 
 /// Turns a provider's bytes into events. Any chunking of the same bytes gives the same events.
@@ -102,11 +124,19 @@ pub struct ErrorBody {
     pub kind: Option<String>,
     /// The request field at fault.
     pub param: Option<String>,
+    /// How long to wait, in the body's own words (Google's `34s`).
+    pub wait: Option<String>,
 }
 
 /// Every dialect, one line each.
-pub static DIALECTS: &[&dyn Codec] =
-    &[&openai::OpenAi, &anthropic::Anthropic, &mlflow::Mlflow, &scoring::Scoring];
+pub static DIALECTS: &[&dyn Codec] = &[
+    &openai::OpenAi,
+    &responses::Responses,
+    &anthropic::Anthropic,
+    &gemini::Gemini,
+    &mlflow::Mlflow,
+    &scoring::Scoring,
+];
 
 /// The codec of a dialect.
 #[must_use]

@@ -6,7 +6,7 @@ use memchr::memmem;
 use millgate_types::{Dialect, Event, Fault, Operation, Usage, code};
 use serde_json::Value;
 
-use crate::{StreamDecoder, anthropic, codec, openai};
+use crate::{StreamDecoder, codec};
 
 /// A frame that does not end within this many bytes is not a stream we forward.
 const MAX_FRAME: usize = 1 << 20;
@@ -154,6 +154,16 @@ impl Watch {
         let has = |needle: &[u8]| memmem::find(bytes, needle).is_some();
         match self.dialect {
             Dialect::Anthropic => has(b"\"usage\"") || has(b"message_stop") || has(b"\"error\""),
+            Dialect::Gemini => {
+                has(b"usageMetadata") || has(b"finishReason") || has(b"\"error\"") || has(b"blockReason")
+            }
+            Dialect::Responses => {
+                has(b"\"response.completed\"")
+                    || has(b"\"response.incomplete\"")
+                    || has(b"\"response.failed\"")
+                    || has_value(bytes, b"\"error\"")
+                    || has(b"\"type\":\"error\"")
+            }
             _ => {
                 has(b"[DONE]")
                     || has_value(bytes, b"\"finish_reason\"")
@@ -213,13 +223,10 @@ fn is_usage_only(frame: &[u8]) -> bool {
         && value.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty)
 }
 
-/// Reads the `usage` object of a whole answer.
+/// Reads the usage member of a whole answer ([`crate::Codec::usage_member`]).
 #[must_use]
 pub fn usage_of(dialect: Dialect, usage: &[u8]) -> Option<Usage> {
-    match dialect {
-        Dialect::Anthropic => anthropic::read_usage(&serde_json::from_slice(usage).ok()?),
-        _ => openai::usage::read_text(usage),
-    }
+    codec(dialect).read_usage(usage)
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 #[must_use]
 pub fn classify(kind: &ProviderKind, status: u16, headers: &HeaderMap, body: &[u8]) -> Fault {
     let error = kind.codec().decode_error(status, body);
-    let wait = hint::retry_after(headers, error.message.as_deref());
+    let wait = hint::retry_after(headers, None)
+        .or_else(|| hint::go_duration(error.wait.as_deref()?))
+        .or_else(|| hint::retry_after(&HeaderMap::new(), error.message.as_deref()));
     let (code, retry) = class(status, &error, body, wait);
     let retry = match headers.get("x-should-retry").map(http::HeaderValue::as_bytes) {
         Some(b"true") if retry == Retry::Never => Retry::SameTarget(wait),
@@ -83,7 +85,8 @@ fn class(status: u16, error: &ErrorBody, body: &[u8], wait: Option<Duration>) ->
         413 => (code::UPSTREAM_TOO_LARGE, Retry::Never),
         429 if word("insufficient_quota")
             || word("billing")
-            || message.contains("exceeded your current quota") =>
+            // Google says so of a minute's quota too, and then when it is over.
+            || message.contains("exceeded your current quota") && error.wait.is_none() =>
         {
             (code::UPSTREAM_QUOTA, Retry::NextTarget)
         }

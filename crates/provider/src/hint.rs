@@ -51,7 +51,7 @@ fn seconds(number: f64) -> Option<Duration> {
 }
 
 /// `6m0s`, `7.66s`, `120ms`.
-fn go_duration(text: &str) -> Option<Duration> {
+pub(crate) fn go_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = 0.0;
     while !rest.is_empty() {

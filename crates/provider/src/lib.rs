@@ -43,6 +43,21 @@ pub struct ProviderKind {
     /// How it differs from its dialect.
     pub quirks: Quirks,
     paths: Paths,
+    stream_paths: Paths,
+    versioned_paths: Paths,
+}
+
+/// Where an operation is found, and in which dialect it is spoken there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way<'a> {
+    /// The provider's own, or another one that it speaks at this path.
+    pub dialect: Dialect,
+    /// What it does.
+    pub operation: Operation,
+    /// Only for streams.
+    pub stream: bool,
+    /// Under the base address. `{model}` stands for the model's name, `{version}` for the API version.
+    pub path: &'a str,
 }
 
 impl ProviderKind {
@@ -55,12 +70,35 @@ impl ProviderKind {
     /// The path of an operation under the base address; `None` when the provider has no such operation.
     #[must_use]
     pub fn path(&self, operation: Operation) -> Option<&str> {
-        match operation {
-            Operation::Chat => self.paths.chat.as_deref(),
-            Operation::Completions => self.paths.completions.as_deref(),
-            Operation::Embeddings => self.paths.embeddings.as_deref(),
-            Operation::Predict => None,
+        self.paths.of(operation)
+    }
+
+    /// Everything the provider serves. Where the configuration names an API version, the paths that hold one
+    /// take the place of the plain ones.
+    #[must_use]
+    pub fn ways(&self, versioned: bool) -> Vec<Way<'_>> {
+        let operations =
+            [Operation::Chat, Operation::Completions, Operation::Embeddings, Operation::CountTokens];
+        let paths = if versioned { &self.versioned_paths } else { &self.paths };
+        let mut found = Vec::with_capacity(4);
+        for (paths, stream) in [(&self.stream_paths, true), (paths, false)] {
+            found.extend(operations.into_iter().filter_map(|operation| {
+                Some(Way { dialect: self.dialect, operation, stream, path: paths.of(operation)? })
+            }));
         }
+        found.extend(paths.responses.as_deref().map(|path| Way {
+            dialect: Dialect::Responses,
+            operation: Operation::Chat,
+            stream: false,
+            path,
+        }));
+        found
+    }
+
+    /// Whether there are paths with an API version.
+    #[must_use]
+    pub fn takes_version(&self) -> bool {
+        self.versioned_paths.chat.is_some()
     }
 
     /// The path, or the fault that tells the caller.
@@ -158,6 +196,10 @@ struct Entry {
     headers: BTreeMap<String, String>,
     paths: Paths,
     #[serde(default)]
+    stream_paths: Paths,
+    #[serde(default)]
+    versioned_paths: Paths,
+    #[serde(default)]
     quirks: Quirks,
 }
 
@@ -167,6 +209,7 @@ enum DialectName {
     #[default]
     Openai,
     Anthropic,
+    Gemini,
     Mlflow,
 }
 
@@ -185,6 +228,21 @@ struct Paths {
     chat: Option<String>,
     completions: Option<String>,
     embeddings: Option<String>,
+    count_tokens: Option<String>,
+    /// OpenAI's Responses API, which some providers have beside chat completions.
+    responses: Option<String>,
+}
+
+impl Paths {
+    fn of(&self, operation: Operation) -> Option<&str> {
+        match operation {
+            Operation::Chat => self.chat.as_deref(),
+            Operation::Completions => self.completions.as_deref(),
+            Operation::Embeddings => self.embeddings.as_deref(),
+            Operation::CountTokens => self.count_tokens.as_deref(),
+            Operation::Predict => None,
+        }
+    }
 }
 
 impl Entry {
@@ -198,6 +256,7 @@ impl Entry {
             dialect: match self.dialect {
                 DialectName::Openai => Dialect::OpenAi,
                 DialectName::Anthropic => Dialect::Anthropic,
+                DialectName::Gemini => Dialect::Gemini,
                 DialectName::Mlflow => Dialect::Mlflow,
             },
             base_url: self.base_url,
@@ -217,6 +276,8 @@ impl Entry {
                 .collect(),
             quirks: self.quirks,
             paths: self.paths,
+            stream_paths: self.stream_paths,
+            versioned_paths: self.versioned_paths,
         }
     }
 }

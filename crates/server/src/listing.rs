@@ -87,6 +87,18 @@ pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -
             })?;
             json_reply(&model(endpoint))
         }
+        Surface::GeminiModels => {
+            let models: Vec<_> = snapshot.endpoints.iter().filter_map(|e| gemini_model(e)).collect();
+            json_reply(&json!({ "models": models }))
+        }
+        Surface::GeminiModel(name) => {
+            let name = surface::decoded(name);
+            let found = snapshot.by_name(&name).and_then(|endpoint| gemini_model(endpoint));
+            json_reply(&found.ok_or_else(|| {
+                let shown: String = name.chars().take(128).collect();
+                Fault::client(code::MODEL_NOT_FOUND, format!("no model `{shown}` is served"))
+            })?)
+        }
         Surface::MlflowEndpoints { legacy } => mlflow_endpoints(snapshot, legacy, head),
         Surface::MlflowEndpoint { name, legacy } => {
             let endpoint = snapshot.by_name(name).filter(|endpoint| !is_traffic_route(endpoint));
@@ -123,6 +135,21 @@ fn model(endpoint: &Endpoint) -> Value {
         "endpoint_type": endpoint.kind.name(),
         "path": endpoint.path,
     })
+}
+
+/// An entry of Google's list; predictions and completions have no place there.
+fn gemini_model(endpoint: &Endpoint) -> Option<Value> {
+    let methods = match endpoint.kind {
+        EndpointType::Chat => json!(["generateContent", "countTokens"]),
+        EndpointType::Embeddings => json!(["embedContent"]),
+        EndpointType::Completions | EndpointType::Predict => return None,
+    };
+    Some(json!({
+        "name": format!("models/{}", endpoint.name),
+        "version": "1",
+        "displayName": &*endpoint.name,
+        "supportedGenerationMethods": methods,
+    }))
 }
 
 // ---- MLflow -----------------------------------------------------------------------------------------

@@ -92,12 +92,22 @@ enum To<'a> {
 /// A call, and what its path says about it.
 struct Addressed {
     dialect: Dialect,
-    /// `None`: the body's `model` names it.
+    /// `None`: the body's `model` names it, or `named`.
     endpoint: Option<Arc<Endpoint>>,
+    /// The model's name and whether to stream, where the path says so.
+    named: Option<(Box<str>, bool)>,
+    /// A stream goes out as one JSON array.
+    array: bool,
     /// `None`: the endpoint's own.
     operation: Option<Operation>,
     /// MLflow refuses `model` beside a path that names the endpoint.
     model_refused: bool,
+}
+
+impl Addressed {
+    fn new(dialect: Dialect) -> Self {
+        Self { dialect, endpoint: None, named: None, array: false, operation: None, model_refused: false }
+    }
 }
 
 fn address<'a>(snapshot: &Snapshot, head: &'a Parts, flight: &mut Flight) -> Result<To<'a>, Fault> {
@@ -117,18 +127,29 @@ fn address<'a>(snapshot: &Snapshot, head: &'a Parts, flight: &mut Flight) -> Res
     }
     let addressed = match surface {
         Surface::ByModel(dialect, operation) => {
-            Addressed { dialect, endpoint: None, operation: Some(operation), model_refused: false }
+            Addressed { operation: Some(operation), ..Addressed::new(dialect) }
+        }
+        Surface::Action { model, operation, stream } => {
+            let model = surface::decoded(model);
+            millgate_dialect::check_model(&model)?;
+            let sse = surface::query(head.uri.path_and_query(), "alt") == Some("sse");
+            Addressed {
+                operation: Some(operation),
+                named: Some((model.into(), stream)),
+                array: stream && !sse,
+                ..Addressed::new(Dialect::Gemini)
+            }
         }
         Surface::Invocations(name) => {
             let endpoint = snapshot.by_name(name).ok_or_else(|| unknown_endpoint(name))?;
             let dialect = natural(endpoint.kind, Dialect::Mlflow);
-            Addressed { dialect, endpoint: Some(Arc::clone(endpoint)), operation: None, model_refused: true }
+            Addressed { endpoint: Some(Arc::clone(endpoint)), model_refused: true, ..Addressed::new(dialect) }
         }
         Surface::OwnPath => {
             let endpoint = own.map(Arc::clone);
             let kind = endpoint.as_ref().map_or(EndpointType::Chat, |endpoint| endpoint.kind);
             let dialect = natural(kind, Dialect::OpenAi);
-            Addressed { dialect, endpoint, operation: None, model_refused: false }
+            Addressed { endpoint, ..Addressed::new(dialect) }
         }
         Surface::Health
         | Surface::Live
@@ -196,6 +217,8 @@ pub(crate) struct Decoded {
     pub(crate) body: Bytes,
     /// What the body's top level says; `None` for predictions, whose bodies are the scoring protocol's.
     pub(crate) facts: Option<Facts>,
+    /// A stream goes out as one JSON array.
+    pub(crate) array: bool,
 }
 
 async fn decode(
@@ -214,7 +237,10 @@ async fn decode(
     flight.record().bytes_in = body.len() as u64;
     let operation = addressed.operation.or(addressed.endpoint.as_ref().map(|e| e.kind.operation()));
     let operation = operation.unwrap_or(Operation::Chat);
-    let facts = if predict { None } else { Some(Facts::read(&body, addressed.dialect, operation)?) };
+    let mut facts = if predict { None } else { Some(Facts::read(&body, addressed.dialect, operation)?) };
+    if let (Some(facts), Some((model, stream))) = (&mut facts, addressed.named) {
+        facts.name(model, stream);
+    }
     let model = facts.as_ref().and_then(|facts| facts.model.as_ref());
     let endpoint = match (addressed.endpoint, model) {
         (Some(_), Some(_)) if addressed.model_refused => {
@@ -224,18 +250,20 @@ async fn decode(
         (Some(endpoint), _) => endpoint,
         (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
         (None, Some(model)) => {
-            let found = snapshot.by_name(&model.name).or_else(|| snapshot.direct(&model.name, operation));
+            let direct = || snapshot.direct(&model.name, operation.served_by());
+            let found = snapshot.by_name(&model.name).or_else(direct);
             Arc::clone(found.ok_or_else(|| unknown_endpoint(&model.name))?)
         }
     };
-    if endpoint.kind.operation() != operation {
+    if endpoint.kind.operation() != operation.served_by() {
         let public = format!("`{}` is a {} endpoint", endpoint.name, endpoint.kind.name());
         return Err(Fault::invalid_value("model", public));
     }
     let record = flight.record();
     record.endpoint = Some(Arc::clone(&endpoint.name));
     record.operation = Some(operation);
-    Ok(Decoded { principal, dialect: addressed.dialect, operation, endpoint, body, facts })
+    let (dialect, array) = (addressed.dialect, addressed.array);
+    Ok(Decoded { principal, dialect, operation, endpoint, body, facts, array })
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {

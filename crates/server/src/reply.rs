@@ -23,6 +23,7 @@ pub(crate) mod names {
     pub(crate) const CONFIG: HeaderName = HeaderName::from_static("x-millgate-config");
     pub(crate) const COST: HeaderName = HeaderName::from_static("x-millgate-cost-usd");
     pub(crate) const DROPPED: HeaderName = HeaderName::from_static("x-millgate-dropped");
+    pub(crate) const ESTIMATED: HeaderName = HeaderName::from_static("x-millgate-estimated");
     pub(crate) const ERROR: HeaderName = HeaderName::from_static("x-millgate-error");
 }
 
@@ -68,6 +69,11 @@ impl Reply {
         // Nginx in front of us must not gather what we send piece by piece.
         headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
         Self { status: StatusCode::OK, headers, body: Content::Stream(pieces) }
+    }
+
+    /// A stream that is one JSON array.
+    pub(crate) fn array(pieces: Box<dyn Pieces>) -> Self {
+        Self::stream(pieces).with(header::CONTENT_TYPE, JSON)
     }
 
     pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {

@@ -15,7 +15,7 @@ use millgate_config::{
 use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
 use millgate_policy::{Limiter, Rate, Route};
 use millgate_provider::ProviderKind;
-use millgate_types::{ModelRef, Operation, Principal};
+use millgate_types::{Dialect, ModelRef, Operation, Principal};
 use millgate_upstream::{Deadlines, Origin};
 use sha2::{Digest, Sha256};
 use url::Url;
@@ -70,7 +70,22 @@ pub(crate) struct Provider {
     /// Credential, content type and configured headers, as every request carries them.
     pub(crate) headers: HeaderMap,
     pub(crate) deadlines: Deadlines,
-    uris: Vec<(Operation, Uri)>,
+    ways: Vec<Way>,
+}
+
+/// One operation of a provider, in one dialect.
+struct Way {
+    dialect: Dialect,
+    operation: Operation,
+    stream: bool,
+    place: Place,
+}
+
+/// The request target of a way.
+enum Place {
+    Fixed(Uri),
+    /// The model's name stands between the two.
+    ByModel(String, String),
 }
 
 /// How a provider is reached.
@@ -81,9 +96,48 @@ pub(crate) enum Transport {
 }
 
 impl Provider {
+    /// Whether the provider has the operation in this dialect.
+    pub(crate) fn has(&self, dialect: Dialect, operation: Operation) -> bool {
+        self.ways.iter().any(|way| way.dialect == dialect && way.operation == operation)
+    }
+
     /// The request target of an operation; `None` where the provider has no such operation.
-    pub(crate) fn uri(&self, operation: Operation) -> Option<&Uri> {
-        self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri)
+    pub(crate) fn uri(
+        &self,
+        dialect: Dialect,
+        operation: Operation,
+        stream: bool,
+        model: &str,
+    ) -> Option<Uri> {
+        // Targets for streams only stand in front.
+        let way = self
+            .ways
+            .iter()
+            .find(|way| way.dialect == dialect && way.operation == operation && (stream || !way.stream))?;
+        match &way.place {
+            Place::Fixed(uri) => Some(uri.clone()),
+            Place::ByModel(before, after) => {
+                // Google's own names repeat the folder.
+                let model = model.strip_prefix("models/").unwrap_or(model);
+                format!("{before}{}{after}", Encoded(model)).parse().ok()
+            }
+        }
+    }
+}
+
+/// A path segment, percent-encoded.
+struct Encoded<'a>(&'a str);
+
+impl std::fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for byte in self.0.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                write!(f, "{}", char::from(byte))?;
+            } else {
+                write!(f, "%{byte:02X}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -447,7 +501,6 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
         head: written.timeout.map_or(Duration::from_secs(route_timeout.unwrap_or(300)), |period| period.0),
         idle: config.server.stream_idle_timeout.0,
     };
-    let operations = [Operation::Chat, Operation::Completions, Operation::Embeddings];
     let base = written.base_url.as_ref().map(millgate_config::Expanded::as_str).or(kind.base_url.as_deref());
     let (transport, prefix) = match base {
         _ if kind.name == "mock" => (Transport::Mock, String::new()),
@@ -461,12 +514,17 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
             (Transport::Http(Arc::new(origin)), url.path().trim_end_matches('/').to_owned())
         }
     };
-    let uris = operations
-        .into_iter()
-        .filter_map(|operation| {
-            let uri = format!("{prefix}{}", kind.path(operation)?).parse();
-            Some(uri.map(|uri| (operation, uri)).map_err(|error| format!("providers.{name}: {error}")))
-        })
-        .collect::<Result<_, String>>()?;
-    Ok(Provider { name: name.into(), kind, transport, headers, deadlines, uris })
+    let version = written.api_version.as_deref().filter(|_| kind.takes_version());
+    let ways = kind.ways(version.is_some()).into_iter().map(|way| {
+        let path = way.path.replace("{version}", &Encoded(version.unwrap_or_default()).to_string());
+        let place = match path.split_once("{model}") {
+            Some((before, after)) => Place::ByModel(format!("{prefix}{before}"), after.to_owned()),
+            None => Place::Fixed(
+                format!("{prefix}{path}").parse().map_err(|error| format!("providers.{name}: {error}"))?,
+            ),
+        };
+        Ok(Way { dialect: way.dialect, operation: way.operation, stream: way.stream, place })
+    });
+    let ways = ways.collect::<Result<_, String>>()?;
+    Ok(Provider { name: name.into(), kind, transport, headers, deadlines, ways })
 }

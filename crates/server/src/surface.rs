@@ -16,6 +16,8 @@ const MAX_FIELD: usize = 16 << 10;
 pub(crate) enum Surface<'a> {
     /// A call whose body names the endpoint in `model`.
     ByModel(Dialect, Operation),
+    /// A call in Google's dialect: the path names the model and the action.
+    Action { model: &'a str, operation: Operation, stream: bool },
     /// A call of a named endpoint in MLflow's dialect; the endpoint's type says which operation.
     Invocations(&'a str),
     /// A call at a path that may belong to an endpoint.
@@ -24,6 +26,10 @@ pub(crate) enum Surface<'a> {
     Models,
     /// One entry of it.
     Model(&'a str),
+    /// Google's model list.
+    GeminiModels,
+    /// One entry of it.
+    GeminiModel(&'a str),
     /// MLflow's endpoint list; `true` for the legacy spelling with routes.
     MlflowEndpoints { legacy: bool },
     /// One entry of it.
@@ -52,7 +58,7 @@ impl Surface<'_> {
     /// The methods it answers, for `Allow`.
     pub(crate) fn methods(self) -> &'static [Method] {
         match self {
-            Self::ByModel(..) | Self::Invocations(_) | Self::OwnPath => &[Method::POST],
+            Self::ByModel(..) | Self::Action { .. } | Self::Invocations(_) | Self::OwnPath => &[Method::POST],
             Self::MlflowLimits => &[Method::GET, Method::POST],
             _ => &[Method::GET, Method::HEAD],
         }
@@ -62,6 +68,7 @@ impl Surface<'_> {
     pub(crate) fn dialect(self) -> Dialect {
         match self {
             Self::ByModel(dialect, _) => dialect,
+            Self::Action { .. } | Self::GeminiModels | Self::GeminiModel(_) => Dialect::Gemini,
             Self::Invocations(_)
             | Self::MlflowEndpoints { .. }
             | Self::MlflowEndpoint { .. }
@@ -80,6 +87,11 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
         "/v1/completions" => return Surface::ByModel(Dialect::OpenAi, Operation::Completions),
         "/v1/embeddings" => return Surface::ByModel(Dialect::OpenAi, Operation::Embeddings),
         "/v1/messages" => return Surface::ByModel(Dialect::Anthropic, Operation::Chat),
+        "/v1/responses" => return Surface::ByModel(Dialect::Responses, Operation::Chat),
+        "/v1/messages/count_tokens" => {
+            return Surface::ByModel(Dialect::Anthropic, Operation::CountTokens);
+        }
+        "/v1beta/models" => return Surface::GeminiModels,
         "/v1/models" => return Surface::Models,
         "/api/2.0/endpoints" | "/api/2.0/endpoints/" => return Surface::MlflowEndpoints { legacy: false },
         "/api/2.0/gateway/routes" | "/api/2.0/gateway/routes/" => {
@@ -105,6 +117,9 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
     {
         return Surface::Invocations(name);
     }
+    if let Some(surface) = gemini(path) {
+        return surface;
+    }
     if let Some(name) = path.strip_prefix("/v1/models/").filter(|name| !name.is_empty()) {
         return Surface::Model(name);
     }
@@ -119,6 +134,48 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
         return Surface::MlflowRoute(name);
     }
     Surface::OwnPath
+}
+
+/// `/v1beta/models/{model}:{action}`; the model's name may hold `/` and `:`. Google's stable version of the API
+/// shares its prefix with OpenAI's, so there only calls are Google's.
+fn gemini(path: &str) -> Option<Surface<'_>> {
+    let beta = path.strip_prefix("/v1beta/models/");
+    let rest = beta.or_else(|| path.strip_prefix("/v1/models/"))?;
+    let call = rest.rsplit_once(':').and_then(|(model, action)| {
+        let (operation, stream) = match action {
+            "generateContent" => (Operation::Chat, false),
+            "streamGenerateContent" => (Operation::Chat, true),
+            "embedContent" | "batchEmbedContents" => (Operation::Embeddings, false),
+            "countTokens" => (Operation::CountTokens, false),
+            _ => return None,
+        };
+        Some(Surface::Action { model, operation, stream })
+    });
+    call.or_else(|| beta.filter(|name| !name.is_empty()).map(Surface::GeminiModel))
+}
+
+/// A name from the path as it is meant. The check of the path left no encoded separator in it.
+pub(crate) fn decoded(name: &str) -> std::borrow::Cow<'_, str> {
+    if !name.contains('%') {
+        return name.into();
+    }
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let [first, more @ ..] = rest {
+        let encoded =
+            more.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match encoded.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &more[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = more;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned().into()
 }
 
 /// Refuses heads that no honest client sends (`bad_host`, `bad_path`, `misdirected`, ...).
@@ -208,6 +265,16 @@ mod tests {
         assert_eq!(read("/api/2.0/endpoints/limits/chat"), Surface::MlflowLimits);
         assert_eq!(read("/v1/models/openai/gpt-4o"), Surface::Model("openai/gpt-4o"));
         assert_eq!(read("/predict/iris"), Surface::OwnPath);
+        let chat = |model, stream| Surface::Action { model, operation: Operation::Chat, stream };
+        assert_eq!(
+            read("/v1beta/models/gemini/gemini-2.5-pro:generateContent"),
+            chat("gemini/gemini-2.5-pro", false)
+        );
+        assert_eq!(read("/v1beta/models/llama3:8b:streamGenerateContent"), chat("llama3:8b", true));
+        assert_eq!(read("/v1/models/m:generateContent"), chat("m", false));
+        assert_eq!(read("/v1beta/models/chat"), Surface::GeminiModel("chat"));
+        assert_eq!(read("/v1/models/chat"), Surface::Model("chat"));
+        assert_eq!(decoded("llama3%3A8b%zz"), "llama3:8b%zz");
     }
 
     #[test]

@@ -8,8 +8,12 @@ use serde_json::{Map, Value};
 pub enum Dialect {
     /// OpenAI chat completions, completions and embeddings, and everything compatible with them.
     OpenAi,
+    /// OpenAI Responses.
+    Responses,
     /// Anthropic Messages.
     Anthropic,
+    /// Google's `generateContent` and its relatives.
+    Gemini,
     /// MLflow gateway invocations and MLflow's `/v1` paths (`mlflow gateway start`).
     Mlflow,
     /// The MLflow scoring protocol (`mlflow models serve`).
@@ -22,7 +26,9 @@ impl Dialect {
     pub fn name(self) -> &'static str {
         match self {
             Self::OpenAi => "openai",
+            Self::Responses => "responses",
             Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
             Self::Mlflow => "mlflow",
             Self::Scoring => "scoring",
         }
@@ -38,11 +44,19 @@ pub enum Operation {
     Completions,
     /// Vectors for texts (`llm/v1/embeddings`).
     Embeddings,
+    /// How many tokens a chat call's input has.
+    CountTokens,
     /// A registered model's prediction.
     Predict,
 }
 
 impl Operation {
+    /// The operation whose endpoints serve it: tokens are counted where chats are held.
+    #[must_use]
+    pub fn served_by(self) -> Self {
+        if self == Self::CountTokens { Self::Chat } else { self }
+    }
+
     /// The name that logs and metrics show.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -50,6 +64,7 @@ impl Operation {
             Self::Chat => "chat",
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
+            Self::CountTokens => "count-tokens",
             Self::Predict => "predict",
         }
     }
@@ -405,6 +420,8 @@ pub enum EmbeddingFormat {
     Float,
     /// Little-endian 32-bit floats in base64, as the official SDKs ask for.
     Base64,
+    /// One vector of numbers that stands alone, not in a list (Gemini's `embedContent`).
+    Single,
 }
 
 impl Call {
@@ -426,6 +443,15 @@ impl Call {
             Self::Embedding(call) => &mut call.model,
         };
         model.clone_into(slot);
+    }
+
+    /// Says whether the caller wants a stream, for dialects that say so in the path.
+    pub fn set_stream(&mut self, stream: bool) {
+        match self {
+            Self::Chat(call) => call.stream = stream,
+            Self::Completion(call) => call.stream = stream,
+            Self::Embedding(_) => {}
+        }
     }
 
     /// Whether the caller wants a stream.

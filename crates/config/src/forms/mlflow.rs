@@ -53,9 +53,9 @@ fn endpoint(item: &Node, providers: &mut Providers, problems: &mut Problems) -> 
         return None;
     };
     ignore_others(model, &["name", "provider", "config"], problems);
-    let (kind, settings) = provider(model, false, problems)?;
-    let provider = providers.name_for(&kind, settings);
-    let name = model.get("name").unwrap_or(model);
+    let found = provider(model, false, problems)?;
+    let provider = providers.name_for(&found.kind, found.settings);
+    let name = found.deployment.as_ref().or(model.get("name")).unwrap_or(model);
     fields.push(("route", name.with_text(format!("{provider}/{}", name.text().unwrap_or_default()))));
     if let Some(limit) = item.get("limit").filter(|limit| !matches!(limit.value, Value::Null)) {
         fields.push(("limits", limit.with(Value::List(vec![rate_limit(limit, problems)?]))));

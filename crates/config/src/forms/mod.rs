@@ -7,9 +7,6 @@ pub(crate) mod routes;
 use crate::load::{Form, Problems, nearest};
 use crate::node::{Key, Node, Value};
 
-/// Settings of MLflow's `openai` provider that make it Azure OpenAI.
-const AZURE_FIELDS: [&str; 3] = ["openai_api_type", "openai_api_version", "openai_deployment_name"];
-
 /// Parts of the canonical document that may stand beside the endpoints of every form.
 pub(crate) const SHARED: [&str; 7] = ["version", "listen", "registries", "access", "server", "models", "log"];
 
@@ -66,8 +63,16 @@ fn outline(node: &Node) -> String {
     }
 }
 
+/// What an MLflow `model:` block says of its provider.
+pub(crate) struct Found {
+    pub(crate) kind: String,
+    pub(crate) settings: Node,
+    /// The deployment that stands in for the model's name (Azure).
+    pub(crate) deployment: Option<Node>,
+}
+
 /// The canonical provider of an MLflow `model:` block: `provider`, `config` or `<provider>_config`.
-fn provider(model: &Node, strict: bool, problems: &mut Problems) -> Option<(String, Node)> {
+fn provider(model: &Node, strict: bool, problems: &mut Problems) -> Option<Found> {
     let Some(provider) = model.get("provider") else {
         problems.error(model, "the field `provider` is missing", "for example `provider: openai`");
         return None;
@@ -81,26 +86,37 @@ fn provider(model: &Node, strict: bool, problems: &mut Problems) -> Option<(Stri
         "databricks-model-serving" => "databricks".to_owned(),
         other => other.to_owned(),
     };
-    let mut settings = vec![("kind", provider.with_text(kind.as_str()))];
+    let mut settings = Vec::new();
+    let (mut kind, mut deployment) = (kind, None);
     let config =
         model.members().iter().find(|(key, _)| key.name == "config" || key.name.ends_with("_config"));
     let mut headers = Vec::new();
     for (key, value) in config.map(|(_, node)| node.members()).unwrap_or_default() {
         // `openai_api_key`, `together_api_key`, `api_key`: the field behind the provider's own prefix.
-        let field = ["api_key", "api_base", "organization", "version", "api_type"]
-            .into_iter()
-            .find(|field| key.name == *field || key.name.ends_with(&format!("_{field}")));
+        let field =
+            ["api_key", "api_base", "organization", "api_version", "version", "api_type", "deployment_name"]
+                .into_iter()
+                .find(|field| key.name == *field || key.name.ends_with(&format!("_{field}")));
         match (field, value.text()) {
             (Some("api_key"), _) => settings.push(("api_key", value.clone())),
             (Some("api_base"), _) => settings.push(("base_url", value.clone())),
             (Some("organization"), _) => headers.push(("OpenAI-Organization", value.clone())),
             (Some("version"), _) if kind == "anthropic" => headers.push(("anthropic-version", value.clone())),
             (Some("api_type"), Some(text)) if text.eq_ignore_ascii_case("openai") => {}
-            _ if AZURE_FIELDS.contains(&key.name.as_str()) => problems.error(
-                value,
-                format!("`{}` is not supported yet", key.name),
-                "Azure OpenAI endpoints are not served by this version",
-            ),
+            (Some("api_type"), Some(text)) if kind == "openai" => {
+                // The key of the latter is a token, and travels as one.
+                kind = match text.to_ascii_lowercase().as_str() {
+                    "azure" => "azure",
+                    "azuread" => "azure-ad",
+                    _ => {
+                        problems.error(value, "unknown API type", "one of `openai`, `azure`, `azuread`");
+                        return None;
+                    }
+                }
+                .to_owned();
+            }
+            (Some("api_version"), _) => settings.push(("api_version", value.clone())),
+            (Some("deployment_name"), _) => deployment = Some(value.clone()),
             _ if strict => {
                 let known = ["api_key", "api_base"].map(|field| format!("{kind}_{field}"));
                 problems.error(
@@ -115,5 +131,6 @@ fn provider(model: &Node, strict: bool, problems: &mut Problems) -> Option<(Stri
     if !headers.is_empty() {
         settings.push(("headers", model.with_map(headers)));
     }
-    Some((kind, model.with_map(settings)))
+    settings.insert(0, ("kind", provider.with_text(kind.as_str())));
+    Some(Found { kind, settings: model.with_map(settings), deployment })
 }

@@ -101,9 +101,9 @@ fn endpoint(
         fields.push(("route", registered_model(model, problems)?));
     } else {
         fields.push(("type", route_type.clone()));
-        let (kind, settings) = provider(model, true, problems)?;
-        let provider = providers.name_for(&kind, settings);
-        let Some(name) = model.get("name") else {
+        let found = provider(model, true, problems)?;
+        let provider = providers.name_for(&found.kind, found.settings);
+        let Some(name) = found.deployment.as_ref().or(model.get("name")) else {
             problems.error(model, "the field `name` is missing", "the provider's name of the model");
             return None;
         };

@@ -106,3 +106,27 @@ fn mlflow_endpoints_and_traffic_routes_are_read() {
     );
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
 }
+
+#[test]
+fn mlflows_azure_settings_make_an_azure_provider() {
+    let text = "endpoints:
+  - name: chat
+    endpoint_type: llm/v1/chat
+    model:
+      provider: openai
+      name: gpt-5-mini
+      config: {openai_api_type: azure, openai_api_key: $PATH, openai_api_base: 'https://r.openai.azure.com',
+               openai_api_version: '2024-10-21', openai_deployment_name: my-deployment}
+  - name: tokens
+    endpoint_type: llm/v1/chat
+    model: {provider: openai, name: gpt-5-mini, config: {openai_api_type: azuread, openai_api_key: $PATH,
+            openai_api_base: 'https://r.openai.azure.com'}}
+";
+    let config = loaded(text).config;
+    let azure = &config.providers["azure"];
+    assert_eq!((azure.kind.as_str(), azure.api_version.as_deref()), ("azure", Some("2024-10-21")));
+    assert_eq!(config.providers["azure-ad"].kind, "azure-ad");
+    let route = |index: usize| format!("{:?}", config.endpoints[index].route);
+    assert!(route(0).contains("azure/my-deployment"), "{}", route(0));
+    assert!(route(1).contains("azure-ad/gpt-5-mini"), "{}", route(1));
+}

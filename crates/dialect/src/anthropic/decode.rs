@@ -13,7 +13,14 @@ const ROOT: At<'static> = At::Root;
 
 pub(super) fn call(operation: Operation, body: Map<String, Value>) -> Result<Call, Fault> {
     match operation {
-        Operation::Chat => chat(body).map(|call| Call::Chat(Box::new(call))),
+        Operation::Chat => {
+            let call = chat(body)?;
+            if call.max_output_tokens.is_none() {
+                return Err(ROOT.missing("max_tokens"));
+            }
+            Ok(Call::Chat(Box::new(call)))
+        }
+        Operation::CountTokens => chat(body).map(|call| Call::Chat(Box::new(call))),
         _ => Err(not_implemented(Dialect::Anthropic, operation)),
     }
 }
@@ -69,9 +76,6 @@ fn chat(body: Map<String, Value>) -> Result<ChatCall, Fault> {
     }
     if !seen_messages {
         return Err(ROOT.missing("messages"));
-    }
-    if call.max_output_tokens.is_none() {
-        return Err(ROOT.missing("max_tokens"));
     }
     if !system.is_empty() {
         let message = Message { role: Role::System, name: None, content: system, extra: Map::new() };

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::json::{Array, Object};
 use crate::quirks::{Quirks, ThinkingStyle};
-use crate::{EncodedCall, completion, not_implemented};
+use crate::{EncodedCall, completion, not_implemented, seal};
 
 pub(super) fn call(call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
     match call {
@@ -398,7 +398,9 @@ impl Writer {
                 return Err(Fault::client(code::UNSUPPORTED_PARAMETER, "the target does not take audio")
                     .with_param(path()));
             }
-            Block::Reasoning { text, signature: Some(signature) } if assistant => {
+            Block::Reasoning { text, signature: Some(signature) }
+                if assistant && seal::is_anthropic(signature) =>
+            {
                 json!({"type": "thinking", "thinking": text, "signature": signature})
             }
             Block::RedactedReasoning { data } if assistant => {

@@ -6,7 +6,7 @@ mod encode;
 mod error;
 mod stream;
 
-use millgate_types::{Answer, Call, Dialect, Fault, Operation, RequestId};
+use millgate_types::{Answer, Call, Dialect, Fault, Operation, RequestId, Usage};
 use serde_json::{Value, json};
 
 use crate::stream::SseDecoder;
@@ -46,6 +46,10 @@ impl Codec for Anthropic {
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         crate::error::read(body)
     }
+    fn read_usage(&self, text: &[u8]) -> Option<Usage> {
+        let value: &Value = &serde_json::from_slice(text).ok()?;
+        answer::Counts::read(value).usage()
+    }
 }
 
 /// A tool call's arguments as the object that Anthropic wants; text that is none is wrapped, never lost.
@@ -55,9 +59,4 @@ fn input(arguments: &str) -> Value {
         _ if arguments.trim().is_empty() => json!({}),
         _ => json!({"_raw": arguments}),
     }
-}
-
-/// Reads the `usage` object of a whole answer.
-pub(crate) fn read_usage(value: &Value) -> Option<millgate_types::Usage> {
-    answer::Counts::read(value).usage()
 }

@@ -6,7 +6,7 @@ mod encode;
 mod error;
 mod stream;
 
-use millgate_types::{Answer, Call, Dialect, Fault, Operation, RequestId};
+use millgate_types::{Answer, Call, Dialect, Fault, Operation, RequestId, Usage};
 
 use crate::openai;
 use crate::stream::{ChunkEncoder, SseDecoder};
@@ -45,5 +45,8 @@ impl Codec for Mlflow {
     }
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         crate::error::read(body)
+    }
+    fn read_usage(&self, text: &[u8]) -> Option<Usage> {
+        openai::usage::read_text(text)
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault>
         Operation::Chat => chat(object(body)?).map(Answer::Chat),
         Operation::Completions => completion_answer(object(body)?).map(Answer::Completion),
         Operation::Embeddings => embedding(body).map(Answer::Embedding),
-        Operation::Predict => Err(not_implemented(Dialect::OpenAi, operation)),
+        Operation::CountTokens | Operation::Predict => Err(not_implemented(Dialect::OpenAi, operation)),
     }
 }
 
@@ -466,7 +466,7 @@ pub(crate) fn write_vectors(top: &mut Object<'_>, answer: &EmbeddingAnswer, form
         let mut item = data.object();
         item.field("object", "embedding");
         match format {
-            EmbeddingFormat::Float => item.field("embedding", &embedding.values),
+            EmbeddingFormat::Float | EmbeddingFormat::Single => item.field("embedding", &embedding.values),
             EmbeddingFormat::Base64 => {
                 let bytes: Vec<u8> = embedding.values.iter().flat_map(|value| value.to_le_bytes()).collect();
                 item.field("embedding", &BASE64.encode(bytes));

@@ -25,7 +25,7 @@ pub(crate) const OPENAI: Rules = Rules { bare_stop: true, any_role: false, any_p
 
 pub(crate) fn call(operation: Operation, body: Map<String, Value>, rules: Rules) -> Result<Call, Fault> {
     match operation {
-        Operation::Chat => chat(body, rules).map(|call| Call::Chat(Box::new(call))),
+        Operation::Chat | Operation::CountTokens => chat(body, rules).map(|call| Call::Chat(Box::new(call))),
         Operation::Completions => completion(body, rules).map(Call::Completion),
         Operation::Embeddings => embedding(body).map(Call::Embedding),
         Operation::Predict => Err(not_implemented(Dialect::OpenAi, operation)),

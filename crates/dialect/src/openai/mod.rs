@@ -9,7 +9,7 @@ mod reasoning;
 pub(crate) mod stream;
 pub(crate) mod usage;
 
-use millgate_types::{Answer, Call, Dialect, Fault, Operation, RequestId};
+use millgate_types::{Answer, Call, Dialect, Fault, Operation, RequestId, Usage};
 use serde_json::Value;
 
 use crate::stream::{ChunkEncoder, SseDecoder};
@@ -48,6 +48,9 @@ impl Codec for OpenAi {
     }
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         crate::error::read(body)
+    }
+    fn read_usage(&self, text: &[u8]) -> Option<Usage> {
+        usage::read_text(text)
     }
 }
 

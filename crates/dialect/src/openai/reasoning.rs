@@ -5,7 +5,20 @@
 use millgate_types::Block;
 use serde_json::{Map, Value, json};
 
+use crate::seal;
+
 const FORMAT: &str = "anthropic-claude-v1";
+const GOOGLE: &str = "google-gemini-v1";
+const RESPONSES: &str = "openai-responses-v1";
+
+/// OpenRouter's word for whose seal it is.
+fn format(signature: Option<&str>) -> &'static str {
+    match signature {
+        Some(signature) if seal::as_gemini(signature).is_some() => GOOGLE,
+        Some(signature) if seal::as_openai(signature).is_some() => RESPONSES,
+        _ => FORMAT,
+    }
+}
 
 /// Thinking blocks from a message's fields. Details of a form that is not ours stay in `extra`, untouched.
 pub(super) fn blocks(
@@ -27,15 +40,16 @@ pub(super) fn blocks(
     text.map(|text| Block::Reasoning { text, signature: None }).into_iter().collect()
 }
 
-/// Details that are all Anthropic's, as blocks.
+/// Details that are all Anthropic's, or sealed the way we mark other providers' seals, as blocks.
 fn sealed(details: &[Value]) -> Option<Vec<Block>> {
     details
         .iter()
         .map(|detail| {
-            if !detail.get("format")?.as_str()?.starts_with("anthropic") {
+            let field = |key: &str| detail.get(key).and_then(Value::as_str).map(str::to_owned);
+            let ours = field("signature").is_some_and(|signature| !seal::is_anthropic(&signature));
+            if !ours && !detail.get("format")?.as_str()?.starts_with("anthropic") {
                 return None;
             }
-            let field = |key: &str| detail.get(key).and_then(Value::as_str).map(str::to_owned);
             match detail.get("type")?.as_str()? {
                 "reasoning.text" => Some(Block::Reasoning {
                     text: field("text").unwrap_or_default(),
@@ -84,7 +98,7 @@ pub(super) fn detail(index: usize, closed: bool, text: &str, signature: Option<&
     if closed {
         return json!({"type": "reasoning.encrypted", "data": text, "format": FORMAT, "index": index});
     }
-    json!({"type": "reasoning.text", "text": text, "signature": signature, "format": FORMAT, "index": index})
+    json!({"type": "reasoning.text", "text": text, "signature": signature, "format": format(signature), "index": index})
 }
 
 /// All visible thinking of a message.

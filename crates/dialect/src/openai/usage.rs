@@ -75,7 +75,7 @@ pub(crate) fn write_cost(object: &mut Object<'_>, usage: &Usage) {
 
 /// What the vendor says the call cost: OpenRouter `cost`, Perplexity `cost.total_cost` (both USD), xAI
 /// `cost_in_usd_ticks` (10^-10 USD).
-fn reported_cost(usage: &Map<String, Value>) -> Option<Money> {
+pub(crate) fn reported_cost(usage: &Map<String, Value>) -> Option<Money> {
     let nano =
         |usd: f64| (usd.is_finite() && (0.0..1e6).contains(&usd)).then(|| Money((usd * 1e9).round() as i64));
     // Azure's Grok says zero, which it is not.

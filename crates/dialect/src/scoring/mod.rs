@@ -1,7 +1,7 @@
 //! The MLflow scoring protocol's error bodies. Predictions themselves are read by the model runtimes, which
 //! know the model's signature; asking for any other operation is a fault.
 
-use millgate_types::{Answer, Call, Dialect, Event, Fault, Operation, RequestId, Source};
+use millgate_types::{Answer, Call, Dialect, Event, Fault, Operation, RequestId, Source, Usage};
 
 use crate::{
     Codec, Context, EncodedCall, ErrorBody, Quirks, StreamDecoder, StreamEncoder, error, json,
@@ -50,6 +50,9 @@ impl Codec for Scoring {
     }
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         error::read(body)
+    }
+    fn read_usage(&self, _text: &[u8]) -> Option<Usage> {
+        None
     }
 }
 

@@ -61,8 +61,14 @@ fn read(path: &Path) -> Option<Recording> {
         "completions" => (Dialect::OpenAi, Operation::Completions),
         "embeddings" => (Dialect::OpenAi, Operation::Embeddings),
         "messages" => (Dialect::Anthropic, Operation::Chat),
+        "generateContent" | "streamGenerateContent" => (Dialect::Gemini, Operation::Chat),
+        // Azure answered one call there with a chat completion.
+        "responses" if file["response"]["body"]["choices"].is_array() => (Dialect::OpenAi, Operation::Chat),
+        "responses" => (Dialect::Responses, Operation::Chat),
+        "batchEmbedContents" => (Dialect::Gemini, Operation::Embeddings),
         _ => return None,
     };
+    let asked_as_answered = dialect != Dialect::OpenAi || operation != Operation::Chat;
     let response = &file["response"];
     let body = match (response["body_file"].as_str(), response["body_text"].as_str()) {
         (Some(name), _) => fs::read(path.with_file_name(name)).unwrap(),
@@ -86,7 +92,8 @@ fn read(path: &Path) -> Option<Recording> {
         operation,
         features,
         status: file["response"]["status"].as_u64().unwrap_or(0) as u16,
-        request: Some(file["request"]["body"].take()).filter(Value::is_object),
+        request: Some(file["request"]["body"].take())
+            .filter(|body| body.is_object() && (asked_as_answered || body.get("input").is_none())),
         body,
     })
 }

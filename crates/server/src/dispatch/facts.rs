@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use millgate_dialect::scan::{self, Kind, Member};
-use millgate_dialect::{check_model, is_control_field};
+use millgate_dialect::{check_model, codec, is_control_field};
 use millgate_types::{Dialect, Fault, Operation, code};
 
 /// The top level of a call's body.
@@ -12,6 +13,8 @@ use millgate_types::{Dialect, Fault, Operation, code};
 pub(crate) struct Facts {
     pub(crate) model: Option<Model>,
     pub(crate) stream: bool,
+    /// The body may go out as it is: nothing in it but `model` names the model.
+    pub(crate) passes: bool,
     /// `stream_options.include_usage`, when it stands there.
     pub(crate) include_usage: Option<bool>,
     /// The value of `stream_options`.
@@ -25,8 +28,8 @@ pub(crate) struct Facts {
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) name: Box<str>,
-    /// Where its value stands, quotes included.
-    span: Range<usize>,
+    /// Where its value stands, quotes included; `None` when the path names it, not the body.
+    span: Option<Range<usize>>,
 }
 
 impl Facts {
@@ -37,6 +40,7 @@ impl Facts {
         let mut facts = Self {
             model: None,
             stream: false,
+            passes: codec(dialect).passes(operation),
             include_usage: None,
             stream_options: None,
             first_member: body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1),
@@ -47,17 +51,26 @@ impl Facts {
         let strict = dialect != Dialect::Mlflow;
         for member in &members {
             match member.name.as_ref() {
-                "model" => {
+                "model" if dialect != Dialect::Gemini => {
                     let name = member.string().ok_or_else(|| wrong_type(member, "text"))?;
                     check_model(&name)?;
-                    facts.model = Some(Model { name: name.into(), span: member.span.clone() });
+                    facts.model = Some(Model { name: name.into(), span: Some(member.span.clone()) });
                 }
                 "stream" if member.kind != Kind::Null => {
                     facts.stream = member.boolean().ok_or_else(|| wrong_type(member, "a boolean"))?;
                 }
                 "stream_options" => facts.stream_options(member)?,
+                "contents" => subject |= dialect == Dialect::Gemini && operation != Operation::Embeddings,
+                "content" | "requests" => {
+                    subject |= dialect == Dialect::Gemini && operation == Operation::Embeddings;
+                }
+                "generateContentRequest" | "generate_content_request" if dialect == Dialect::Gemini => {
+                    subject |= operation == Operation::CountTokens;
+                    facts.passes = false;
+                }
                 "messages" => {
-                    subject |= operation == Operation::Chat;
+                    subject |= operation.served_by() == Operation::Chat
+                        && subject_of(dialect, operation) == "messages";
                     if member.kind != Kind::Array {
                         return Err(wrong_type(member, "an array"));
                     }
@@ -65,9 +78,12 @@ impl Facts {
                         return Err(Fault::invalid_value("messages", "`messages` is empty"));
                     }
                 }
+                "prompt" | "previous_response_id" | "conversation" if dialect == Dialect::Responses => {
+                    subject = true
+                }
                 "prompt" => subject |= operation == Operation::Completions,
-                "input" => subject |= operation == Operation::Embeddings,
-                "n" | "max_tokens" | "max_completion_tokens"
+                "input" => subject |= subject_of(dialect, operation) == "input",
+                "n" | "max_tokens" | "max_completion_tokens" | "max_output_tokens"
                     if strict
                         && member.kind != Kind::Null
                         && member.unsigned().is_none_or(|number| number == 0) =>
@@ -97,14 +113,16 @@ impl Facts {
             }
         }
         if !subject {
-            let field = match operation {
-                Operation::Completions => "prompt",
-                Operation::Embeddings => "input",
-                _ => "messages",
-            };
+            let field = subject_of(dialect, operation);
             return Err(Fault::invalid_value(field, format!("`{field}` is missing")));
         }
         Ok(facts)
+    }
+
+    /// What the path says in place of the body.
+    pub(crate) fn name(&mut self, model: Box<str>, stream: bool) {
+        self.model = Some(Model { name: model, span: None });
+        self.stream = stream;
     }
 
     fn stream_options(&mut self, member: &Member<'_>) -> Result<(), Fault> {
@@ -123,12 +141,13 @@ impl Facts {
 
     /// The body with the target's model name, and with `stream_options` that ask for usage when
     /// `ask_for_usage` is set. Every other byte stays as it came.
-    pub(crate) fn splice(&self, body: &[u8], model: &str, ask_for_usage: bool) -> Vec<u8> {
+    pub(crate) fn splice(&self, body: &Bytes, model: &str, ask_for_usage: bool) -> Bytes {
         let quoted = serde_json::to_string(model).unwrap_or_default();
         let mut edits: Vec<(Range<usize>, String)> = Vec::with_capacity(2);
         let mut front = String::new();
         match &self.model {
-            Some(model) => edits.push((model.span.clone(), quoted)),
+            Some(Model { span: Some(span), .. }) => edits.push((span.clone(), quoted)),
+            Some(_) => {}
             None => front = format!("\"model\":{quoted}"),
         }
         if ask_for_usage {
@@ -147,6 +166,9 @@ impl Facts {
             }
             edits.push((self.first_member..self.first_member, front));
         }
+        if edits.is_empty() {
+            return body.clone();
+        }
         edits.sort_by_key(|(span, _)| span.start);
         let mut out = Vec::with_capacity(body.len() + 64 + model.len());
         let mut at = 0;
@@ -156,7 +178,18 @@ impl Facts {
             at = span.end;
         }
         out.extend_from_slice(&body[at..]);
-        out
+        out.into()
+    }
+}
+
+/// The member without which there is nothing to do.
+fn subject_of(dialect: Dialect, operation: Operation) -> &'static str {
+    match (dialect, operation) {
+        (Dialect::Gemini, Operation::Embeddings) => "content",
+        (Dialect::Gemini, _) => "contents",
+        (Dialect::Responses, _) | (_, Operation::Embeddings) => "input",
+        (_, Operation::Completions) => "prompt",
+        _ => "messages",
     }
 }
 
@@ -179,7 +212,8 @@ mod tests {
     }
 
     fn spliced(body: &str, ask: bool) -> String {
-        String::from_utf8(read(body).unwrap().splice(body.as_bytes(), "gpt-5", ask)).unwrap()
+        let bytes = Bytes::copy_from_slice(body.as_bytes());
+        String::from_utf8(read(body).unwrap().splice(&bytes, "gpt-5", ask).to_vec()).unwrap()
     }
 
     #[test]

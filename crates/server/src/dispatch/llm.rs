@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use millgate_dialect::{
-    Context, Watch, chat_as_completion, codec, completion_as_chat, replay, scan, usage_of,
+    Context, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens, replay, scan, usage_of,
 };
 use millgate_types::{Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, code};
 use millgate_upstream::{Client, UpstreamBody, UpstreamError, collect};
@@ -23,7 +23,7 @@ use super::mock::{self, MockBody};
 use super::stream;
 use crate::flight::Flight;
 use crate::pipeline::Planned;
-use crate::reply::{Reply, names};
+use crate::reply::{Pieces, Reply, names};
 use crate::snapshot::{Provider, Transport};
 
 /// Error bodies are read up to here.
@@ -40,7 +40,11 @@ impl Translated {
     fn call(&mut self, planned: &Planned) -> Result<&mut Call, Fault> {
         if self.0.is_none() {
             let call = &planned.call;
-            self.0 = Some(codec(call.dialect).decode_call(call.operation, &call.body)?);
+            let mut decoded = codec(call.dialect).decode_call(call.operation, &call.body)?;
+            if let Some(facts) = &call.facts {
+                decoded.set_stream(facts.stream);
+            }
+            self.0 = Some(decoded);
         }
         self.0.as_mut().ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the call was lost"))
     }
@@ -59,6 +63,10 @@ pub(super) struct Attempt<'a> {
 /// What the answer needs to be read and written.
 struct Way {
     lane: Lane,
+    /// What the provider is spoken to in.
+    dialect: Dialect,
+    /// The provider's name of the model.
+    model: String,
     /// The operation towards the provider: completions become chat where it only chats.
     operation: Operation,
     stream: bool,
@@ -73,10 +81,13 @@ impl Attempt<'_> {
         let facts = self.planned.call.facts.as_ref();
         let facts = facts.ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "a call without its facts"))?;
         let operation = self.operation()?;
+        if operation == Operation::CountTokens && !(facts.passes && self.native(operation)) {
+            return self.estimate(translated, flight);
+        }
         let (body, way) = self.encode(facts, operation, translated, flight)?;
         flight.record().lane = Some(way.lane);
         flight.price = way.price;
-        let response = self.send(operation, body).await?;
+        let response = self.send(&way, body).await?;
         flight.first_byte();
         let response = self.check(response).await?;
         let mut reply = if way.stream {
@@ -95,15 +106,35 @@ impl Attempt<'_> {
     /// What to ask the provider for.
     fn operation(&self) -> Result<Operation, Fault> {
         let wanted = self.planned.call.operation;
-        if self.provider.uri(wanted).is_some() {
+        let own = |operation| self.provider.has(self.provider.kind.dialect, operation);
+        if self.native(wanted) || own(wanted) {
             return Ok(wanted);
         }
-        if wanted == Operation::Completions && self.provider.uri(Operation::Chat).is_some() {
+        if wanted == Operation::Completions && own(Operation::Chat) {
             return Ok(Operation::Chat);
+        }
+        // What the provider does not count is estimated.
+        if wanted == Operation::CountTokens && own(Operation::Chat) {
+            return Ok(wanted);
         }
         let public =
             format!("the {} route is not implemented for {} models", wanted.name(), self.provider.kind.name);
         Err(Fault::new(code::NOT_IMPLEMENTED, millgate_types::Source::Gateway, Retry::NextTarget, public))
+    }
+
+    /// Whether the provider takes the operation in the caller's own dialect.
+    fn native(&self, operation: Operation) -> bool {
+        self.provider.has(self.planned.call.dialect, operation)
+    }
+
+    /// The answer to "how many tokens?" where the provider does not say.
+    fn estimate(&self, translated: &mut Translated, flight: &mut Flight) -> Result<Reply, Fault> {
+        let Call::Chat(call) = translated.call(self.planned)? else {
+            return Err(Fault::gateway(code::INTERNAL_ERROR, "tokens are counted for chats only"));
+        };
+        flight.record().lane = Some(Lane::Translate);
+        let body = codec(self.planned.call.dialect).encode_count(estimate_tokens(call));
+        Ok(Reply::json(body).with(names::ESTIMATED, HeaderValue::from_static("true")))
     }
 
     fn encode(
@@ -114,7 +145,8 @@ impl Attempt<'_> {
         flight: &Flight,
     ) -> Result<(Bytes, Way), Fault> {
         let call = &self.planned.call;
-        let target = self.provider.kind.dialect;
+        let native = self.native(operation) && facts.passes;
+        let target = if native { call.dialect } else { self.provider.kind.dialect };
         let quirks = &self.provider.kind.quirks;
         let asked = facts.model.as_ref().map(|model| &*model.name);
         let model: Cow<'_, str> = match (self.model, asked.and_then(|asked| asked.split_once('/'))) {
@@ -134,7 +166,7 @@ impl Attempt<'_> {
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         };
         let stream = facts.stream && call.operation != Operation::Embeddings;
-        if target == call.dialect && operation == call.operation {
+        if native && operation == call.operation {
             let ask = stream
                 && target == Dialect::OpenAi
                 && quirks.supports_stream_options
@@ -143,6 +175,8 @@ impl Attempt<'_> {
             let context = context(EmbeddingFormat::Float);
             let way = Way {
                 lane: Lane::Pass,
+                dialect: target,
+                model: model.into_owned(),
                 operation,
                 stream,
                 hide_usage: ask,
@@ -150,7 +184,7 @@ impl Attempt<'_> {
                 dropped: Vec::new(),
                 price,
             };
-            return Ok((body.into(), way));
+            return Ok((body, way));
         }
         let canonical = translated.call(self.planned)?;
         canonical.rename(&model);
@@ -174,23 +208,26 @@ impl Attempt<'_> {
         let encoded = codec(target).encode_call(as_chat.as_ref().unwrap_or(canonical), quirks)?;
         let way = Way {
             lane: Lane::Translate,
+            dialect: target,
+            context: context(format),
+            model: model.into_owned(),
             operation,
             stream,
             hide_usage: false,
-            context: context(format),
             dropped: encoded.dropped,
             price,
         };
         Ok((encoded.body.into(), way))
     }
 
-    async fn send(&self, operation: Operation, body: Bytes) -> Result<Response<AnswerBody>, Fault> {
+    async fn send(&self, way: &Way, body: Bytes) -> Result<Response<AnswerBody>, Fault> {
         let provider = self.provider;
         let origin = match &provider.transport {
-            Transport::Mock => return mock::answer(operation, &body).await,
+            Transport::Mock => return mock::answer(way.operation, &body).await,
             Transport::Http(origin) => origin,
         };
-        let uri = provider.uri(operation).cloned().unwrap_or_default();
+        let uri = provider.uri(way.dialect, way.operation, way.stream, &way.model);
+        let uri = uri.ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the provider has no such path"))?;
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
@@ -236,8 +273,9 @@ impl Attempt<'_> {
         let body = self.collect_json(response).await?;
         if way.lane == Lane::Pass {
             let members = scan::members(&body).map_err(|fault| not_an_answer(status.as_u16(), fault))?;
-            if let Some(usage) = members.iter().find(|member| member.name == "usage") {
-                flight.consumed(usage_of(self.provider.kind.dialect, usage.text).unwrap_or_default());
+            let wanted = codec(way.dialect).usage_member();
+            if let Some(usage) = members.iter().find(|member| member.name == wanted) {
+                flight.consumed(usage_of(way.dialect, usage.text).unwrap_or_default());
             }
             return Ok(Reply::json(body));
         }
@@ -266,7 +304,7 @@ impl Attempt<'_> {
     }
 
     fn decode_whole(&self, body: &[u8], way: &Way) -> Result<Answer, Fault> {
-        let answer = codec(self.provider.kind.dialect).decode_answer(way.operation, body)?;
+        let answer = codec(way.dialect).decode_answer(way.operation, body)?;
         Ok(match answer {
             Answer::Chat(chat) if self.planned.call.operation == Operation::Completions => {
                 Answer::Completion(chat_as_completion(chat))
@@ -290,24 +328,31 @@ impl Attempt<'_> {
         if !content_type.starts_with(b"text/event-stream") {
             // A provider that does not stream this model answers whole.
             let body = self.collect_json(response).await?;
-            let answer = codec(self.provider.kind.dialect).decode_answer(way.operation, &body)?;
+            let answer = codec(way.dialect).decode_answer(way.operation, &body)?;
             flight.consumed(answer.usage().unwrap_or_default());
             let mut encoder = encoder();
             let mut out = Vec::new();
             for event in replay(answer).into_iter().chain([Event::End]) {
                 encoder.push(event, &mut out);
             }
-            return Ok(Reply::stream(Box::new(stream::Replayed::new(out))));
+            return Ok(self.stream_reply(Box::new(stream::Replayed::new(out))));
         }
         let body = response.into_body();
-        let pieces: Box<dyn crate::reply::Pieces> = if way.lane == Lane::Pass {
-            let watch = Watch::new(self.provider.kind.dialect, way.operation, way.hide_usage);
+        let pieces: Box<dyn Pieces> = if way.lane == Lane::Pass {
+            let watch = Watch::new(way.dialect, way.operation, way.hide_usage);
             Box::new(stream::Passing::open(body, watch, call.dialect, flight).await?)
         } else {
-            let decoder = codec(self.provider.kind.dialect).stream_decoder(way.operation);
+            let decoder = codec(way.dialect).stream_decoder(way.operation);
             Box::new(stream::Translating::open(body, decoder, encoder(), flight).await?)
         };
-        Ok(Reply::stream(pieces))
+        Ok(self.stream_reply(pieces))
+    }
+
+    fn stream_reply(&self, pieces: Box<dyn Pieces>) -> Reply {
+        if self.planned.call.array {
+            return Reply::array(Box::new(stream::Listed::new(pieces)));
+        }
+        Reply::stream(pieces)
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
-use millgate_dialect::{StreamDecoder, StreamEncoder, Watch, codec, scan};
+use millgate_dialect::{StreamDecoder, StreamEncoder, Watch, codec, scan, sse};
 use millgate_types::{Dialect, Event, Fault, Retry, Usage, code};
 use millgate_upstream::UpstreamError;
 
@@ -251,5 +251,52 @@ impl Replayed {
 impl Pieces for Replayed {
     fn poll_piece(&mut self, _: &mut Context<'_>, _: &mut Flight) -> Poll<Option<Bytes>> {
         Poll::Ready(self.0.take())
+    }
+}
+
+// ---- streams as one JSON array ----------------------------------------------------------------------
+
+/// Google's streams without `alt=sse`: the same events, as the items of a list.
+pub(super) struct Listed {
+    inner: Box<dyn Pieces>,
+    parser: sse::Parser,
+    begun: bool,
+    over: bool,
+}
+
+impl Listed {
+    pub(super) fn new(inner: Box<dyn Pieces>) -> Self {
+        Self { inner, parser: sse::Parser::new(), begun: false, over: false }
+    }
+}
+
+impl Pieces for Listed {
+    fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>> {
+        while !self.over {
+            let piece = ready!(self.inner.poll_piece(context, flight));
+            let Self { parser, begun, .. } = self;
+            let mut out = Vec::new();
+            let mut item = |frame: sse::Frame<'_>| {
+                if let sse::Frame::Event { data, .. } = frame {
+                    let first = !std::mem::replace(begun, true);
+                    out.extend_from_slice(if first { b"[" } else { b",\r\n" });
+                    out.extend_from_slice(data.as_bytes());
+                }
+                true
+            };
+            match &piece {
+                // Frames over the limit do not come from our own encoders and watches.
+                Some(bytes) => drop(parser.push(bytes, &mut item)),
+                None => parser.finish(&mut item),
+            }
+            if piece.is_none() {
+                self.over = true;
+                out.extend_from_slice(if self.begun { b"]" } else { b"[]" });
+            }
+            if !out.is_empty() {
+                return Poll::Ready(Some(out.into()));
+            }
+        }
+        Poll::Ready(None)
     }
 }

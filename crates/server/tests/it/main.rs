@@ -4,9 +4,11 @@ mod access;
 mod bad_input;
 mod cost;
 mod faults;
+mod gemini;
 mod limits;
 mod pass;
 mod reload;
+mod responses;
 mod translate;
 
 use millgate_testkit::{FakeProvider, TestGateway};
@@ -15,7 +17,7 @@ use millgate_testkit::{FakeProvider, TestGateway};
 const PROVIDER_KEY: &str = "sk-canary-provider-0123456789";
 
 /// A gateway whose endpoints are named after the fake provider's models, once per dialect:
-/// `openai-<model>` and `anthropic-<model>`.
+/// `openai-<model>`, `anthropic-<model>` and `gemini-<model>`.
 async fn over(fake: &FakeProvider, models: &[&str]) -> TestGateway {
     TestGateway::start(&config(fake, models, "")).await
 }
@@ -24,7 +26,7 @@ fn config(fake: &FakeProvider, models: &[&str], more: &str) -> String {
     let base = fake.base_url();
     let endpoints: Vec<String> = models
         .iter()
-        .flat_map(|model| ["openai", "anthropic"].map(|provider| (provider, model)))
+        .flat_map(|model| ["openai", "anthropic", "gemini"].map(|provider| (provider, model)))
         .map(|(provider, model)| {
             format!("  - {{ name: {provider}-{model}, type: llm/v1/chat, route: {provider}/{model} }}\n")
         })
@@ -34,6 +36,7 @@ fn config(fake: &FakeProvider, models: &[&str], more: &str) -> String {
         "version: 1
 providers:
   openai: {{ kind: openai, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s }}
+  gemini: {{ kind: gemini, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s }}
   anthropic: {{ kind: anthropic, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s }}
 endpoints:
 {endpoints}{more}"

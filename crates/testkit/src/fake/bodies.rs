@@ -10,6 +10,11 @@ pub(super) enum Api {
     Completions,
     Embeddings,
     Messages,
+    Responses,
+    Generate,
+    GenerateStream,
+    BatchEmbed,
+    Count,
 }
 
 impl Api {
@@ -20,6 +25,12 @@ impl Api {
             ("/completions", Self::Completions),
             ("/embeddings", Self::Embeddings),
             ("/messages", Self::Messages),
+            ("/count_tokens", Self::Count),
+            ("/responses", Self::Responses),
+            (":generateContent", Self::Generate),
+            (":streamGenerateContent", Self::GenerateStream),
+            (":batchEmbedContents", Self::BatchEmbed),
+            (":countTokens", Self::Count),
         ]
         .into_iter()
         .find_map(|(end, api)| path.ends_with(end).then_some(api))
@@ -28,7 +39,7 @@ impl Api {
 
 pub(super) const TEXT: &str = "Hello from the fake provider.";
 const JSON_TEXT: &str = "{\"answer\": 42}";
-const CREATED: u64 = 1_760_000_000;
+pub(super) const CREATED: u64 = 1_760_000_000;
 
 /// The whole answer.
 pub(super) fn whole(api: Api, model: &str, request: &Value) -> Vec<u8> {
@@ -62,6 +73,10 @@ pub(super) fn whole(api: Api, model: &str, request: &Value) -> Vec<u8> {
             "usage": { "prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12 }
         }),
         Api::Embeddings => embeddings(model, request),
+        Api::Responses => super::other::response(model, text, true),
+        Api::Generate | Api::GenerateStream => super::other::generated(model, text),
+        Api::BatchEmbed => super::other::embedded(request),
+        Api::Count => json!({ "input_tokens": 42, "totalTokens": 42 }),
         Api::Messages => {
             let mut content = vec![json!({ "type": "text", "text": text })];
             let mut stop = "end_turn";
@@ -125,6 +140,7 @@ pub(super) fn error(api: Api, status: u16) -> Vec<u8> {
     let value = match api {
         Api::Messages => json!({ "type": "error", "error": { "type": anthropic, "message": message },
             "request_id": "req_fake" }),
+        Api::Generate | Api::GenerateStream | Api::BatchEmbed => super::other::error(status, message),
         _ => json!({ "error": { "message": message, "type": openai, "param": null, "code": null } }),
     };
     value.to_string().into_bytes()
@@ -142,11 +158,11 @@ pub(super) struct Script {
     pub(super) end: Vec<u8>,
 }
 
-fn data(value: &Value) -> Vec<u8> {
+pub(super) fn data(value: &Value) -> Vec<u8> {
     format!("data: {value}\n\n").into_bytes()
 }
 
-fn event(name: &str, value: &Value) -> Vec<u8> {
+pub(super) fn event(name: &str, value: &Value) -> Vec<u8> {
     format!("event: {name}\ndata: {value}\n\n").into_bytes()
 }
 
@@ -166,6 +182,8 @@ pub(super) fn script(api: Api, model: &str, request: &Value, chunks: Option<usiz
     };
     match api {
         Api::Messages => messages(model, &words),
+        Api::Responses => super::other::response_events(model, &words),
+        Api::GenerateStream => super::other::generated_events(model, &words),
         Api::Completions => {
             let chunk = |text: &str, finish: Value| {
                 data(

@@ -1,4 +1,4 @@
-//! The fake provider: an OpenAI and Anthropic server on loopback. The model's name says how it behaves, so a
+//! The fake provider: an OpenAI, Anthropic and Google server on loopback. The model's name says how it behaves, so a
 //! test drives it through the gateway without any other channel.
 //!
 //! | model | behaviour |
@@ -16,6 +16,7 @@
 //! | `redirect`, `huge` | 302 to `/__stolen`; an answer of 8 MiB |
 
 mod bodies;
+mod other;
 mod server;
 
 use std::collections::VecDeque;

@@ -58,7 +58,7 @@ async fn connection(mut link: Buffered<TcpStream>, log: &Log, made: &Made) -> io
             link.stream.write_all(&answer).await?;
             continue;
         };
-        if !answer(&mut link.stream, api, &body, made).await? {
+        if !answer(&mut link.stream, api, path, &body, made).await? {
             return Ok(());
         }
     }
@@ -86,9 +86,21 @@ async fn control(stream: &mut TcpStream, method: &str, log: &Log) -> io::Result<
     stream.write_all(&whole_answer(200, "application/json", "", &body)).await
 }
 
+/// The model's name where the path holds it: Google's way, and that of Azure's deployments.
+fn named(path: &str) -> Option<&str> {
+    if let Some((_, rest)) = path.split_once("/deployments/") {
+        return rest.split('/').next();
+    }
+    path.split_once("/models/")?.1.rsplit_once(':').map(|(model, _)| model)
+}
+
 /// Answers one call; false when the connection is over.
-async fn answer(stream: &mut TcpStream, api: Api, body: &[u8], made: &Made) -> io::Result<bool> {
-    let asked = Asked::read(body);
+async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made: &Made) -> io::Result<bool> {
+    let mut asked = Asked::read(body);
+    if let Some(model) = named(path) {
+        asked.model = model.to_owned();
+        asked.stream = api == Api::GenerateStream;
+    }
     let model = asked.model.as_str();
     let streams = asked.stream && api != Api::Embeddings;
     let mut parts = model.split('-');
@@ -202,7 +214,7 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
 /// The answer without faults, from memory when it was made before.
 async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made) -> io::Result<()> {
     let streams = asked.stream && api != Api::Embeddings;
-    if api == Api::Embeddings {
+    if [Api::Embeddings, Api::BatchEmbed, Api::Count].contains(&api) {
         let body = bodies::whole(api, &asked.model, &asked.value());
         return stream.write_all(&whole_answer(200, "application/json", "", &body)).await;
     }
