@@ -223,6 +223,8 @@ impl Builder {
             .map(|(name, written)| Ok((name.as_str(), Arc::new(provider(name, written, config)?))))
             .collect::<Result<_, String>>()?;
         let registries = self.registries(config)?;
+        // The price book is read at its first use: here, not in somebody's first request.
+        let _read_in = millgate_provider::price_book_date();
         let mut resolver = Resolver {
             config,
             providers: &providers,
