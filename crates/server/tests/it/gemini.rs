@@ -114,7 +114,7 @@ async fn a_gemini_caller_reaches_other_models() {
         let answer = gateway.post(&format!("{path}:generateContent"), &contents()).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let got = answer.json();
-        assert_eq!(said(&[got.clone()]), TEXT);
+        assert_eq!(said(std::slice::from_ref(&got)), TEXT);
         assert_eq!(got["candidates"][0]["finishReason"], "STOP");
         assert_eq!(got["usageMetadata"]["totalTokenCount"], 16);
         assert_eq!(got["modelVersion"], format!("{provider}-ok"));
@@ -189,10 +189,7 @@ async fn texts_are_embedded_and_models_listed() {
         assert_eq!(answer.json()["embedding"]["values"][3], 1.0, "{}", answer.text());
         let many = json!({ "requests": [one, one] });
         let answer = gateway.post(&format!("/v1beta/models/{name}:batchEmbedContents"), &many).await;
-        assert_eq!(
-            answer.json()["embeddings"].as_array().map(Vec::len),
-            Some(2)
-        );
+        assert_eq!(answer.json()["embeddings"].as_array().map(Vec::len), Some(2));
     }
     let listed = gateway.get("/v1beta/models").await.json();
     assert!(listed["models"].as_array().unwrap().iter().any(|model| model["name"] == "models/vectors"));
