@@ -266,7 +266,7 @@ def llm(tmp_path_factory, fake):
         f"  gemini: {{ kind: gemini, base_url: '{fake.base}', api_key: env:FAKE_KEY }}",
         "endpoints:",
         "  - { name: embeddings, type: llm/v1/embeddings, route: openai/ok }",
-        "  - { name: gemini-embeddings, type: llm/v1/embeddings, route: gemini/ok }",
+        "  - { name: vectors, type: llm/v1/embeddings, route: gemini/ok }",
         "  - { name: completions, type: llm/v1/completions, route: openai/ok }",
         "  - { name: slow, type: llm/v1/chat, route: openai/chunks-20-100ms }",
     ]

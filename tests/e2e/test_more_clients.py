@@ -134,12 +134,13 @@ def test_google_tools(google, fake, prefix):
 
 
 def test_google_embeddings_counts_and_models(google):
-    answer = google.models.embed_content(model="gemini-embeddings", contents=["a", "b"])
+    answer = google.models.embed_content(model="vectors", contents=["a", "b"])
     assert [e.values for e in answer.embeddings] == [[0.25, -0.5, 0.125, 1.0]] * 2
     assert google.models.embed_content(model="embeddings", contents="a").embeddings[0].values[3] == 1.0
     assert google.models.count_tokens(model="gemini-ok", contents="Hello").total_tokens == 42
     assert google.models.count_tokens(model="ok", contents="Hello you").total_tokens == 3
     assert "models/gemini-ok" in [model.name for model in google.models.list()]
+    assert google.models.get(model="gemini-ok").name == "models/gemini-ok"
 
 
 def test_google_errors(google, llm):

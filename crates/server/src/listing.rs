@@ -70,13 +70,15 @@ pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -
     match surface {
         Surface::Models => {
             let data: Vec<_> = snapshot.endpoints.iter().map(|endpoint| model(endpoint)).collect();
-            // Anthropic's list has these three beside `data`; OpenAI's clients ignore them.
+            let models: Vec<_> = snapshot.endpoints.iter().filter_map(|e| gemini_model(e)).collect();
+            // Anthropic's list has these three beside `data`, Google's has `models`; others ignore them.
             json_reply(&json!({
                 "object": "list",
                 "data": data,
                 "has_more": false,
                 "first_id": snapshot.endpoints.first().map(|endpoint| &*endpoint.name),
                 "last_id": snapshot.endpoints.last().map(|endpoint| &*endpoint.name),
+                "models": models,
             }))
         }
         Surface::Model(name) => {
@@ -131,6 +133,7 @@ fn model(endpoint: &Endpoint) -> Value {
         "owned_by": "millgate",
         "type": "model",
         "display_name": &*endpoint.name,
+        "name": format!("models/{}", endpoint.name),
         "created_at": "1970-01-01T00:00:00Z",
         "endpoint_type": endpoint.kind.name(),
         "path": endpoint.path,

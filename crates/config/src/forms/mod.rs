@@ -105,15 +105,15 @@ fn provider(model: &Node, strict: bool, problems: &mut Problems) -> Option<Found
             (Some("api_type"), Some(text)) if text.eq_ignore_ascii_case("openai") => {}
             (Some("api_type"), Some(text)) if kind == "openai" => {
                 // The key of the latter is a token, and travels as one.
-                kind = match text.to_ascii_lowercase().as_str() {
+                let named = match text.to_ascii_lowercase().as_str() {
                     "azure" => "azure",
                     "azuread" => "azure-ad",
                     _ => {
                         problems.error(value, "unknown API type", "one of `openai`, `azure`, `azuread`");
                         return None;
                     }
-                }
-                .to_owned();
+                };
+                named.clone_into(&mut kind);
             }
             (Some("api_version"), _) => settings.push(("api_version", value.clone())),
             (Some("deployment_name"), _) => deployment = Some(value.clone()),

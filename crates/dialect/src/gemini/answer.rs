@@ -195,11 +195,10 @@ pub(super) fn finish_word(reason: &FinishReason) -> &str {
         FinishReason::Stop | FinishReason::StopSequence | FinishReason::ToolCalls => "STOP",
         FinishReason::Length => "MAX_TOKENS",
         FinishReason::ContentFilter => "SAFETY",
-        FinishReason::Pause => "OTHER",
         FinishReason::Other(word) if word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_') => {
             word
         }
-        FinishReason::Other(_) => "OTHER",
+        FinishReason::Pause | FinishReason::Other(_) => "OTHER",
     }
 }
 

@@ -214,8 +214,7 @@ impl Reader {
             None => called == name,
         });
         match (place.and_then(|place| self.open.remove(place)), id) {
-            (_, Some(id)) => id,
-            (Some((id, _)), None) => id,
+            (_, Some(id)) | (Some((id, _)), None) => id,
             (None, None) => name.to_owned(),
         }
     }

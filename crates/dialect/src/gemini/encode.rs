@@ -326,11 +326,10 @@ fn thinking(reasoning: &Reasoning, model: &str) -> Map<String, Value> {
             (Some("none" | "minimal"), _) if !pro => Some("minimal"),
             (Some("none" | "minimal" | "low"), _) => Some("low"),
             (Some("medium"), _) => Some("medium"),
-            (Some(_), _) => Some("high"),
             (None, Some(budget)) if budget <= 2048 => Some("low"),
             (None, Some(budget)) if budget <= 16_384 => Some("medium"),
-            (None, Some(_)) => Some("high"),
             (None, None) => None,
+            _ => Some("high"),
         };
         if let Some(level) = level {
             out.insert("thinkingLevel".to_owned(), json!(level));

@@ -20,20 +20,18 @@ enum Mode {
 
 impl StreamDecoder for EitherDecoder {
     fn push(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
-        let mode = match &mut self.mode {
-            Some(mode) => mode,
-            None => {
-                let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) else { return };
-                self.mode.insert(if *first == b'[' {
-                    Mode::List(ListDecoder::default())
-                } else {
-                    Mode::Events(SseDecoder::new(ChunkReader::default()))
-                })
-            }
-        };
-        match mode {
-            Mode::Events(decoder) => decoder.push(bytes, out),
-            Mode::List(decoder) => decoder.push(bytes, out),
+        if self.mode.is_none() {
+            let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) else { return };
+            self.mode = Some(if *first == b'[' {
+                Mode::List(ListDecoder::default())
+            } else {
+                Mode::Events(SseDecoder::new(ChunkReader::default()))
+            });
+        }
+        match &mut self.mode {
+            Some(Mode::Events(decoder)) => decoder.push(bytes, out),
+            Some(Mode::List(decoder)) => decoder.push(bytes, out),
+            None => {}
         }
     }
 

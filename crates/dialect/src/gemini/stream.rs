@@ -111,7 +111,9 @@ impl Candidate {
             }
             Kind::Call(call) if self.partial.is_some() && call.name.is_empty() => {
                 if let Some((_, whole)) = &mut self.partial {
-                    call.pieces.iter().for_each(|piece| partial::apply(whole, piece));
+                    for piece in &call.pieces {
+                        partial::apply(whole, piece);
+                    }
                 }
                 if !call.goes_on {
                     self.close(out);
@@ -125,7 +127,9 @@ impl Candidate {
                 let block = self.start(BlockKind::ToolCall { id, name }, out);
                 if goes_on {
                     let mut whole = json!({});
-                    pieces.iter().for_each(|piece| partial::apply(&mut whole, piece));
+                    for piece in &pieces {
+                        partial::apply(&mut whole, piece);
+                    }
                     self.partial = Some((block, whole));
                     return;
                 }

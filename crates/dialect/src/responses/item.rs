@@ -32,17 +32,15 @@ pub(super) fn blocks(item: Value, out: &mut Vec<Block>) {
 
 fn part(part: Value) -> Option<Block> {
     let Value::Object(mut map) = part else { return None };
-    match map.get("type").and_then(Value::as_str) {
-        Some("refusal") => Some(Block::Refusal { text: json::take_string(&mut map, "refusal")? }),
-        _ => {
-            let text = json::take_string(&mut map, "text")?;
-            let citations = match map.shift_remove("annotations") {
-                Some(Value::Array(items)) => items,
-                _ => Vec::new(),
-            };
-            Some(Block::Text { text, cache_control: None, citations })
-        }
+    if map.get("type").is_some_and(|kind| kind == "refusal") {
+        return Some(Block::Refusal { text: json::take_string(&mut map, "refusal")? });
     }
+    let text = json::take_string(&mut map, "text")?;
+    let citations = match map.shift_remove("annotations") {
+        Some(Value::Array(items)) => items,
+        _ => Vec::new(),
+    };
+    Some(Block::Text { text, cache_control: None, citations })
 }
 
 /// A reasoning item. What another provider sealed comes back to it through `encrypted_content`.

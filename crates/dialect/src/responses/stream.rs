@@ -84,7 +84,9 @@ impl EventReader {
             ("message", _) => {
                 let parts: Vec<Key> =
                     self.open.iter().map(|(key, ..)| *key).filter(|key| key.0 == index).collect();
-                parts.into_iter().for_each(|key| self.stop(key, out));
+                for key in parts {
+                    self.stop(key, out);
+                }
             }
             ("function_call", item) => {
                 self.has_calls = true;
@@ -118,12 +120,12 @@ impl EventReader {
         }
     }
 
-    fn end(&mut self, response: Map<String, Value>, out: &mut Vec<Event>) {
+    fn end(&mut self, response: &Map<String, Value>, out: &mut Vec<Event>) {
         while let Some((key, ..)) = self.open.first() {
             let key = *key;
             self.stop(key, out);
         }
-        let reason = finish_reason(&response, self.has_calls);
+        let reason = finish_reason(response, self.has_calls);
         out.push(Event::Finish { choice: 0, reason, stop_sequence: None });
         out.extend(response.get("usage").and_then(usage).map(Event::Usage));
         out.push(Event::End);
@@ -204,7 +206,7 @@ impl Reader for EventReader {
                     Some(Value::Object(response)) => response,
                     _ => Map::new(),
                 };
-                self.end(response, out);
+                self.end(&response, out);
             }
             "response.failed" | "response.cancelled" => out.push(Event::Error(failed(&Value::Object(map)))),
             "keepalive" => out.push(Event::Ping),

@@ -114,7 +114,7 @@ async fn a_gemini_caller_reaches_other_models() {
         let answer = gateway.post(&format!("{path}:generateContent"), &contents()).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let got = answer.json();
-        assert_eq!(said(&[got.clone()]), TEXT);
+        assert_eq!(said(std::slice::from_ref(&got)), TEXT);
         assert_eq!(got["candidates"][0]["finishReason"], "STOP");
         assert_eq!(got["usageMetadata"]["totalTokenCount"], 16);
         assert_eq!(got["modelVersion"], format!("{provider}-ok"));
