@@ -1,7 +1,7 @@
 //! One endpoint's model: a task that follows the registry, and the live version that requests see.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use crate::live::{Live, Runtime};
 use crate::registry::Registry;
 use crate::worker::Reply;
+use crate::worker::user::User;
 
 /// Which runtime may serve a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,6 +192,8 @@ pub struct Deployment {
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) wake: Notify,
+    /// The user of its workers, from the first time one is asked for.
+    pub(crate) user: OnceLock<Option<Arc<User>>>,
 }
 
 impl std::fmt::Debug for Deployment {
@@ -232,6 +235,7 @@ impl Deployment {
             ready: watch::Sender::new(false),
             stop: watch::Sender::new(false),
             wake: Notify::new(),
+            user: OnceLock::new(),
         })
     }
 

@@ -62,6 +62,14 @@ pub(crate) async fn local(settings: &ModelSettings) -> Result<(String, Option<St
     Ok((facts.version.clone(), mlflow.map(|(_, version)| version.clone())))
 }
 
+/// The local interpreter, and the folders it reads.
+pub(crate) async fn folders(settings: &ModelSettings) -> Result<Vec<PathBuf>, String> {
+    let base = base(settings)?;
+    let mut folders = inspect(&base).await?.folders;
+    folders.push(base);
+    Ok(folders)
+}
+
 fn base(settings: &ModelSettings) -> Result<PathBuf, String> {
     match &settings.python {
         Some(python) if python.is_file() => Ok(python.clone()),

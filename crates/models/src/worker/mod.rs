@@ -5,6 +5,7 @@ pub(crate) mod exec;
 mod frame;
 mod process;
 mod queue;
+pub(crate) mod user;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
