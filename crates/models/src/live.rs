@@ -208,7 +208,7 @@ async fn other_user(deployment: &Deployment, settings: &ModelSettings, plan: &mu
         if let Some(gap) = user::gap(&data, &needed) {
             return Err(gap);
         }
-        user::open(&data, &model).map_err(|error| unopened(&error))
+        user::open(&data, &model, &needed).map_err(|error| unopened(&error))
     });
     opened.await.unwrap_or_else(|_| Err(unopened(&std::io::Error::other("stopped"))))?;
     let spec = &deployment.spec;
