@@ -357,7 +357,13 @@ impl Deployment {
         let version = live.version.clone();
         let large = matches!(&live.runtime, Runtime::Native(model) if model.work(rows) > LARGE_WORK);
         let run = move || match &live.runtime {
-            Runtime::Native(model) => model.predict(&data).map(|predictions| predictions.to_json()),
+            Runtime::Native(model) => {
+                model.predict(&data).and_then(|predictions| match predictions.not_finite() {
+                    None => Ok(predictions.to_json()),
+                    Some((row, None)) => Err(not_finite(&format!("row {row}"))),
+                    Some((row, Some(column))) => Err(not_finite(&format!("row {row}, column {column}"))),
+                })
+            }
             Runtime::Worker(_) => Err(Fault::gateway(code::INTERNAL_ERROR, "the wrong runtime was asked")),
         };
         let body = if large { self.off_thread(run).await? } else { run()? };
@@ -385,6 +391,10 @@ impl Deployment {
             Reply::Error { status, body, .. } if self.spec.compat_mlflow => {
                 Ok(prediction(status, Bytes::from(body)))
             }
+            Reply::Error { place: Some(place), .. } => {
+                let place: String = place.chars().filter(|c| !c.is_control()).take(100).collect();
+                Err(not_finite(&place))
+            }
             // Only the exception's class is told: its text may hold the caller's data, or the model's.
             Reply::Error { user, class, .. } => {
                 let class = if class.is_empty() { String::new() } else { format!(" ({class})") };
@@ -397,4 +407,9 @@ impl Deployment {
             }
         }
     }
+}
+
+fn not_finite(place: &str) -> Fault {
+    let text = format!("the model answered NaN or an infinite number, which JSON cannot hold: {place}");
+    Fault::worker(code::MODEL_FAILED, Retry::NextTarget, text)
 }

@@ -161,6 +161,7 @@ async fn start_pool(
         launcher: settings.launcher.clone(),
         python: environment.python,
         model: model.folder.clone(),
+        strict: !spec.compat_mlflow,
         run_dir: settings.data_dir.join("run"),
         readable,
         network_allowed: spec.network_allowed,

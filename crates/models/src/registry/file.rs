@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use millgate_types::{ModelRef, VersionSelector};
 use serde_json::Value;
 
-use super::{Place, RegistryError, Resolved, locate, read_yaml, text_of, what};
+use super::{Place, RegistryError, Resolved, join, locate, read_yaml, text_of, what};
 
 #[derive(Clone)]
 pub(super) struct FileStore {
@@ -46,6 +46,12 @@ impl FileStore {
             ModelRef::Run { run_id, path } => {
                 let run = self.in_experiments(run_id).ok_or_else(|| self.none(what(model)))?;
                 let folder = run.join("artifacts").join(self.plain(path)?);
+                let (name, rest) = path.split_once('/').unwrap_or((path, ""));
+                if let Some((id, logged)) = Self::logged_by(&run, run_id, name) {
+                    let folder = if rest.is_empty() { logged } else { logged.join(rest) };
+                    let (place, identity) = (Place::Folder(folder), join(&id, rest));
+                    return Ok(Resolved { version: run_id.clone(), identity, place });
+                }
                 if !folder.is_dir() {
                     return Err(self.none(format!("artifact `{path}` in run `{run_id}`")));
                 }
@@ -139,6 +145,22 @@ impl FileStore {
         self.plain(id).ok()?;
         let folder = self.in_experiments(&format!("models/{id}"))?.join("artifacts");
         folder.is_dir().then_some(folder)
+    }
+
+    /// The newest model of this name that a run logged: MLflow 3 keeps models beside runs.
+    fn logged_by(run: &Path, run_id: &str, name: &str) -> Option<(String, PathBuf)> {
+        let entries = std::fs::read_dir(run.parent()?.join("models")).ok()?;
+        let of_run = entries.filter_map(|entry| {
+            let folder = entry.ok()?.path();
+            let meta = read_yaml(&folder.join("meta.yaml")).ok()?;
+            let is = |field: &str, wanted: &str| text_of(meta.get(field)).as_deref() == Some(wanted);
+            let created = text_of(meta.get("creation_timestamp")).and_then(|time| time.parse::<u64>().ok());
+            let id = folder.file_name()?.to_str()?.to_owned();
+            let artifacts = folder.join("artifacts");
+            (is("source_run_id", run_id) && is("name", name) && artifacts.is_dir())
+                .then_some((created, id, artifacts))
+        });
+        of_run.max().map(|(_, id, artifacts)| (id, artifacts))
     }
 
     fn in_experiments(&self, tail: &str) -> Option<PathBuf> {

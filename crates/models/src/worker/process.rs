@@ -35,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) launcher: PathBuf,
     pub(crate) python: PathBuf,
     pub(crate) model: PathBuf,
+    /// Answers that are not JSON (`NaN`) are an error.
+    pub(crate) strict: bool,
     /// Private folders are made here.
     pub(crate) run_dir: PathBuf,
     /// Folders the worker may read beside the system's.
@@ -186,7 +188,7 @@ impl Process {
         if !matches!(&hello, Ok(frame) if frame.kind == kind::HELLO) {
             return Err(self.epitaph("the worker did not start").await);
         }
-        let asked = serde_json::json!({ "model": plan.model }).to_string();
+        let asked = serde_json::json!({ "model": plan.model, "strict": plan.strict }).to_string();
         let sent = frame::write(&mut self.writer, kind::LOAD, 0, &[asked.as_bytes()]).await;
         if sent.is_err() {
             return Err(self.epitaph("the worker died at its start").await);

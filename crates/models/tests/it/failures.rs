@@ -66,6 +66,8 @@ def invocations(data, content_type, model, schema):
         held = []
         while True:
             held.append(bytearray(os.urandom(1 << 20) * 16)); time.sleep(0.02)
+    if isinstance(word, str) and word.startswith("answer "):
+        return types.SimpleNamespace(status=200, response='{"predictions": ' + word[7:] + '}')
     if word == "refuse": raise MlflowException("value-of-the-caller")
     if word == "print":
         sys.stdout.write("x" * 2_000_000); sys.stderr.write("y\n" * 100_000); sys.stdout.flush()
@@ -261,6 +263,34 @@ async fn compat_lets_mlflows_own_answer_stand_without_its_stack_trace() {
         (answer.status, text(&answer)),
         (400, "{\"error_code\": \"BAD_REQUEST\", \"message\": \"no\"}")
     );
+    bench.models.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_json_cannot_hold_is_refused_with_its_place_or_passed_as_mlflow_does() {
+    let (bench, deployment) = start("", |_| {});
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    for (answer, place) in [
+        ("[1.5, NaN]", "row 1"),
+        ("[[1, 2], [3, -Infinity]]", "row 1, column 1"),
+        ("[{'p': 1, 'q': Infinity}]", "row 0, column `q`"),
+        ("{'p': [1, 2, NaN]}", "row 2, column `p`"),
+        ("NaN", "its only value"),
+    ] {
+        let asked = serde_json::json!({ "inputs": format!("answer {}", answer.replace('\'', "\"")) });
+        let fault = json(&deployment, &asked.to_string()).await.unwrap_err();
+        assert_eq!(fault.code, code::MODEL_FAILED, "{fault}");
+        assert!(fault.public.ends_with(&format!(": {place}")), "{answer}: {fault}");
+    }
+    let answer = json(&deployment, &say("answer [\\\"NaN\\\", null]")).await.unwrap();
+    assert_eq!(text(&answer), "{\"predictions\": [\"NaN\", null]}");
+    assert_eq!(deployment.status().worker_restarts, 0);
+    bench.models.shutdown().await;
+
+    let (bench, deployment) = start("", |spec| spec.compat_mlflow = true);
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    let answer = json(&deployment, &say("answer [1.5, NaN]")).await.unwrap();
+    assert_eq!((answer.status, text(&answer)), (200, "{\"predictions\": [1.5, NaN]}"));
     bench.models.shutdown().await;
 }
 
