@@ -169,3 +169,39 @@ impl FileStore {
         entries.filter_map(|entry| Some(entry.ok()?.path().join(tail))).find(|path| path.is_dir())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_leads_to_the_newest_model_it_logged_under_the_name_else_to_its_artifacts() {
+        let root = tempfile::tempdir().unwrap();
+        let store = FileStore::new("default".to_owned(), root.path().to_owned());
+        let experiment = root.path().join("0");
+        let put = |path: &str, text: &str| {
+            let path = experiment.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("r1/artifacts/old/MLmodel", "");
+        for (id, run, name, time) in
+            [("m-1", "r1", "m", 5), ("m-2", "r1", "m", 7), ("m-3", "r2", "m", 9), ("m-4", "r1", "n", 9)]
+        {
+            put(
+                &format!("models/{id}/meta.yaml"),
+                &format!("source_run_id: {run}\nname: {name}\ncreation_timestamp: {time}\n"),
+            );
+            put(&format!("models/{id}/artifacts/MLmodel"), "");
+        }
+        let place = |path: &str| {
+            let model = ModelRef::Run { run_id: "r1".to_owned(), path: path.to_owned() };
+            store.resolve(&model).map(|resolved| (resolved.identity, resolved.place))
+        };
+        let folder = |path: &str| Place::Folder(experiment.join(path));
+        assert_eq!(place("m").unwrap(), ("m-2".to_owned(), folder("models/m-2/artifacts")));
+        assert_eq!(place("old").unwrap(), ("r1/old".to_owned(), folder("r1/artifacts/old")));
+        assert!(matches!(place("none"), Err(RegistryError::NotFound { .. })));
+        assert!(place("../x").is_err() && place("m/../../x").is_err());
+    }
+}

@@ -15,7 +15,7 @@ with zipfile.ZipFile(sys.argv[1] + "/mlflow-9.9-py3-none-any.whl", "w") as z:
     z.writestr("mlflow/__init__.py", "__version__='9.9'\n" + sys.argv[2])
     z.writestr("mlflow/pyfunc/__init__.py", "import types\ndef load_model(folder): return types.SimpleNamespace(metadata=types.SimpleNamespace(get_input_schema=lambda: None))\n")
     z.writestr("mlflow/exceptions.py", "class MlflowException(Exception): pass\n")
-    z.writestr("mlflow/pyfunc/scoring_server.py", "import types\ndef invocations(d,c,m,s): return types.SimpleNamespace(status=200,response='{\"predictions\": [1]}')\n")
+    z.writestr("mlflow/pyfunc/scoring_server.py", "import os, types\ndef invocations(d,c,m,s): return types.SimpleNamespace(status=200,response='{\"predictions\": [%d]}' % (os.getuid() if b'uid' in d else 1))\n")
     z.writestr("mlflow-9.9.dist-info/METADATA", "Metadata-Version: 2.1\nName: mlflow\nVersion: 9.9\n")
     z.writestr("mlflow-9.9.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
     z.writestr("mlflow-9.9.dist-info/RECORD", "")
@@ -72,6 +72,32 @@ async fn what_was_resolved_once_is_installed_again_or_nothing_is() {
     until("the failure is known", || deployment.status().state == DeploymentState::Failed).await;
     let reason = deployment.status().reason.unwrap();
     assert!(reason.to_lowercase().contains("hash"), "{reason}");
+    bench.models.shutdown().await;
+}
+
+/// An environment that was built here serves a worker with a user of its own, too.
+#[tokio::test]
+async fn a_built_environment_is_reached_by_a_workers_own_user() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let python = Path::new("/usr/bin/python3");
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 || !python.is_file() || !has_uv() {
+        eprintln!("skipped: needs root, /usr/bin/python3 and uv");
+        return;
+    }
+    let wheels = tempfile::tempdir().unwrap();
+    wheel(wheels.path(), "");
+    let place = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    let bench = Bench::at(place, |settings| {
+        settings.wheelhouse = Some(wheels.path().to_owned());
+        settings.python = Some(python.to_owned());
+        settings.isolation_required = true;
+    });
+    let deployment = deploy(&bench);
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    let answer = json(&deployment, "{\"inputs\": \"uid\"}").await.unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert!(answer["predictions"][0].as_u64().unwrap() > 61_184, "{answer}");
     bench.models.shutdown().await;
 }
 

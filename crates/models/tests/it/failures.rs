@@ -39,6 +39,11 @@ def attempt(act):
         if verb == "list": os.listdir(path); return "done"
         if verb == "remove": os.remove(path); return "done"
         if verb == "ids": return [os.getuid(), os.getgid(), os.getgroups(), os.environ["HOME"]]
+        if verb == "parent":
+            import ctypes
+            signal = ctypes.c_int(0)
+            ctypes.CDLL(None).prctl(2, ctypes.byref(signal))
+            return signal.value
         if verb == "fork":
             children = 0
             try:

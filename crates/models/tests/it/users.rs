@@ -140,6 +140,8 @@ async fn each_deployment_has_a_user_of_its_own_that_reaches_nothing_of_the_other
     assert_eq!(limit(limits, "Max core file size"), "0");
     assert_eq!(limit(limits, "Max open files"), "256");
     assert_eq!(limit(limits, "Max processes"), "576");
+    let parent = attempt(&one, json!({ "signal": ["parent", ""] })).await;
+    assert_eq!(parent["signal"], 9, "the worker would outlive a killed gateway");
     let forked = attempt(&one, json!({ "fork": ["fork", "", 2000] })).await;
     assert!(forked["fork"].as_u64().unwrap() < 576, "{forked}");
 
