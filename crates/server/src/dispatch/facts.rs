@@ -79,7 +79,7 @@ impl Facts {
                     }
                 }
                 "prompt" | "previous_response_id" | "conversation" if dialect == Dialect::Responses => {
-                    subject = true
+                    subject = true;
                 }
                 "prompt" => subject |= operation == Operation::Completions,
                 "input" => subject |= subject_of(dialect, operation) == "input",
