@@ -84,7 +84,7 @@ impl Cache {
         private_dir(&artifacts)?;
         private_dir(&self.root.join("sources"))?;
         // Removed with everything in it when anything below fails.
-        let fresh = tempfile::Builder::new().prefix(".partial-").tempdir_in(&artifacts)?;
+        let fresh = private_temp(".partial-", &artifacts)?;
         self.copy(registry, resolved, fresh.path()).await?;
         let limit = registry.config().max_artifact_bytes;
         let inside = fresh.path().to_owned();
@@ -221,6 +221,13 @@ fn create_private(path: &Path) -> std::io::Result<()> {
 /// Makes a folder of ours, readable by us alone.
 pub(crate) fn private_dir(path: &Path) -> std::io::Result<()> {
     create_private(path)
+}
+
+/// Makes a folder of ours with a fresh name, readable by us alone and removed with its handle.
+pub(crate) fn private_temp(prefix: &str, inside: &Path) -> std::io::Result<tempfile::TempDir> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new().prefix(prefix).permissions(mode).tempdir_in(inside)
 }
 
 /// Copies a model's folder. Links are followed only when they end inside it; devices, sockets and pipes, and files

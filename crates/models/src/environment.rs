@@ -8,7 +8,7 @@ use std::process::Stdio;
 use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
-use crate::artifacts::{hex, private_dir};
+use crate::artifacts::{hex, private_dir, private_temp};
 use crate::deployment::EnvManager;
 use crate::model_file::ModelFile;
 use crate::settings::ModelSettings;
@@ -197,7 +197,7 @@ async fn build(
     private_dir(&cache).map_err(disk)?;
     let installer = Installer {
         settings,
-        private: tempfile::Builder::new().prefix("build-").tempdir_in(&environments).map_err(disk)?,
+        private: private_temp("build-", &environments).map_err(disk)?,
         writable: vec![folder.clone(), cache],
         readable: facts.folders.clone(),
     };

@@ -219,8 +219,8 @@ async fn other_user(deployment: &Deployment, settings: &ModelSettings, plan: &mu
         return Err(Gap { text, fix: "serve fewer models".to_owned() });
     }
     plan.try_user().await.map_err(|reason| Gap {
-        text: format!("another user cannot start the worker: {reason}"),
-        fix: "let other users read the interpreter and its packages".to_owned(),
+        text: "another user cannot start the worker".to_owned(),
+        fix: format!("let other users read the interpreter and its packages: {reason}"),
     })
 }
 

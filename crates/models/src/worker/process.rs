@@ -19,6 +19,7 @@ use tokio::process::{Child, Command};
 use super::exec::Launch;
 use super::frame::{self, Frame, kind};
 use super::user::User;
+use crate::artifacts::{private_dir, private_temp};
 
 /// The worker's source, written into its private folder at each start.
 const SOURCE: &str = include_str!("worker.py");
@@ -79,7 +80,7 @@ impl Plan {
     pub(crate) async fn try_user(&self) -> Result<(), String> {
         let Some(user) = &self.user else { return Ok(()) };
         let io = |error: std::io::Error| format!("the private folder: {}", error.kind());
-        let private = tempfile::Builder::new().prefix("try-").tempdir_in(&self.run_dir).map_err(io)?;
+        let private = private_temp("try-", &self.run_dir).map_err(io)?;
         user.give(private.path()).map_err(io)?;
         let args = ["-I", "-c", TRY].map(str::to_owned).into_iter().chain([self.model.display().to_string()]);
         let output = Command::new(&self.launcher)
@@ -148,8 +149,8 @@ impl Process {
     }
 
     fn spawn(plan: &Plan) -> std::io::Result<Self> {
-        crate::artifacts::private_dir(&plan.run_dir)?;
-        let private = tempfile::Builder::new().prefix("worker-").tempdir_in(&plan.run_dir)?;
+        private_dir(&plan.run_dir)?;
+        let private = private_temp("worker-", &plan.run_dir)?;
         let source = private.path().join("worker.py");
         std::fs::write(&source, SOURCE)?;
         if let Some(user) = &plan.user {

@@ -148,10 +148,12 @@ fn shut(path: &Path, ours: &Path) -> Option<PathBuf> {
 /// Opens the way for workers: they may pass through the folders of `data`, where nothing can be listed, and read the
 /// model's folder. `needed` may name environments of ours.
 pub(crate) fn open(data: &Path, model: &Path, needed: &[PathBuf]) -> io::Result<()> {
+    let data = &data.canonicalize()?;
     let environments = data.join("environments");
-    let built = needed.iter().filter(|folder| folder.parent() == Some(&*environments)).map(PathBuf::as_path);
+    let real = needed.iter().filter_map(|folder| folder.canonicalize().ok());
+    let built: Vec<PathBuf> = real.filter(|folder| folder.parent() == Some(&*environments)).collect();
     let fixed = [data, &data.join("artifacts"), &environments, &data.join("run")];
-    for folder in fixed.into_iter().chain(built) {
+    for folder in fixed.into_iter().chain(&built) {
         match std::fs::symlink_metadata(folder) {
             Ok(meta) if meta.is_dir() => pass(folder)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

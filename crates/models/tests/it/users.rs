@@ -159,6 +159,8 @@ async fn a_worker_with_our_user_sees_nothing_of_the_gateway_either() {
     assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
     let seen = attempt(&deployment, json!({ "ids": ["ids", ""] })).await;
     assert_eq!(seen["ids"][0], std::fs::metadata("/proc/self").unwrap().uid());
+    let home = std::fs::metadata(seen["ids"][3].as_str().unwrap()).unwrap();
+    assert_eq!(home.permissions().mode() & 0o777, 0o700);
     gateway_is_closed(&deployment).await;
     let limits = attempt(&deployment, json!({ "limits": ["text", "/proc/self/limits"] })).await;
     let limits = limits["limits"].as_str().unwrap();
