@@ -1,5 +1,5 @@
 //! What may be linked in: licences, banned crates, one source, no double of what must be one. `deny.toml` says
-//! the same to cargo-deny, which takes longer to build than all of this project and is used where installed.
+//! the same to cargo-deny, which is used where it is installed: building it for every run is not worth it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -85,7 +85,7 @@ pub(crate) enum Models {
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// The model: models:/name/3, models:/name@alias, models:/m-<id>, runs:/<run>/<path>, or a folder.
+    /// The model: `models:/name/3`, `models:/name@alias`, `models:/m-<id>`, `runs:/<run>/<path>`, or a folder.
     #[arg(long, short)]
     pub(crate) model_uri: String,
     /// Address to listen on.

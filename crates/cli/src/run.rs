@@ -30,8 +30,11 @@ pub(crate) struct Plan {
     /// The file to follow, and the text that `config` was read from.
     pub(crate) source: Option<(ConfigSource, String)>,
     /// Called once requests are answered.
-    pub(crate) greeting: Box<dyn FnOnce(&Arc<Gateway>, SocketAddr) + Send>,
+    pub(crate) greeting: Greeting,
 }
+
+/// Says hello, with the gateway and the address it is at.
+type Greeting = Box<dyn FnOnce(&Arc<Gateway>, SocketAddr) + Send>;
 
 pub(crate) fn start(arguments: &Start) -> anyhow::Result<ExitCode> {
     init_log();

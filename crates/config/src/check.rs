@@ -9,6 +9,7 @@ use url::Url;
 use crate::document::{Config, EndpointConfig, EndpointType, KeyMode, RouteConfig};
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
+use crate::value::Period;
 
 /// Paths that the gateway itself serves.
 const RESERVED: [&str; 16] = [
@@ -40,6 +41,7 @@ struct Checker<'a> {
 pub(crate) fn check(config: &Config, tree: &Node, problems: &mut Problems) {
     let mut checker = Checker { config, tree, problems };
     checker.top();
+    checker.server();
     checker.providers();
     checker.registries();
     checker.access();
@@ -92,6 +94,25 @@ impl Checker<'_> {
         }
     }
 
+    /// Every duration but those of the drain means something only above zero.
+    fn above_zero(&mut self, steps: &[Step], period: Option<Period>) {
+        if period.is_some_and(|period| period.0.is_zero()) {
+            self.error(steps, "the duration must be longer than zero", "");
+        }
+    }
+
+    fn server(&mut self) {
+        let server = &self.config.server;
+        for (name, period) in [
+            ("header_timeout", server.header_timeout),
+            ("body_idle_timeout", server.body_idle_timeout),
+            ("body_timeout", server.body_timeout),
+            ("stream_idle_timeout", server.stream_idle_timeout),
+        ] {
+            self.above_zero(steps!["server", name], Some(period));
+        }
+    }
+
     fn providers(&mut self) {
         for (name, provider) in &self.config.providers {
             let at = |field: &str| [Step::from("providers"), Step::from(name.as_str()), Step::from(field)];
@@ -119,6 +140,8 @@ impl Checker<'_> {
                     }
                 }
             }
+            self.above_zero(&at("timeout"), provider.timeout);
+            self.above_zero(&at("connect_timeout"), provider.connect_timeout);
             if let Some(key) = &provider.api_key
                 && key.is_clear_text()
             {
@@ -166,6 +189,8 @@ impl Checker<'_> {
                     }
                 }
             }
+            self.above_zero(&at("poll_interval"), registry.poll_interval);
+            self.above_zero(&at("timeout"), registry.timeout);
             if registry.username.is_some() != registry.password.is_some() {
                 self.error(&at("username"), "`username` and `password` belong together", "");
             }
@@ -232,6 +257,7 @@ impl Checker<'_> {
                 }
             }
             for (number, limit) in endpoint.limits.iter().enumerate() {
+                self.above_zero(steps!["endpoints", index, "limits", number, "per"], Some(limit.per));
                 if limit.requests == 0 {
                     let node = steps!["endpoints", index, "limits", number, "requests"];
                     self.error(node, "a limit admits at least one request", "");
@@ -241,6 +267,7 @@ impl Checker<'_> {
                     self.error(node, "a burst is at least one request", "");
                 }
             }
+            self.above_zero(steps!["endpoints", index, "serving", "timeout"], Some(endpoint.serving.timeout));
             if !(1..=64).contains(&endpoint.serving.workers) {
                 let node = steps!["endpoints", index, "serving", "workers"];
                 self.error(node, "expected 1 to 64 workers", "");

@@ -46,9 +46,6 @@ impl Period {
             _ => return Err(format!("`{unit}` is not a unit of time; use `ms`, `s`, `m`, `h` or `d`")),
         };
         let millis = count.checked_mul(millis).ok_or("the duration is too long")?;
-        if millis == 0 {
-            return Err("the duration must be longer than zero".to_owned());
-        }
         Ok(Self(Duration::from_millis(millis)))
     }
 }
@@ -56,7 +53,7 @@ impl Period {
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        if !millis.is_multiple_of(1000) { write!(f, "{millis}ms") } else { write!(f, "{}s", millis / 1000) }
+        if millis.is_multiple_of(1000) { write!(f, "{}s", millis / 1000) } else { write!(f, "{millis}ms") }
     }
 }
 
@@ -323,7 +320,7 @@ mod tests {
         assert_eq!(millis("5 minutes"), Ok(300_000));
         assert_eq!(millis("1d"), Ok(86_400_000));
         assert!(millis("60").is_err());
-        assert!(millis("0s").is_err());
+        assert_eq!(millis("0s"), Ok(0));
         assert!(millis("3 weeks").is_err());
         assert_eq!(ByteSize::parse("10MiB"), Ok(ByteSize(10 << 20)));
         assert_eq!(ByteSize::parse("7"), Ok(ByteSize(7)));

@@ -25,7 +25,6 @@ mod watch;
 use millgate_types::{
     Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Operation, RequestId, Usage, code,
 };
-use serde_json::Value;
 
 pub use aggregate::{Aggregator, aggregate, replay};
 pub use completion::{chat_as_completion, completion_as_chat};
@@ -69,8 +68,8 @@ pub trait Codec: Sync {
     fn usage_member(&self) -> &'static str {
         "usage"
     }
-    /// Reads that member.
-    fn read_usage(&self, value: &Value) -> Option<Usage>;
+    /// Reads that member's text.
+    fn read_usage(&self, text: &[u8]) -> Option<Usage>;
 }
 
 /// Turns a provider's bytes into events. Any chunking of the same bytes gives the same events.

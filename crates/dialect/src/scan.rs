@@ -366,8 +366,7 @@ impl<'a> Scanner<'a> {
                 self.at = base + BLOCK;
                 continue;
             }
-            for index in 0..BLOCK / 8 {
-                let mut marks = found[index];
+            for (index, mut marks) in found.into_iter().enumerate() {
                 while marks != 0 {
                     self.at = base + index * 8 + marks.trailing_zeros() as usize / 8;
                     if self.body[self.at] == b'"' {
@@ -456,6 +455,7 @@ const BLOCK: usize = 32;
 
 /// Per eight bytes a word in which the highest bit of each byte says that it is a quote, a backslash or a
 /// control character. The first loop has the shape that the compiler turns into byte-wise vector compares.
+#[expect(clippy::needless_bitwise_bool, reason = "this is what gets vectorised")]
 #[inline]
 fn specials(block: &[u8; BLOCK]) -> [u64; BLOCK / 8] {
     let mut flags = [0_u8; BLOCK];

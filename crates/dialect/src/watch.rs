@@ -52,15 +52,15 @@ impl Watch {
     }
 
     /// Takes the next bytes, gives the frames that are complete.
-    pub fn push(&mut self, bytes: Bytes) -> Passed {
+    pub fn push(&mut self, bytes: &Bytes) -> Passed {
         if self.failed {
             return Passed::default();
         }
         let (whole, rest) = if self.held.is_empty() {
-            let end = end_of_frames(&bytes);
+            let end = end_of_frames(bytes);
             (bytes.slice(..end), bytes.slice(end..))
         } else {
-            self.held.extend_from_slice(&bytes);
+            self.held.extend_from_slice(bytes);
             let end = end_of_frames(&self.held);
             let rest = self.held.split_off(end);
             (Bytes::from(std::mem::take(&mut self.held)), Bytes::from(rest))
@@ -78,7 +78,7 @@ impl Watch {
         if !self.may_matter(&whole) {
             return Passed { bytes: whole, fault: None };
         }
-        self.inspect(whole)
+        self.inspect(&whole)
     }
 
     /// The provider closed the stream. A fault when it did so without ending it. A last frame that lacks only
@@ -93,7 +93,7 @@ impl Watch {
             while !last.ends_with(b"\n\n") {
                 last.push(b'\n');
             }
-            passed = self.inspect(last.into());
+            passed = self.inspect(&last.into());
         }
         if passed.fault.is_none() {
             self.decoder.finish(&mut self.events);
@@ -113,7 +113,7 @@ impl Watch {
     }
 
     /// Reads frame by frame; takes out the ones the caller must not see.
-    fn inspect(&mut self, whole: Bytes) -> Passed {
+    fn inspect(&mut self, whole: &Bytes) -> Passed {
         let mut at = 0;
         let mut cuts: Vec<(usize, usize)> = Vec::new();
         while at < whole.len() {
@@ -133,7 +133,7 @@ impl Watch {
             }
             at = end;
         }
-        Passed { bytes: without(&whole, &cuts), fault: None }
+        Passed { bytes: without(whole, &cuts), fault: None }
     }
 
     fn drain(&mut self) -> Option<Fault> {
@@ -226,7 +226,7 @@ fn is_usage_only(frame: &[u8]) -> bool {
 /// Reads the usage member of a whole answer ([`crate::Codec::usage_member`]).
 #[must_use]
 pub fn usage_of(dialect: Dialect, usage: &[u8]) -> Option<Usage> {
-    codec(dialect).read_usage(&serde_json::from_slice::<Value>(usage).ok()?)
+    codec(dialect).read_usage(usage)
 }
 
 #[cfg(test)]
@@ -246,7 +246,7 @@ mod tests {
         let mut out = Vec::new();
         let mut fault = None;
         for part in stream.as_bytes().chunks(piece) {
-            let passed = watch.push(Bytes::copy_from_slice(part));
+            let passed = watch.push(&Bytes::copy_from_slice(part));
             out.extend_from_slice(&passed.bytes);
             fault = fault.or(passed.fault);
         }
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn frames_pass_unchanged_in_any_pieces_and_usage_is_read() {
-        for piece in 1..STREAM.len() + 1 {
+        for piece in 1..=STREAM.len() {
             let (out, watch, fault) = run(STREAM, piece, false);
             assert_eq!(out, STREAM);
             assert!(fault.is_none(), "{fault:?}");

@@ -1,7 +1,7 @@
 //! One endpoint's model: a task that follows the registry, and the live version that requests see.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use crate::live::{Live, Runtime};
 use crate::registry::Registry;
 use crate::worker::Reply;
+use crate::worker::user::User;
 
 /// Which runtime may serve a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,6 +192,8 @@ pub struct Deployment {
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) wake: Notify,
+    /// The user of its workers, from the first time one is asked for.
+    pub(crate) user: OnceLock<Option<Arc<User>>>,
 }
 
 impl std::fmt::Debug for Deployment {
@@ -232,6 +235,7 @@ impl Deployment {
             ready: watch::Sender::new(false),
             stop: watch::Sender::new(false),
             wake: Notify::new(),
+            user: OnceLock::new(),
         })
     }
 
@@ -353,7 +357,13 @@ impl Deployment {
         let version = live.version.clone();
         let large = matches!(&live.runtime, Runtime::Native(model) if model.work(rows) > LARGE_WORK);
         let run = move || match &live.runtime {
-            Runtime::Native(model) => model.predict(&data).map(|predictions| predictions.to_json()),
+            Runtime::Native(model) => {
+                model.predict(&data).and_then(|predictions| match predictions.not_finite() {
+                    None => Ok(predictions.to_json()),
+                    Some((row, None)) => Err(not_finite(&format!("row {row}"))),
+                    Some((row, Some(column))) => Err(not_finite(&format!("row {row}, column {column}"))),
+                })
+            }
             Runtime::Worker(_) => Err(Fault::gateway(code::INTERNAL_ERROR, "the wrong runtime was asked")),
         };
         let body = if large { self.off_thread(run).await? } else { run()? };
@@ -381,6 +391,10 @@ impl Deployment {
             Reply::Error { status, body, .. } if self.spec.compat_mlflow => {
                 Ok(prediction(status, Bytes::from(body)))
             }
+            Reply::Error { place: Some(place), .. } => {
+                let place: String = place.chars().filter(|c| !c.is_control()).take(100).collect();
+                Err(not_finite(&place))
+            }
             // Only the exception's class is told: its text may hold the caller's data, or the model's.
             Reply::Error { user, class, .. } => {
                 let class = if class.is_empty() { String::new() } else { format!(" ({class})") };
@@ -393,4 +407,9 @@ impl Deployment {
             }
         }
     }
+}
+
+fn not_finite(place: &str) -> Fault {
+    let text = format!("the model answered NaN or an infinite number, which JSON cannot hold: {place}");
+    Fault::worker(code::MODEL_FAILED, Retry::NextTarget, text)
 }

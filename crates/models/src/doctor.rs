@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::environment;
 use crate::registry::{Registry, RegistryError};
 use crate::settings::ModelSettings;
-use crate::worker::exec;
+use crate::worker::{exec, user};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -93,13 +93,15 @@ pub async fn doctor(settings: &ModelSettings, registries: &[Arc<Registry>]) -> V
             "use Linux 6.12 or newer with Landlock in the `lsm=` list, or run Millgate in a container of its own",
         ),
     });
-    if rustix::process::geteuid().is_root() {
-        out.push(Finding::new(
-            "user",
-            Warning,
-            "Millgate runs as root: workers keep the user, without any capability",
-            "run Millgate as a user of its own",
-        ));
+    if user::is_root() {
+        let needed = environment::folders(settings).await.unwrap_or_default();
+        out.push(match user::gap(&settings.data_dir, &needed) {
+            None => Finding::new("user", Ok, "each model's workers run as a user of their own", ""),
+            Some(gap) => {
+                let text = format!("{}: workers keep the user root, without any capability", gap.text);
+                Finding::new("user", Warning, text, &gap.fix)
+            }
+        });
     }
     for registry in registries {
         let subject = format!("registry `{}`", registry.name());

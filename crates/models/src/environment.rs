@@ -1,6 +1,7 @@
 //! The Python a worker runs on: the interpreter that is there, or an environment built from the model's
 //! requirements and kept under the digest of what it was built from.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -11,6 +12,7 @@ use crate::artifacts::{hex, private_dir};
 use crate::deployment::EnvManager;
 use crate::model_file::ModelFile;
 use crate::settings::ModelSettings;
+use crate::worker::exec::Launch;
 
 /// An interpreter, and the folders that belong to it.
 #[derive(Clone, Debug)]
@@ -60,6 +62,14 @@ pub(crate) async fn local(settings: &ModelSettings) -> Result<(String, Option<St
     let facts = inspect(&base(settings)?).await?;
     let mlflow = facts.packages.iter().find(|(name, _)| name == "mlflow" || name == "mlflow-skinny");
     Ok((facts.version.clone(), mlflow.map(|(_, version)| version.clone())))
+}
+
+/// The local interpreter, and the folders it reads.
+pub(crate) async fn folders(settings: &ModelSettings) -> Result<Vec<PathBuf>, String> {
+    let base = base(settings)?;
+    let mut folders = inspect(&base).await?.folders;
+    folders.push(base);
+    Ok(folders)
 }
 
 fn base(settings: &ModelSettings) -> Result<PathBuf, String> {
@@ -182,60 +192,25 @@ async fn build(
         return Ok(done);
     }
     let _ = std::fs::remove_dir_all(&folder);
-    let list = environments.join(format!("{key}.txt"));
-    std::fs::write(&list, &requirements).map_err(disk)?;
-    let mut steps: Vec<Command> = Vec::new();
-    let text = |path: &Path| path.as_os_str().to_owned();
-    if let Some(uv) = &uv {
-        let mut venv = Command::new(uv);
-        venv.args(["venv", "--quiet", "--no-project", "--python"]).arg(base).arg(&folder);
-        steps.push(venv);
-        let mut install = Command::new(uv);
-        install.args(["pip", "install", "--quiet", "--only-binary", ":all:", "--python"]).arg(&python);
-        install.arg("-r").arg(&list);
-        if let Some(wheels) = &settings.wheelhouse {
-            install.args(["--no-index", "--find-links"]).arg(wheels);
+    private_dir(&folder).map_err(disk)?;
+    let cache = environments.join("cache");
+    private_dir(&cache).map_err(disk)?;
+    let installer = Installer {
+        settings,
+        private: tempfile::Builder::new().prefix("build-").tempdir_in(&environments).map_err(disk)?,
+        writable: vec![folder.clone(), cache],
+        readable: facts.folders.clone(),
+    };
+    let built = match &uv {
+        Some(uv) => {
+            let pins = environments.join(format!("{key}.pins.txt"));
+            installer.by_uv(uv, base, &python, &requirements, &pins).await
         }
-        steps.push(install);
-    } else {
-        let mut venv = Command::new(base);
-        venv.args(["-I", "-m", "venv"]).arg(&folder);
-        steps.push(venv);
-        let mut install = Command::new(&python);
-        install.args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        install.args(["--only-binary", ":all:", "-r"]).arg(text(&list));
-        if let Some(wheels) = &settings.wheelhouse {
-            install.args(["--no-index", "--find-links"]).arg(wheels);
-        }
-        steps.push(install);
-    }
-    for mut step in steps {
-        step.env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("HOME", &environments)
-            .env("UV_CACHE_DIR", environments.join("cache"))
-            .env("UV_PYTHON_DOWNLOADS", "never")
-            .env("LANG", "C.UTF-8")
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        // Where the index is and who vouches for it is the operator's choice, not a secret of ours.
-        for name in ["UV_INDEX_URL", "UV_DEFAULT_INDEX", "PIP_INDEX_URL", "PIP_CONFIG_FILE", "SSL_CERT_FILE"]
-        {
-            if let Some(value) = std::env::var_os(name) {
-                step.env(name, value);
-            }
-        }
-        let output = tokio::time::timeout(settings.environment_timeout, step.output())
-            .await
-            .map_err(|_| "building the environment took too long".to_owned())?
-            .map_err(|error| format!("the environment cannot be built ({})", error.kind()))?;
-        if !output.status.success() {
-            let _ = std::fs::remove_dir_all(&folder);
-            return Err(format!(
-                "the environment cannot be built: {}",
-                last_words(&output.stderr, &environments)
-            ));
-        }
+        None => installer.by_pip(base, &folder, &python, &requirements).await,
+    };
+    if let Err(reason) = built {
+        let _ = std::fs::remove_dir_all(&folder);
+        return Err(reason);
     }
     let smoke = inspect(&python).await?;
     if !smoke.packages.iter().any(|(name, _)| name == "mlflow" || name == "mlflow-skinny") {
@@ -243,6 +218,155 @@ async fn build(
     }
     std::fs::write(folder.join(".complete"), "").map_err(disk)?;
     Ok(done)
+}
+
+/// Where the index is, how to get there and who vouches for it: the operator's choice, not secrets of ours.
+const INDEX: &[&str] = &[
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX",
+    "UV_INDEX_URL",
+    "UV_EXTRA_INDEX_URL",
+    "UV_FIND_LINKS",
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_FIND_LINKS",
+    "PIP_CONFIG_FILE",
+    "PIP_CERT",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+];
+
+/// Runs `uv`, `venv` and `pip` through the launcher: they write the environment, their cache and a private folder,
+/// and nothing else.
+struct Installer<'a> {
+    settings: &'a ModelSettings,
+    private: tempfile::TempDir,
+    writable: Vec<PathBuf>,
+    readable: Vec<PathBuf>,
+}
+
+impl Installer<'_> {
+    async fn by_uv(
+        &self,
+        uv: &Path,
+        base: &Path,
+        python: &Path,
+        requirements: &str,
+        pins: &Path,
+    ) -> Result<(), String> {
+        let disk = |error: std::io::Error| format!("the environment folder: {}", error.kind());
+        let folder = python.parent().and_then(Path::parent).unwrap_or(python);
+        let venv = ["venv", "--quiet", "--no-project", "--python"].map(OsStr::new);
+        self.run(uv, venv.into_iter().chain([base.as_os_str(), folder.as_os_str()])).await?;
+        let at = [OsStr::new("--python"), python.as_os_str()];
+        // Resolved once: a later build of the same requirements installs these very files or nothing.
+        if !pins.is_file() {
+            let (list, made) = (self.private.path().join("list.txt"), self.private.path().join("pins.txt"));
+            std::fs::write(&list, requirements).map_err(disk)?;
+            let compile = ["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes"];
+            let compile = compile.map(OsStr::new).into_iter().chain(at).chain(self.sources());
+            let files = [OsStr::new("-o"), made.as_os_str(), list.as_os_str()];
+            self.run(uv, compile.chain(files)).await?;
+            let text = std::fs::read(&made).map_err(disk)?;
+            let mut file = tempfile::NamedTempFile::new_in(self.private.path()).map_err(disk)?;
+            std::io::Write::write_all(&mut file, &text).map_err(disk)?;
+            file.persist(pins).map_err(|error| disk(error.error))?;
+        }
+        let copy = self.private.path().join("install.txt");
+        std::fs::copy(pins, &copy).map_err(disk)?;
+        let sync = ["pip", "sync", "--quiet", "--require-hashes"].map(OsStr::new);
+        self.run(uv, sync.into_iter().chain(at).chain(self.sources()).chain([copy.as_os_str()])).await
+    }
+
+    async fn by_pip(
+        &self,
+        base: &Path,
+        folder: &Path,
+        python: &Path,
+        requirements: &str,
+    ) -> Result<(), String> {
+        let list = self.private.path().join("list.txt");
+        std::fs::write(&list, requirements)
+            .map_err(|error| format!("the environment folder: {}", error.kind()))?;
+        self.run(base, ["-I", "-m", "venv"].map(OsStr::new).into_iter().chain([folder.as_os_str()])).await?;
+        let install = ["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        let install = install.map(OsStr::new).into_iter().chain(self.sources());
+        self.run(python, install.chain([OsStr::new("-r"), list.as_os_str()])).await
+    }
+
+    /// Wheels only: a source package would run its own code while it is built.
+    fn sources(&self) -> impl Iterator<Item = &OsStr> {
+        let wheels = self
+            .settings
+            .wheelhouse
+            .as_deref()
+            .map(|wheels| [OsStr::new("--no-index"), OsStr::new("--find-links"), wheels.as_os_str()]);
+        ["--only-binary", ":all:"].map(OsStr::new).into_iter().chain(wheels.into_iter().flatten())
+    }
+
+    async fn run<'s>(&self, program: &Path, args: impl Iterator<Item = &'s OsStr>) -> Result<(), String> {
+        let private = self.private.path();
+        let mut readable = self.readable.clone();
+        readable.extend(["/etc/uv", "/etc/pip.conf", "/etc/xdg"].map(PathBuf::from));
+        readable.extend(self.settings.wheelhouse.clone());
+        // `uv` may lie beside other programs; only itself is needed.
+        readable.push(program.to_owned());
+        readable.extend(program.canonicalize());
+        let mut command = Command::new(&self.settings.launcher);
+        command.env_clear();
+        for name in INDEX.iter().flat_map(|name| [(*name).to_owned(), name.to_lowercase()]) {
+            let Some(value) = std::env::var_os(&name) else { continue };
+            let path = PathBuf::from(&value);
+            if path.is_absolute() {
+                readable.push(path);
+            }
+            command.env(name, value);
+        }
+        let args: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
+        let launch = Launch {
+            program: program.to_owned(),
+            args,
+            private: private.to_owned(),
+            writable: self.writable.clone(),
+            readable,
+            network_allowed: self.settings.wheelhouse.is_none(),
+            memory_limit: None,
+            user: None,
+            processes: None,
+            descriptors: 1024,
+            keep_environment: true,
+            required: self.settings.isolation_required,
+        };
+        let launch = serde_json::to_string(&launch)
+            .map_err(|error| format!("the environment cannot be built ({error})"))?;
+        let output = command
+            .args(["worker-exec", &launch])
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("HOME", private)
+            .env("TMPDIR", private)
+            .env("UV_CACHE_DIR", self.writable.last().map_or(private, PathBuf::as_path))
+            .env("UV_PYTHON_DOWNLOADS", "never")
+            .env("PIP_NO_CACHE_DIR", "1")
+            .env("LANG", "C.UTF-8")
+            .current_dir(private)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(self.settings.environment_timeout, output)
+            .await
+            .map_err(|_| "building the environment took too long".to_owned())?
+            .map_err(|error| format!("the environment cannot be built ({})", error.kind()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let words = last_words(&output.stderr);
+        let words = if words.is_empty() { output.status.to_string() } else { words };
+        Err(format!("the environment cannot be built: {words}"))
+    }
 }
 
 /// Requirements as they may be given to an installer: names and versions only. Options, addresses and paths would
@@ -281,12 +405,44 @@ fn package(line: &str) -> String {
     normal(line.split(['=', '<', '>', '!', '~', '[', ' ', ';']).next().unwrap_or_default())
 }
 
-fn last_words(stderr: &[u8], hide: &Path) -> String {
+/// What an installer says about its failure, without paths of this machine and without what addresses may hide:
+/// logins and queries.
+fn last_words(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
-    let text = text.replace(&hide.display().to_string(), "<environments>");
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let tail = lines.iter().rev().take(3).rev().copied().collect::<Vec<_>>().join(" ");
-    tail.chars().filter(|c| !c.is_control()).take(400).collect()
+    let lines = text.lines().map(str::trim).filter(|line| {
+        let chatter = ["hint:", "WARNING", "warning:", "[notice]", "worker isolation is incomplete"];
+        !line.is_empty() && !chatter.iter().any(|start| line.starts_with(start))
+    });
+    let lines: Vec<&str> = lines.collect();
+    // The last error, from its first line on.
+    let start = lines.iter().rposition(|line| {
+        let line = line.to_ascii_lowercase();
+        line.starts_with("error") || line.starts_with('×')
+    });
+    let start = start.unwrap_or(lines.len().saturating_sub(3));
+    let words = lines.iter().skip(start).flat_map(|line| line.split_whitespace()).map(tell);
+    let text = words.collect::<Vec<_>>().join(" ");
+    text.chars().filter(|c| !c.is_control()).take(400).collect()
+}
+
+fn tell(word: &str) -> String {
+    let quote = |c: char| matches!(c, '`' | '\'' | '"' | '(' | ')' | '<' | '>' | '[' | ']' | ',' | ';' | '=');
+    let bare = word.trim_matches(quote);
+    if let Some(at) = word.find("://") {
+        let scheme = word[..at].rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '+').next().unwrap_or("");
+        let rest = &word[at + 3..];
+        if scheme == "file" {
+            return "<path>".to_owned();
+        }
+        // The login ends at the last `@` of what may be the host: an unescaped `/` may be a part of it.
+        let rest = rest.rsplit('@').next().unwrap_or_default();
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        return format!("{scheme}://{}", rest.trim_end_matches(quote));
+    }
+    if bare.contains('/') && bare.len() > 1 && (bare.starts_with(['/', '~', '.']) || word.contains("=/")) {
+        return "<path>".to_owned();
+    }
+    word.to_owned()
 }
 
 /// Holds a lock file, so that two gateways on one data folder do not build the same environment.
@@ -315,6 +471,24 @@ mod tests {
         let tidied =
             tidy("mlflow==3.17.2\nxgboost-cpu==3.2.0\nxgboost==3.2.0\n# note\nscikit-learn==1.9.1 # x\n");
         assert_eq!(tidied.unwrap(), "mlflow==3.17.2\nscikit-learn==1.9.1\nxgboost-cpu==3.2.0\n");
+    }
+
+    #[test]
+    fn an_installers_error_is_told_without_logins_and_paths() {
+        let uv = "warning: x\nerror: No solution found\n  cause: Because not-there was not found in `/var/lib/wheels`\n\
+                  and at https://ann:pa/ss@index.example/simple/?key=1 we can conclude\nhint: no\n";
+        let told = last_words(uv.as_bytes());
+        assert_eq!(
+            told,
+            "error: No solution found cause: Because not-there was not found in <path> and at \
+             https://index.example/simple/ we can conclude"
+        );
+        let pip = "Looking in indexes: https://u:p@h/simple\nERROR: Could not find a version\nERROR: No matching x==1\n";
+        assert_eq!(last_words(pip.as_bytes()), "ERROR: No matching x==1");
+        for hidden in ["(file:///etc/x)", "'/root/.cache/uv'", "--find-links=/opt/wheels", "~/x/y"] {
+            assert_eq!(tell(hidden), "<path>", "{hidden}");
+        }
+        assert_eq!(last_words(b""), "");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A version that can answer, and how it comes to be: files, runtime, warm-up.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use millgate_scoring::ContentType;
@@ -13,6 +14,7 @@ use crate::model_file::ModelFile;
 use crate::native::NativeModel;
 use crate::registry::{RegistryError, Resolved};
 use crate::settings::ModelSettings;
+use crate::worker::user::{self, Gap, User};
 use crate::worker::{Plan, Pool, Reply};
 
 /// A loaded version. Requests hold it while they run; when the last one lets go, its workers stop.
@@ -155,19 +157,34 @@ async fn start_pool(
     note(DeploymentState::Loading);
     let mut readable = environment.readable;
     readable.push(model.folder.clone());
-    let plan = Plan {
+    let mut plan = Plan {
         launcher: settings.launcher.clone(),
         python: environment.python,
         model: model.folder.clone(),
+        strict: !spec.compat_mlflow,
         run_dir: settings.data_dir.join("run"),
         readable,
         network_allowed: spec.network_allowed,
         memory_limit: spec.memory_limit_bytes,
         isolation_required: settings.isolation_required,
+        user: None,
+        processes: 512 + 64 * spec.workers as u64,
         load_timeout: settings.load_timeout,
         kill_after: settings.kill_after,
         label: spec.endpoint.clone(),
     };
+    if user::is_root()
+        && let Err(gap) = other_user(deployment, settings, &mut plan).await
+    {
+        plan.user = None;
+        if settings.isolation_required {
+            return Err(LoadError::Model(format!(
+                "worker isolation is required and incomplete: {}",
+                gap.text
+            )));
+        }
+        say_once(&gap);
+    }
     Pool::start(plan, spec.workers, &deployment.handle, alive).await.map_err(|reason| {
         let hint = if environment.differences.is_empty() {
             String::new()
@@ -179,6 +196,48 @@ async fn start_pool(
         };
         LoadError::Model(format!("{reason}{hint}"))
     })
+}
+
+/// Gives the workers a user of their own and opens the way to what they read.
+async fn other_user(deployment: &Deployment, settings: &ModelSettings, plan: &mut Plan) -> Result<(), Gap> {
+    let (data, model) = (settings.data_dir.clone(), plan.model.clone());
+    let mut needed = plan.readable.clone();
+    needed.retain(|folder| *folder != model);
+    needed.push(plan.python.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        crate::artifacts::private_dir(&data.join("run")).map_err(|error| unopened(&error))?;
+        if let Some(gap) = user::gap(&data, &needed) {
+            return Err(gap);
+        }
+        user::open(&data, &model, &needed).map_err(|error| unopened(&error))
+    });
+    opened.await.unwrap_or_else(|_| Err(unopened(&std::io::Error::other("stopped"))))?;
+    let spec = &deployment.spec;
+    plan.user.clone_from(deployment.user.get_or_init(|| User::lend(&spec.endpoint)));
+    if plan.user.is_none() {
+        let text = "no number is left for a user of its own".to_owned();
+        return Err(Gap { text, fix: "serve fewer models".to_owned() });
+    }
+    plan.try_user().await.map_err(|reason| Gap {
+        text: format!("another user cannot start the worker: {reason}"),
+        fix: "let other users read the interpreter and its packages".to_owned(),
+    })
+}
+
+fn unopened(error: &std::io::Error) -> Gap {
+    Gap {
+        text: format!("the data folder cannot be opened to another user ({})", error.kind()),
+        fix: "put --data-dir on a file system of this machine that root owns".to_owned(),
+    }
+}
+
+/// Each reason once: it is the same for every model and every try.
+fn say_once(gap: &Gap) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.insert(format!("{}{}", gap.text, gap.fix)) {
+        tracing::warn!(reason = gap.text, fix = gap.fix, "workers keep the user of the gateway");
+    }
 }
 
 /// Answers the input example once. An example the model itself refuses is not held against it; a dead or silent

@@ -1,5 +1,6 @@
 //! All deployments of a gateway.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +33,17 @@ impl std::fmt::Debug for Models {
 impl Models {
     /// Nothing is started yet. Registry calls and workers will live on `handle`.
     #[must_use]
-    pub fn new(settings: ModelSettings, handle: Handle) -> Arc<Self> {
+    pub fn new(mut settings: ModelSettings, handle: Handle) -> Arc<Self> {
+        // Workers and installers start in folders of their own.
+        let absolute = |path: &mut PathBuf| {
+            if let Ok(full) = std::path::absolute(&*path) {
+                *path = full;
+            }
+        };
+        absolute(&mut settings.data_dir);
+        absolute(&mut settings.launcher);
+        let paths = [&mut settings.python, &mut settings.wheelhouse, &mut settings.uv];
+        paths.into_iter().flatten().for_each(absolute);
         let (alive, gone) = mpsc::channel(1);
         Arc::new(Self {
             settings: Arc::new(settings),

@@ -6,7 +6,8 @@ use std::time::Duration;
 /// Folders, interpreters and limits shared by all deployments.
 #[derive(Clone, Debug)]
 pub struct ModelSettings {
-    /// The artifact cache, environments and the workers' private folders live below it (mode 0700).
+    /// The artifact cache, environments and the workers' private folders live below it (mode 0700; 0710 where workers
+    /// have users of their own).
     pub data_dir: PathBuf,
     /// The interpreter of `env_manager: local`. `None`: `python3`, then `python`, on `PATH`.
     pub python: Option<PathBuf>,

@@ -1,8 +1,9 @@
 //! Prometheus metrics. Labels are names from the configuration or words from closed tables, so the number of
 //! series is bounded; no prompt, key or path becomes a label.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use millgate_types::Exchange;
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -58,6 +59,7 @@ pub struct Metrics {
     unpriced: Family<TargetLabels, Counter>,
     attempts: Family<TargetLabels, Counter>,
     records_dropped: Counter,
+    handles: Mutex<HashMap<Key, Handles>>,
     /// Requests that are being served.
     pub requests_in_flight: Gauge<i64, std::sync::atomic::AtomicI64>,
     /// Open client connections.
@@ -100,6 +102,7 @@ impl Metrics {
             unpriced: Family::default(),
             attempts: Family::default(),
             records_dropped: Counter::default(),
+            handles: Mutex::default(),
             requests_in_flight: Gauge::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
@@ -170,55 +173,127 @@ impl Metrics {
     }
 
     pub(crate) fn observe(&self, exchange: &Exchange) {
-        let none: Arc<str> = Arc::from("");
-        let endpoint = exchange.endpoint.clone().unwrap_or_else(|| Arc::clone(&none));
-        let target = exchange.target.clone().unwrap_or(none);
-        let operation = exchange.operation.map_or("", millgate_types::Operation::name);
-        self.requests
-            .get_or_create(&RequestLabels {
-                endpoint: Arc::clone(&endpoint),
-                target: Arc::clone(&target),
-                operation,
-                status: exchange.status,
-                code: exchange.code.map_or("", |code| code.name),
-                outcome: exchange.outcome.name(),
-            })
-            .inc();
-        let of_endpoint = EndpointLabels { endpoint: Arc::clone(&endpoint), operation };
-        self.duration.get_or_create(&of_endpoint).observe(exchange.duration.as_secs_f64());
+        let mut cache = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= CACHED {
+            cache.clear();
+        }
+        let handles = cache.entry(Key::of(exchange)).or_insert_with(|| self.handles_for(exchange));
+        handles.requests.inc();
+        handles.duration.observe(exchange.duration.as_secs_f64());
         if let Some(first) = exchange.time_to_first_byte {
-            self.first_byte.get_or_create(&of_endpoint).observe(first.as_secs_f64());
+            self.first_byte.get_or_create(&handles.of_endpoint).observe(first.as_secs_f64());
         }
-        let of_target = TargetLabels { endpoint: Arc::clone(&endpoint), target: Arc::clone(&target) };
-        if exchange.attempts > 0 {
-            self.attempts.get_or_create(&of_target).inc_by(u64::from(exchange.attempts));
-        }
+        handles.attempts.inc_by(u64::from(exchange.attempts));
         if exchange.rows > 0 {
-            self.rows.get_or_create(&of_target).inc_by(exchange.rows);
+            self.rows.get_or_create(&handles.of_target).inc_by(exchange.rows);
         }
         let usage = &exchange.usage;
         match exchange.cost {
             Some(cost) => {
-                self.cost.get_or_create(&of_target).inc_by(u64::try_from(cost.0).unwrap_or(0));
+                self.cost.get_or_create(&handles.of_target).inc_by(u64::try_from(cost.0).unwrap_or(0));
             }
             None if usage.total() > 0 => {
-                self.unpriced.get_or_create(&of_target).inc();
+                self.unpriced.get_or_create(&handles.of_target).inc();
             }
             None => {}
         }
-        let classes = [
-            ("input", usage.input),
-            ("cache_read", usage.cache_read),
-            ("cache_write", usage.cache_write),
-            ("output", usage.output),
-            ("reasoning", usage.reasoning),
-            ("audio_input", usage.audio_input),
-            ("audio_output", usage.audio_output),
-            ("image_input", usage.image_input),
+        let counts = [
+            usage.input,
+            usage.cache_read,
+            usage.cache_write,
+            usage.output,
+            usage.reasoning,
+            usage.audio_input,
+            usage.audio_output,
+            usage.image_input,
         ];
-        for (class, count) in classes.into_iter().filter(|(_, count)| *count > 0) {
-            let labels = TokenLabels { endpoint: Arc::clone(&endpoint), target: Arc::clone(&target), class };
-            self.tokens.get_or_create(&labels).inc_by(count);
+        for (index, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            let counter = handles.tokens[index].get_or_insert_with(|| {
+                let labels = TokenLabels {
+                    endpoint: Arc::clone(&handles.of_target.endpoint),
+                    target: Arc::clone(&handles.of_target.target),
+                    class: CLASSES[index],
+                };
+                self.tokens.get_or_create(&labels).clone()
+            });
+            counter.inc_by(count);
         }
     }
+
+    fn handles_for(&self, exchange: &Exchange) -> Handles {
+        let none: Arc<str> = Arc::from("");
+        let endpoint = exchange.endpoint.clone().unwrap_or_else(|| Arc::clone(&none));
+        let target = exchange.target.clone().unwrap_or(none);
+        let operation = exchange.operation.map_or("", millgate_types::Operation::name);
+        let of_endpoint = EndpointLabels { endpoint: Arc::clone(&endpoint), operation };
+        let of_target = TargetLabels { endpoint: Arc::clone(&endpoint), target: Arc::clone(&target) };
+        let labels = RequestLabels {
+            endpoint,
+            target,
+            operation,
+            status: exchange.status,
+            code: exchange.code.map_or("", |code| code.name),
+            outcome: exchange.outcome.name(),
+        };
+        Handles {
+            requests: self.requests.get_or_create(&labels).clone(),
+            duration: self.duration.get_or_create(&of_endpoint).clone(),
+            attempts: self.attempts.get_or_create(&of_target).clone(),
+            tokens: Default::default(),
+            of_endpoint,
+            of_target,
+            _alive: (exchange.endpoint.clone(), exchange.target.clone()),
+        }
+    }
+}
+
+/// Kinds of requests whose handles are remembered.
+const CACHED: usize = 1024;
+
+/// Names of the classes of tokens.
+const CLASSES: [&str; 8] = [
+    "input",
+    "cache_read",
+    "cache_write",
+    "output",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+    "image_input",
+];
+
+/// What tells kinds of requests apart. Names are compared by address, which is why [`Handles`] keeps them alive.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    endpoint: usize,
+    target: usize,
+    operation: Option<millgate_types::Operation>,
+    status: u16,
+    code: Option<&'static str>,
+    outcome: &'static str,
+}
+
+impl Key {
+    fn of(exchange: &Exchange) -> Self {
+        let address = |name: &Option<Arc<str>>| name.as_ref().map_or(0, |name| name.as_ptr() as usize);
+        Self {
+            endpoint: address(&exchange.endpoint),
+            target: address(&exchange.target),
+            operation: exchange.operation,
+            status: exchange.status,
+            code: exchange.code.map(|code| code.name),
+            outcome: exchange.outcome.name(),
+        }
+    }
+}
+
+/// The series of one kind of request, found once.
+struct Handles {
+    requests: Counter,
+    duration: Histogram,
+    attempts: Counter,
+    tokens: [Option<Counter>; 8],
+    of_endpoint: EndpointLabels,
+    of_target: TargetLabels,
+    _alive: (Option<Arc<str>>, Option<Arc<str>>),
 }

@@ -112,7 +112,7 @@ mod tests {
         let refused = limiter.admit("a", 5);
         assert_eq!(
             refused,
-            Admission::Refused { retry_after: Duration::from_secs(6), reset: Duration::from_secs(60) }
+            Admission::Refused { retry_after: Duration::from_secs(6), reset: Duration::from_mins(1) }
         );
         assert!(matches!(limiter.admit("b", 5), Admission::Admitted { .. }));
         assert!(matches!(limiter.admit("a", 5 + 6 * SECOND - 1), Admission::Refused { .. }));

@@ -58,12 +58,12 @@ impl<T> Route<T> {
 mod tests {
     use super::*;
 
-    fn leaf(name: &'static str) -> Route<&'static str> {
-        Route::Target(Arc::new(name))
+    fn leaf(name: &str) -> Route<String> {
+        Route::Target(Arc::new(name.to_owned()))
     }
 
-    fn names(plan: &[Arc<&'static str>]) -> Vec<&'static str> {
-        plan.iter().map(|target| **target).collect()
+    fn names(plan: &[Arc<String>]) -> Vec<&str> {
+        plan.iter().map(|target| target.as_str()).collect()
     }
 
     #[test]
@@ -80,7 +80,8 @@ mod tests {
     fn shares_converge_on_the_weights() {
         let route = Route::Split(vec![(80, leaf("a")), (20, leaf("b"))]);
         let mut random = fastrand::Rng::with_seed(7);
-        let first = (0..10_000).filter(|_| *route.plan(&mut |below| random.u64(..below))[0] == "a").count();
+        let first =
+            (0..10_000).filter(|_| route.plan(&mut |below| random.u64(..below))[0].as_str() == "a").count();
         assert!((7_800..8_200).contains(&first), "{first}");
     }
 }

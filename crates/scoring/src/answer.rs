@@ -24,6 +24,17 @@ pub enum Predictions {
 }
 
 impl Predictions {
+    /// Row and, where rows have several numbers, column of the first value that JSON cannot hold.
+    #[must_use]
+    pub fn not_finite(&self) -> Option<(usize, Option<usize>)> {
+        let (width, at) = match self {
+            Self::Labels(_) => return None,
+            Self::Floats { width, values } => (*width, values.iter().position(|value| !value.is_finite())?),
+            Self::Doubles { width, values } => (*width, values.iter().position(|value| !value.is_finite())?),
+        };
+        Some(if width > 1 { (at / width, Some(at % width)) } else { (at, None) })
+    }
+
     /// `{"predictions": [...]}` with Python's separators and number forms. A value that is not finite, which
     /// JSON cannot hold, becomes `null`.
     #[must_use]
@@ -143,6 +154,11 @@ mod tests {
         );
         let rows = Predictions::Floats { width: 2, values: vec![0.5, 0.25, 1.0, 2.0] };
         assert_eq!(rows.to_json(), "{\"predictions\": [[0.5, 0.25], [1.0, 2.0]]}");
+        assert_eq!(rows.not_finite(), None);
+        let odd = Predictions::Floats { width: 2, values: vec![0.5, 0.25, 1.0, f32::NAN] };
+        assert_eq!(odd.not_finite(), Some((1, Some(1))));
+        let odd = Predictions::Doubles { width: 1, values: vec![0.5, f64::INFINITY] };
+        assert_eq!(odd.not_finite(), Some((1, None)));
         assert_eq!(Predictions::Labels(vec![2, 0]).to_json(), "{\"predictions\": [2, 0]}");
     }
 }

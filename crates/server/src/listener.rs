@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
@@ -212,8 +212,7 @@ impl DataThread {
             Ok(runtime) => runtime,
             Err(error) => return tracing::error!(%error, "a data thread could not start"),
         };
-        let local = tokio::task::LocalSet::new();
-        runtime.block_on(local.run_until(self.serve(deal)));
+        runtime.block_on(self.serve(deal));
     }
 
     async fn serve(self, mut deal: mpsc::UnboundedReceiver<Dealt>) {
@@ -238,7 +237,7 @@ impl DataThread {
                         live.push(Arc::downgrade(&connection));
                         let gateway = Arc::clone(&self.gateway);
                         let phase = self.phase.clone();
-                        tasks.spawn_local(drive(gateway, stream, ticket, connection, phase, epoch));
+                        tasks.spawn(drive(gateway, stream, ticket, connection, phase, epoch));
                     }
                     None => open = false,
                 },
@@ -295,12 +294,14 @@ async fn drive(
         connection.requests.fetch_add(1, Ordering::Relaxed);
         let done = Done { connection: Arc::clone(&connection), epoch };
         let gateway = Arc::clone(&gateway);
-        async move {
+        // Boxed, because hyper keeps room for this future as long as the connection lives: idle connections
+        // and open streams should not pay for it.
+        Box::pin(async move {
             let response = pipeline::serve(gateway, peer, request).await;
             Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _done: done }))
-        }
+        })
     });
-    let mut builder = auto::Builder::new(LocalExecutor);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .header_read_timeout(None)
@@ -322,19 +323,6 @@ async fn drive(
     }
     served.as_mut().graceful_shutdown();
     let _broken = served.await;
-}
-
-/// Futures of a data thread stay on it.
-#[derive(Clone, Copy)]
-struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future<Output = ()> + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
 }
 
 /// Marks the connection idle when the answer has left.

@@ -2,9 +2,9 @@
 //! gives, so that a check that is left out does not compile.
 //!
 //! ```text
-//! address -> identify -> decode -> admit -> plan -> dispatch
-//! (path)     (headers    (body,    (limits) (route)  (provider or model; the answer
-//!             only)       endpoint)                   settles the record at its last byte)
+//! identify -> address -> decode -> admit -> plan -> dispatch
+//! (headers    (path)     (body,    (limits) (route)  (provider or model; the answer
+//!  only)                  endpoint)                   settles the record at its last byte)
 //! ```
 
 use std::net::IpAddr;
@@ -63,15 +63,19 @@ async fn handle(
     peer: IpAddr,
     flight: &mut Flight,
 ) -> Result<Reply, Fault> {
+    surface::check_head(head)?;
+    let surface = surface::read(head.uri.path());
+    flight.record().dialect = Some(surface.dialect());
+    if surface.is_public() {
+        check_method(surface, head, flight)?;
+        return listing::public(gateway, snapshot, surface);
+    }
+    // Before any look-up: who has no key does not learn which endpoints there are.
+    let principal = identify(snapshot, head, flight)?;
     let addressed = match address(snapshot, head, flight)? {
         To::Call(addressed) => addressed,
-        To::Public(surface) => return listing::public(gateway, snapshot, surface),
-        To::Listing(surface) => {
-            identify(snapshot, head, flight)?;
-            return listing::listing(snapshot, surface, head);
-        }
+        To::Listing(surface) => return listing::listing(snapshot, surface, head),
     };
-    let principal = identify(snapshot, head, flight)?;
     let decoded = decode(snapshot, addressed, principal, head, body, flight).await?;
     let admitted = admit(gateway, decoded, peer, flight)?;
     let planned = plan(admitted, flight);
@@ -83,8 +87,6 @@ async fn handle(
 enum To<'a> {
     /// A call of an endpoint.
     Call(Addressed),
-    /// For everybody: health and metrics.
-    Public(Surface<'a>),
     /// For callers: lists of what there is.
     Listing(Surface<'a>),
 }
@@ -111,7 +113,6 @@ impl Addressed {
 }
 
 fn address<'a>(snapshot: &Snapshot, head: &'a Parts, flight: &mut Flight) -> Result<To<'a>, Fault> {
-    surface::check_head(head)?;
     let path = head.uri.path();
     // `models serve` puts its endpoint at a path that has no other meaning, and so does an endpoint's own.
     let own = snapshot.by_path(path);
@@ -120,11 +121,7 @@ fn address<'a>(snapshot: &Snapshot, head: &'a Parts, flight: &mut Flight) -> Res
         return Err(Fault::client(code::NOT_FOUND, "nothing is served at this path"));
     }
     flight.record().dialect = Some(surface.dialect());
-    if !surface.methods().contains(&head.method) {
-        let names: Vec<_> = surface.methods().iter().map(http::Method::as_str).collect();
-        flight.headers.extend(HeaderValue::from_str(&names.join(", ")).map(|allow| (header::ALLOW, allow)));
-        return Err(Fault::client(code::METHOD_NOT_ALLOWED, "this path takes another method"));
-    }
+    check_method(surface, head, flight)?;
     let addressed = match surface {
         Surface::ByModel(dialect, operation) => {
             Addressed { operation: Some(operation), ..Addressed::new(dialect) }
@@ -151,17 +148,19 @@ fn address<'a>(snapshot: &Snapshot, head: &'a Parts, flight: &mut Flight) -> Res
             let dialect = natural(kind, Dialect::OpenAi);
             Addressed { endpoint, ..Addressed::new(dialect) }
         }
-        Surface::Health
-        | Surface::Live
-        | Surface::Ready
-        | Surface::Metrics
-        | Surface::Ping
-        | Surface::Version
-        | Surface::Root => return Ok(To::Public(surface)),
         _ => return Ok(To::Listing(surface)),
     };
     flight.record().dialect = Some(addressed.dialect);
     Ok(To::Call(addressed))
+}
+
+fn check_method(surface: Surface<'_>, head: &Parts, flight: &mut Flight) -> Result<(), Fault> {
+    if surface.methods().contains(&head.method) {
+        return Ok(());
+    }
+    let names: Vec<_> = surface.methods().iter().map(http::Method::as_str).collect();
+    flight.headers.extend(HeaderValue::from_str(&names.join(", ")).map(|allow| (header::ALLOW, allow)));
+    Err(Fault::client(code::METHOD_NOT_ALLOWED, "this path takes another method"))
 }
 
 /// Registered models are asked in the scoring protocol, wherever they are called.

@@ -198,10 +198,13 @@ fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
 }
 
+/// Per endpoint and place in its list: a limit as written, and its counts.
+type Limiters = HashMap<(Arc<str>, usize), (LimitConfig, Arc<Limiter<Sharer>>)>;
+
 /// Builds snapshots; keeps what outlives one: limiters with their counts, registries, deployments.
 pub(crate) struct Builder {
     models: Arc<Models>,
-    limiters: HashMap<(Arc<str>, usize), (LimitConfig, Arc<Limiter<Sharer>>)>,
+    limiters: Limiters,
     registries: HashMap<String, (String, Arc<Registry>)>,
     generation: u64,
 }
@@ -220,6 +223,8 @@ impl Builder {
             .map(|(name, written)| Ok((name.as_str(), Arc::new(provider(name, written, config)?))))
             .collect::<Result<_, String>>()?;
         let registries = self.registries(config)?;
+        // The price book is read at its first use: here, not in somebody's first request.
+        let _read_in = millgate_provider::price_book_date();
         let mut resolver = Resolver {
             config,
             providers: &providers,
@@ -498,7 +503,7 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
         head: written.timeout.map_or(Duration::from_secs(route_timeout.unwrap_or(300)), |period| period.0),
         idle: config.server.stream_idle_timeout.0,
     };
-    let base = written.base_url.as_ref().map(|url| url.as_str()).or(kind.base_url.as_deref());
+    let base = written.base_url.as_ref().map(millgate_config::Expanded::as_str).or(kind.base_url.as_deref());
     let (transport, prefix) = match base {
         _ if kind.name == "mock" => (Transport::Mock, String::new()),
         None => return Err(format!("providers.{name}: `base_url` is missing")),

@@ -64,6 +64,14 @@ impl Surface<'_> {
         }
     }
 
+    /// Served to everybody, with or without a key.
+    pub(crate) fn is_public(self) -> bool {
+        matches!(
+            self,
+            Self::Health | Self::Live | Self::Ready | Self::Metrics | Self::Ping | Self::Version | Self::Root
+        )
+    }
+
     /// The dialect of its errors.
     pub(crate) fn dialect(self) -> Dialect {
         match self {

@@ -113,14 +113,13 @@ impl Body for UpstreamBody {
                     this.give_back();
                     return Poll::Ready(None);
                 }
-                // What was read goes out first; the end comes at the next call.
-                Poll::Ready(None) => {}
                 Poll::Pending if first.is_none() => {
                     ready!(this.poll_idle(context));
                     this.link = None;
                     return Poll::Ready(Some(Err(UpstreamError::Idle)));
                 }
-                Poll::Pending => {}
+                // What was read goes out first; the end comes at the next call.
+                Poll::Ready(None) | Poll::Pending => {}
             }
             this.last_frame = Instant::now();
             let data = match more {

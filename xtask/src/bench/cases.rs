@@ -35,6 +35,9 @@ fn cost(bench: &Bench, proxy: &Running, arguments: &[&str], chunks: bool) -> Res
     let (load, cpu) = cpu_of(proxy.pid(), || bench.load(proxy.port, arguments))?;
     let units = if chunks { load.chunks } else { load.requests };
     ensure!(units > 0, "nothing was answered: {load:?}");
+    if load.statuses.len() > 1 || load.requests > load.statuses.values().sum() {
+        say(&format!("  note: not every answer is the same: {load:?}"));
+    }
     Ok(Cost { us: cpu as f64 / units as f64, load })
 }
 
@@ -216,7 +219,6 @@ fn native(bench: &Bench, table: &mut Table) -> Result<()> {
     std::fs::write(&good, IRIS)?;
     std::fs::write(&bad, IRIS.replace("0.2]", "\"x\"]"))?;
     let (mut predicted, mut refused) = (Vec::new(), Vec::new());
-    let seconds = bench.seconds;
     let demo = bench.program("millgate", &["demo"], "/readyz")?;
     let ready = Instant::now() + Duration::from_secs(20);
     while bench
@@ -227,12 +229,14 @@ fn native(bench: &Bench, table: &mut Table) -> Result<()> {
         ensure!(Instant::now() < ready, "the bundled model does not load");
         std::thread::sleep(Duration::from_millis(200));
     }
-    say(&format!("  (the second run of each round answers 400 on purpose; {seconds} s each)"));
     for _ in 0..bench.rounds {
         for (body, seen) in [(&good, &mut predicted), (&bad, &mut refused)] {
             let body = body.display().to_string();
             let arguments = ["-c", "32", "--path", "/predict/iris", "--body", body.as_str()];
-            seen.push(cost(bench, &demo, &arguments, false)?);
+            let cost = cost(bench, &demo, &arguments, false)?;
+            let expected = if body.ends_with("bad.json") { "400" } else { "200" };
+            ensure!(cost.load.statuses.contains_key(expected), "not {expected}: {:?}", cost.load);
+            seen.push(cost);
         }
     }
     demo.stop();

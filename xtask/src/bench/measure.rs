@@ -74,6 +74,25 @@ pub(super) fn cpu_of<T>(root: u32, work: impl FnOnce() -> Result<T>) -> Result<(
     Ok((result, cpu_us(root) - before))
 }
 
+/// The share of all CPU time that is in use, over two seconds in which we do nothing.
+pub(super) fn busy() -> f64 {
+    let look = || -> Option<(u64, u64)> {
+        let text = std::fs::read_to_string("/proc/stat").ok()?;
+        let line = text.lines().next()?;
+        let times: Vec<u64> = line.split_whitespace().skip(1).filter_map(|time| time.parse().ok()).collect();
+        // Idle, and idle while waiting for a disk.
+        Some((times.iter().take(8).sum(), times.get(3)? + times.get(4)?))
+    };
+    let before = look();
+    std::thread::sleep(Duration::from_secs(2));
+    match (before, look()) {
+        (Some((all, idle)), Some((all_now, idle_now))) if all_now > all => {
+            1.0 - (idle_now - idle) as f64 / (all_now - all) as f64
+        }
+        _ => 0.0,
+    }
+}
+
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {

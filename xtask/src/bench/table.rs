@@ -24,13 +24,23 @@ impl Table {
         self.rows.push(Row { what: what.to_owned(), ours, other, ratio });
     }
 
-    pub(super) fn page(&self, machine: &str, rounds: usize, seconds: f64) -> String {
+    pub(super) fn page(&self, machine: &str, rounds: usize, seconds: f64, busy: f64) -> String {
+        // What else runs takes its share of cores and caches.
+        let busy = if busy > 0.05 {
+            let percent = busy * 100.0;
+            format!(
+                " **Other work took {percent:.0} % of the CPU just before this run: its figures are disturbed.**"
+            )
+        } else {
+            String::new()
+        };
         let mut out = format!(
             "# Benchmarks\n\nWritten by `cargo xtask bench` on a {machine}: {rounds} rounds of {seconds} s, medians. A mock \
              provider and the load generator share one core; Millgate, then nginx a few seconds later, has the other \
              alone. CPU is that of the measured process with all its threads and children. Millgate runs with a key \
              check, a rate limit, the model's name replaced, usage counted, metrics and the access log on; nginx is a \
-             plain `proxy_pass` with keep-alive and access log. Machines differ and drift: only the ratios travel.\n\n\
+             plain `proxy_pass` with keep-alive and access log. Ratios are medians of the rounds' own ratios. Machines \
+             differ and drift: only the ratios travel.{busy}\n\n\
              | | Millgate | compared with | ratio |\n|---|---|---|---|\n"
         );
         for Row { what, ours, other, ratio } in &self.rows {

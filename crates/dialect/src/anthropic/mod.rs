@@ -46,7 +46,8 @@ impl Codec for Anthropic {
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         crate::error::read(body)
     }
-    fn read_usage(&self, value: &Value) -> Option<Usage> {
+    fn read_usage(&self, text: &[u8]) -> Option<Usage> {
+        let value: &Value = &serde_json::from_slice(text).ok()?;
         answer::Counts::read(value).usage()
     }
 }

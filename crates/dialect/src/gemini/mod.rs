@@ -60,7 +60,8 @@ impl Codec for Gemini {
     fn usage_member(&self) -> &'static str {
         "usageMetadata"
     }
-    fn read_usage(&self, value: &Value) -> Option<Usage> {
+    fn read_usage(&self, text: &[u8]) -> Option<Usage> {
+        let value: &Value = &serde_json::from_slice(text).ok()?;
         answer::usage(value)
     }
 }

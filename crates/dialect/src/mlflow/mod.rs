@@ -7,7 +7,6 @@ mod error;
 mod stream;
 
 use millgate_types::{Answer, Call, Dialect, Fault, Operation, RequestId, Usage};
-use serde_json::Value;
 
 use crate::openai;
 use crate::stream::{ChunkEncoder, SseDecoder};
@@ -47,7 +46,7 @@ impl Codec for Mlflow {
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         crate::error::read(body)
     }
-    fn read_usage(&self, value: &Value) -> Option<Usage> {
-        openai::usage::read(value)
+    fn read_usage(&self, text: &[u8]) -> Option<Usage> {
+        openai::usage::read_text(text)
     }
 }

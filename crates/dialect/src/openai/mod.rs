@@ -49,8 +49,8 @@ impl Codec for OpenAi {
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         crate::error::read(body)
     }
-    fn read_usage(&self, value: &Value) -> Option<Usage> {
-        usage::read(value)
+    fn read_usage(&self, text: &[u8]) -> Option<Usage> {
+        usage::read_text(text)
     }
 }
 

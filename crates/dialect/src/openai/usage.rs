@@ -4,6 +4,7 @@ use millgate_types::{Money, Usage};
 use serde_json::{Map, Value};
 
 use crate::json::{Object, count};
+use crate::scan;
 
 /// Reads a usage object. `None` when the counts are missing or not to be believed. Who counts how shows in
 /// the sums, so no per-provider switch is needed: a total above prompt + completion by exactly the reasoning
@@ -87,6 +88,54 @@ pub(crate) fn reported_cost(usage: &Map<String, Value>) -> Option<Money> {
     }
 }
 
+/// Reads the text of a usage object. The usual shape is read in place; anything else goes the long way.
+pub(crate) fn read_text(text: &[u8]) -> Option<Usage> {
+    plain(text).or_else(|| read(&serde_json::from_slice(text).ok()?))
+}
+
+/// OpenAI's own shape with sums that add up. `None` for everything that needs [`read`]'s care.
+fn plain(text: &[u8]) -> Option<Usage> {
+    let (mut prompt, mut completion, mut total) = (None, None, None);
+    let (mut cached, mut audio_input, mut reasoning, mut audio_output) = (0, 0, 0, 0);
+    for member in scan::members(text).ok()? {
+        match member.name.as_ref() {
+            "prompt_tokens" => prompt = Some(member.unsigned()?),
+            "completion_tokens" => completion = Some(member.unsigned()?),
+            "total_tokens" => total = Some(member.unsigned()?),
+            "prompt_tokens_details" | "completion_tokens_details" if member.kind == scan::Kind::Object => {
+                let of_prompt = member.name.starts_with('p');
+                for detail in scan::inner_members(&member).ok()? {
+                    match (of_prompt, detail.name.as_ref()) {
+                        (true, "cached_tokens") => cached = detail.unsigned()?,
+                        (true, "audio_tokens") => audio_input = detail.unsigned()?,
+                        (false, "reasoning_tokens") => reasoning = detail.unsigned()?,
+                        (false, "audio_tokens") => audio_output = detail.unsigned()?,
+                        (false, "accepted_prediction_tokens" | "rejected_prediction_tokens") => {}
+                        _ => return None,
+                    }
+                }
+            }
+            _ => return None,
+        }
+    }
+    let (prompt, completion, total): (u64, u64, u64) = (prompt?, completion.unwrap_or(0), total?);
+    let sums = prompt.checked_add(completion) == Some(total) && total <= MAX_PLAIN;
+    let fits =
+        cached.checked_add(audio_input)? <= prompt && reasoning.checked_add(audio_output)? <= completion;
+    (sums && fits).then(|| Usage {
+        input: prompt - cached - audio_input,
+        cache_read: cached,
+        output: completion - reasoning - audio_output,
+        reasoning,
+        audio_input,
+        audio_output,
+        ..Usage::default()
+    })
+}
+
+/// Counts above this are not believed; [`read`] says the same.
+const MAX_PLAIN: u64 = 1_000_000_000;
+
 /// Writes a usage object.
 pub(crate) fn write(out: &mut Vec<u8>, usage: &Usage) {
     let mut object = Object::new(out);
@@ -151,5 +200,24 @@ mod tests {
             assert_eq!(read(&bad), None, "{bad}");
         }
         assert_eq!(read(&json!({"prompt_tokens": 5.0, "completion_tokens": 2.0})).unwrap().total(), 7);
+    }
+
+    #[test]
+    fn the_short_way_says_what_the_long_way_says() {
+        for text in [
+            r#"{"prompt_tokens":19,"completion_tokens":30,"total_tokens":49}"#,
+            r#"{"prompt_tokens":19,"total_tokens":19}"#,
+            r#"{"prompt_tokens":19,"completion_tokens":30,"total_tokens":49,"prompt_tokens_details":{"cached_tokens":7,"audio_tokens":2},"completion_tokens_details":{"reasoning_tokens":20,"audio_tokens":1,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}"#,
+            r#"{"prompt_tokens":19,"completion_tokens":30,"total_tokens":49,"prompt_tokens_details":null}"#,
+            r#"{"prompt_tokens":9,"completion_tokens":3,"total_tokens":15,"completion_tokens_details":{"reasoning_tokens":3}}"#,
+            r#"{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12,"prompt_tokens_details":{"cached_tokens":99}}"#,
+            r#"{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12,"cost":0.5}"#,
+            r#"{"prompt_tokens":-9,"completion_tokens":3,"total_tokens":12}"#,
+            r#"{"prompt_tokens":9000000000,"completion_tokens":0,"total_tokens":9000000000}"#,
+        ] {
+            let long = read(&serde_json::from_str(text).unwrap());
+            assert_eq!(read_text(text.as_bytes()), long, "{text}");
+            assert!(plain(text.as_bytes()).is_none_or(|short| Some(short) == long), "{text}");
+        }
     }
 }

@@ -53,7 +53,8 @@ impl Codec for Responses {
     fn passes(&self, operation: Operation) -> bool {
         operation == Operation::Chat
     }
-    fn read_usage(&self, value: &Value) -> Option<Usage> {
+    fn read_usage(&self, text: &[u8]) -> Option<Usage> {
+        let value: &Value = &serde_json::from_slice(text).ok()?;
         answer::usage(value)
     }
 }

@@ -2,7 +2,6 @@
 //! know the model's signature; asking for any other operation is a fault.
 
 use millgate_types::{Answer, Call, Dialect, Event, Fault, Operation, RequestId, Source, Usage};
-use serde_json::Value;
 
 use crate::{
     Codec, Context, EncodedCall, ErrorBody, Quirks, StreamDecoder, StreamEncoder, error, json,
@@ -52,7 +51,7 @@ impl Codec for Scoring {
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         error::read(body)
     }
-    fn read_usage(&self, _value: &Value) -> Option<Usage> {
+    fn read_usage(&self, _text: &[u8]) -> Option<Usage> {
         None
     }
 }

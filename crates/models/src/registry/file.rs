@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use millgate_types::{ModelRef, VersionSelector};
 use serde_json::Value;
 
-use super::{Place, RegistryError, Resolved, locate, read_yaml, text_of, what};
+use super::{Place, RegistryError, Resolved, join, locate, read_yaml, text_of, what};
 
 #[derive(Clone)]
 pub(super) struct FileStore {
@@ -46,6 +46,12 @@ impl FileStore {
             ModelRef::Run { run_id, path } => {
                 let run = self.in_experiments(run_id).ok_or_else(|| self.none(what(model)))?;
                 let folder = run.join("artifacts").join(self.plain(path)?);
+                let (name, rest) = path.split_once('/').unwrap_or((path, ""));
+                if let Some((id, logged)) = Self::logged_by(&run, run_id, name) {
+                    let folder = if rest.is_empty() { logged } else { logged.join(rest) };
+                    let (place, identity) = (Place::Folder(folder), join(&id, rest));
+                    return Ok(Resolved { version: run_id.clone(), identity, place });
+                }
                 if !folder.is_dir() {
                     return Err(self.none(format!("artifact `{path}` in run `{run_id}`")));
                 }
@@ -141,9 +147,61 @@ impl FileStore {
         folder.is_dir().then_some(folder)
     }
 
+    /// The newest model of this name that a run logged: MLflow 3 keeps models beside runs.
+    fn logged_by(run: &Path, run_id: &str, name: &str) -> Option<(String, PathBuf)> {
+        let entries = std::fs::read_dir(run.parent()?.join("models")).ok()?;
+        let of_run = entries.filter_map(|entry| {
+            let folder = entry.ok()?.path();
+            let meta = read_yaml(&folder.join("meta.yaml")).ok()?;
+            let is = |field: &str, wanted: &str| text_of(meta.get(field)).as_deref() == Some(wanted);
+            let created = text_of(meta.get("creation_timestamp")).and_then(|time| time.parse::<u64>().ok());
+            let id = folder.file_name()?.to_str()?.to_owned();
+            let artifacts = folder.join("artifacts");
+            (is("source_run_id", run_id) && is("name", name) && artifacts.is_dir())
+                .then_some((created, id, artifacts))
+        });
+        of_run.max().map(|(_, id, artifacts)| (id, artifacts))
+    }
+
     fn in_experiments(&self, tail: &str) -> Option<PathBuf> {
         self.plain(tail).ok()?;
         let entries = std::fs::read_dir(&self.root).ok()?;
         entries.filter_map(|entry| Some(entry.ok()?.path().join(tail))).find(|path| path.is_dir())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_leads_to_the_newest_model_it_logged_under_the_name_else_to_its_artifacts() {
+        let root = tempfile::tempdir().unwrap();
+        let store = FileStore::new("default".to_owned(), root.path().to_owned());
+        let experiment = root.path().join("0");
+        let put = |path: &str, text: &str| {
+            let path = experiment.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("r1/artifacts/old/MLmodel", "");
+        for (id, run, name, time) in
+            [("m-1", "r1", "m", 5), ("m-2", "r1", "m", 7), ("m-3", "r2", "m", 9), ("m-4", "r1", "n", 9)]
+        {
+            put(
+                &format!("models/{id}/meta.yaml"),
+                &format!("source_run_id: {run}\nname: {name}\ncreation_timestamp: {time}\n"),
+            );
+            put(&format!("models/{id}/artifacts/MLmodel"), "");
+        }
+        let place = |path: &str| {
+            let model = ModelRef::Run { run_id: "r1".to_owned(), path: path.to_owned() };
+            store.resolve(&model).map(|resolved| (resolved.identity, resolved.place))
+        };
+        let folder = |path: &str| Place::Folder(experiment.join(path));
+        assert_eq!(place("m").unwrap(), ("m-2".to_owned(), folder("models/m-2/artifacts")));
+        assert_eq!(place("old").unwrap(), ("r1/old".to_owned(), folder("r1/artifacts/old")));
+        assert!(matches!(place("none"), Err(RegistryError::NotFound { .. })));
+        assert!(place("../x").is_err() && place("m/../../x").is_err());
     }
 }

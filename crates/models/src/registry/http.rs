@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use millgate_types::{ModelRef, VersionSelector};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Client, StatusCode};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use url::Url;
 
-use super::{Place, RegistryAuth, RegistryConfig, RegistryError, Resolved, text_of, what};
+use super::{Place, RegistryAuth, RegistryConfig, RegistryError, Resolved, join, text_of, what};
 
 /// The largest JSON answer we read from a registry, in bytes.
 const ANSWER_LIMIT: usize = 8 << 20;
+
+/// Pages of logged models that are looked through for one run.
+const PAGES: usize = 100;
 
 pub(crate) struct HttpRegistry {
     registry: String,
@@ -95,14 +98,16 @@ impl HttpRegistry {
 
     pub(super) async fn probe(&self) -> Result<(), RegistryError> {
         let url = self.url(&["api/2.0/mlflow/registered-models/search"], &[("max_results", "1")])?;
-        self.json(url).await.map(drop).map_err(|error| error.unwrap_or_else(|| self.refused("no such API")))
+        self.json(self.client.get(url))
+            .await
+            .map(drop)
+            .map_err(|error| error.unwrap_or_else(|| self.refused("no such API")))
     }
 
-    /// GET; `Err(None)` is the registry's "does not exist".
-    async fn json(&self, url: Url) -> Result<Value, Option<RegistryError>> {
+    /// `Err(None)` is the registry's "does not exist".
+    async fn json(&self, request: RequestBuilder) -> Result<Value, Option<RegistryError>> {
         let call = async {
-            let answer =
-                self.client.get(url).send().await.map_err(|error| self.unreachable(reason(&error)))?;
+            let answer = request.send().await.map_err(|error| self.unreachable(reason(&error)))?;
             let status = answer.status();
             let mut body = Vec::new();
             let mut stream = answer.bytes_stream();
@@ -147,7 +152,7 @@ impl HttpRegistry {
         missing: impl FnOnce() -> String,
     ) -> Result<Value, RegistryError> {
         let url = self.url(&[path], query)?;
-        self.json(url).await.map_err(|error| {
+        self.json(self.client.get(url)).await.map_err(|error| {
             error.unwrap_or_else(|| RegistryError::NotFound {
                 registry: self.registry.clone(),
                 what: missing(),
@@ -170,6 +175,12 @@ impl HttpRegistry {
                 let answer = self.get("api/2.0/mlflow/runs/get", &query, || what(model)).await?;
                 let uri = text_of(answer.pointer("/run/info/artifact_uri"))
                     .ok_or_else(|| self.refused("the run has no artifact address"))?;
+                let experiment = text_of(answer.pointer("/run/info/experiment_id")).unwrap_or_default();
+                let (name, rest) = path.split_once('/').unwrap_or((path, ""));
+                if let Some((id, uri)) = self.logged_by(run_id, &experiment, name).await? {
+                    let place = Place::Uri(join(&uri, rest));
+                    return Ok(Resolved { version: run_id.clone(), identity: join(&id, rest), place });
+                }
                 let place = Place::Uri(format!("{uri}/{path}"));
                 Ok(Resolved { version: run_id.clone(), identity: format!("{run_id}/{path}"), place })
             }
@@ -177,6 +188,47 @@ impl HttpRegistry {
                 Err(RegistryError::NotFound { registry: self.registry.clone(), what: what(model) })
             }
         }
+    }
+
+    /// The newest model of this name that a run logged, and its address. MLflow 3 keeps models beside runs; a
+    /// server without logged models has none.
+    async fn logged_by(
+        &self,
+        run: &str,
+        experiment: &str,
+        name: &str,
+    ) -> Result<Option<(String, String)>, RegistryError> {
+        // The filter's quotes cannot be escaped.
+        if name.contains(['\'', '"', '`']) {
+            return Ok(None);
+        }
+        let mut page = None;
+        for _ in 0..PAGES {
+            let url = self.url(&["api/2.0/mlflow/logged-models/search"], &[])?;
+            let asked = serde_json::json!({
+                "experiment_ids": [experiment],
+                "filter": format!("name = '{name}'"),
+                "page_token": page,
+            });
+            let request = self.client.post(url).header(CONTENT_TYPE, "application/json");
+            let answer = match self.json(request.body(asked.to_string())).await {
+                Ok(answer) => answer,
+                Err(Some(error @ RegistryError::Unreachable { .. })) => return Err(error),
+                Err(_) => return Ok(None),
+            };
+            let models =
+                answer.get("models").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let info = |model: &Value, field: &str| text_of(model.pointer(&format!("/info/{field}")));
+            let found = models.iter().find(|model| info(model, "source_run_id").as_deref() == Some(run));
+            if let Some(model) = found {
+                return Ok(info(model, "model_id").zip(info(model, "artifact_uri")));
+            }
+            page = text_of(answer.get("next_page_token")).filter(|token| !token.is_empty());
+            if page.is_none() {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     async fn registered(

@@ -271,6 +271,11 @@ pub(crate) fn what(model: &ModelRef) -> String {
     }
 }
 
+/// `base/rest`, or `base` alone.
+fn join(base: &str, rest: &str) -> String {
+    if rest.is_empty() { base.to_owned() } else { format!("{base}/{rest}") }
+}
+
 /// Finds a stored artifact address inside a local store. MLflow writes absolute paths; when a store was moved or
 /// packed, the longest tail of the path that exists below the store's folder is taken.
 pub(crate) fn locate(root: &Path, uri: &str) -> Option<PathBuf> {

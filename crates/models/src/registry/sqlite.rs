@@ -7,7 +7,7 @@ use millgate_types::{ModelRef, VersionSelector};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{Connection as _, Row as _};
 
-use super::{Place, RegistryError, Resolved, locate, what};
+use super::{Place, RegistryError, Resolved, join, locate, what};
 
 pub(super) struct SqliteStore {
     registry: String,
@@ -77,6 +77,11 @@ impl SqliteStore {
                     .map_err(failed)?
                     .ok_or_else(|| self.none(what(model)))?;
                 let uri: String = row.try_get(0).map_err(failed)?;
+                let (name, rest) = path.split_once('/').unwrap_or((path, ""));
+                if let Some((id, uri)) = self.logged_by(database, run_id, name).await? {
+                    let (place, identity) = (self.place(&join(&uri, rest))?, join(&id, rest));
+                    return Ok(Resolved { version: run_id.clone(), identity, place });
+                }
                 let place = self.place(&format!("{uri}/{path}"))?;
                 return Ok(Resolved { version: run_id.clone(), identity: format!("{run_id}/{path}"), place });
             }
@@ -165,6 +170,31 @@ impl SqliteStore {
             .await
             .map_err(|error| self.failed(&error))?;
         row.map(|row| row.try_get(0).map_err(|error| self.failed(&error))).transpose()
+    }
+
+    /// The newest model of this name that a run logged, and its address: MLflow 3 keeps models beside runs.
+    async fn logged_by(
+        &self,
+        database: &mut SqliteConnection,
+        run: &str,
+        name: &str,
+    ) -> Result<Option<(String, String)>, RegistryError> {
+        let row = sqlx::query(
+            "SELECT model_id, artifact_location FROM logged_models
+             WHERE source_run_id = ? AND name = ? AND lifecycle_stage = 'active'
+             ORDER BY creation_timestamp_ms DESC LIMIT 1",
+        )
+        .bind(run)
+        .bind(name)
+        .fetch_optional(database)
+        .await;
+        let row = match row {
+            // A database of MLflow 2.
+            Err(sqlx::Error::Database(error)) if error.message().contains("no such table") => None,
+            other => other.map_err(|error| self.failed(&error))?,
+        };
+        let read = |row: SqliteRow| Ok((row.try_get(0)?, row.try_get(1)?));
+        row.map(read).transpose().map_err(|error: sqlx::Error| self.failed(&error))
     }
 
     /// Files named by a database lie on this machine: where the address says, or beside the database.

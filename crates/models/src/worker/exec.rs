@@ -1,6 +1,6 @@
 //! What `millgate worker-exec` does: it takes rights away from its own process, then becomes the Python worker.
-//! The gateway's process is never touched. Order: session, limits, capabilities, files (Landlock), system calls
-//! (seccomp), then `exec` with a cleared environment.
+//! The gateway's process is never touched. Order: session, limits, capabilities, files (Landlock), user, system calls
+//! (seccomp), then `exec` with a cleared environment. The installers of environments are started the same way.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -23,14 +23,23 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Launch {
-    pub(crate) python: PathBuf,
-    pub(crate) script: PathBuf,
-    /// The only folder the worker may write to; its home.
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<String>,
+    /// The folder it may write to: its home, its temporary folder and where it starts.
     pub(crate) private: PathBuf,
+    /// Other folders it may write to.
+    pub(crate) writable: Vec<PathBuf>,
     /// Folders it may read beside the system's.
     pub(crate) readable: Vec<PathBuf>,
     pub(crate) network_allowed: bool,
     pub(crate) memory_limit: Option<u64>,
+    /// Another user to become, with a group of the same number.
+    pub(crate) user: Option<u32>,
+    /// Processes and threads that user may have.
+    pub(crate) processes: Option<u64>,
+    pub(crate) descriptors: u64,
+    /// The environment is already as it should be: it is not replaced by the worker's.
+    pub(crate) keep_environment: bool,
     /// End with an error instead of starting with less isolation.
     pub(crate) required: bool,
 }
@@ -80,13 +89,18 @@ pub fn worker_exec(json: &str) -> Result<Infallible, String> {
     };
     let io = |done: rustix::io::Result<()>| done.map_err(|error| error.to_string());
     rustix::process::setsid().map_err(|error| format!("worker-exec: setsid: {error}"))?;
-    step("parent death signal", io(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))));
     step("limits", limits(&launch));
     step("no_new_privs", io(rustix::thread::set_no_new_privs(true)));
     if rustix::process::geteuid().is_root() {
         step("capabilities", capabilities());
     }
     step("landlock", files(&launch));
+    if let Some(id) = launch.user {
+        // Never optional: what the gateway gave to that user is closed to this one.
+        become_user(id).map_err(|error| format!("worker-exec: the worker's own user: {error}"))?;
+    }
+    // A change of user takes the signal back, so it is asked for afterwards.
+    step("parent death signal", io(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))));
     step("seccomp", calls(&launch));
     if !missing.is_empty() {
         let text = missing.join("; ");
@@ -95,24 +109,31 @@ pub fn worker_exec(json: &str) -> Result<Infallible, String> {
         }
         eprintln!("worker isolation is incomplete: {text}");
     }
-    let error = Command::new(&launch.python)
-        .args(["-I", "-X", "faulthandler"])
-        .arg(&launch.script)
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("HOME", &launch.private)
-        .env("TMPDIR", &launch.private)
-        .env("LANG", "C.UTF-8")
-        .env("OMP_NUM_THREADS", "1")
-        .env("OPENBLAS_NUM_THREADS", "1")
-        .env("MKL_NUM_THREADS", "1")
-        .current_dir(&launch.private)
-        .exec();
-    Err(format!("the interpreter cannot be started ({})", error.kind()))
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let mut command = Command::new(&launch.program);
+    command.args(&launch.args).current_dir(&launch.private);
+    if !launch.keep_environment {
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("HOME", &launch.private)
+            .env("TMPDIR", &launch.private)
+            .env("LANG", "C.UTF-8")
+            .env("OMP_NUM_THREADS", "1")
+            .env("OPENBLAS_NUM_THREADS", "1")
+            .env("MKL_NUM_THREADS", "1");
+    }
+    let error = command.exec();
+    Err(format!("the program cannot be started ({})", error.kind()))
 }
 
 fn limits(launch: &Launch) -> Result<(), String> {
-    let mut set = vec![(Resource::Core, 0), (Resource::Nofile, 256), (Resource::Fsize, 4 << 30)];
+    let mut set =
+        vec![(Resource::Core, 0), (Resource::Nofile, launch.descriptors), (Resource::Fsize, 4 << 30)];
+    if let (Some(_), Some(processes)) = (launch.user, launch.processes) {
+        // Counted for the user as a whole, so only where the user is the worker's own.
+        set.push((Resource::Nproc, processes));
+    }
     if let Some(limit) = launch.memory_limit {
         // A back-stop: the watcher in the gateway counts more exactly and comes first in most cases.
         set.push((Resource::Data, limit.saturating_add(512 << 20)));
@@ -124,8 +145,7 @@ fn limits(launch: &Launch) -> Result<(), String> {
     Ok(())
 }
 
-/// A worker started as root keeps the user but no capability: `exec` can give none back that is not in the
-/// bounding set.
+/// Started as root, it keeps no capability: `exec` can give none back that is not in the bounding set.
 fn capabilities() -> Result<(), String> {
     for capability in CapabilitySet::all().iter() {
         match rustix::thread::remove_capability_from_bounding_set(capability) {
@@ -135,6 +155,15 @@ fn capabilities() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Only this thread changes, and there is no other: the launcher has one thread.
+fn become_user(id: u32) -> rustix::io::Result<()> {
+    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    let (user, group) = (rustix::process::Uid::from_raw(id), rustix::process::Gid::from_raw(id));
+    set_thread_groups(&[rustix::process::Gid::from_raw(super::user::GROUP)])?;
+    set_thread_res_gid(group, group, group)?;
+    set_thread_res_uid(user, user, user)
 }
 
 fn files(launch: &Launch) -> Result<(), String> {
@@ -161,7 +190,8 @@ fn files(launch: &Launch) -> Result<(), String> {
         })
         .and_then(|rules| {
             let all = AccessFs::from_all(abi) & !AccessFs::Execute;
-            rules.add_rules(path_beneath_rules([&launch.private], all))
+            let folders = std::iter::once(&launch.private).chain(&launch.writable);
+            rules.add_rules(path_beneath_rules(folders, all))
         })
         .map_err(|error| text(&error))?;
     let status = created.restrict_self().map_err(|error| text(&error))?;

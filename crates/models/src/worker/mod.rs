@@ -5,6 +5,7 @@ pub(crate) mod exec;
 mod frame;
 mod process;
 mod queue;
+pub(crate) mod user;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -260,6 +261,8 @@ struct ErrorDetail {
     exception: String,
     #[serde(default)]
     body: String,
+    #[serde(default)]
+    place: Option<String>,
 }
 
 /// One prediction. `Err` says why the worker must be replaced; the job has then been answered or put back.
@@ -306,7 +309,8 @@ async fn run_job(inner: &Inner, process: &mut Process, job: Job, id: u64) -> Res
                         status: detail.status,
                         user: detail.class == "user",
                         class: detail.exception,
-                        body: detail.body,
+                        body: without_trace(detail.body),
+                        place: detail.place,
                     }));
                     Ok(())
                 }
@@ -320,6 +324,29 @@ async fn run_job(inner: &Inner, process: &mut Process, job: Job, id: u64) -> Res
             let _ = job.reply.send(Err(timed_out()));
             Err("the worker missed a deadline".to_owned())
         }
+    }
+}
+
+/// MLflow's error body without what only a log may hold. The worker leaves it out already, but model code runs there.
+fn without_trace(body: String) -> String {
+    const MARK: &str = "Traceback (most recent call last)";
+    if !body.contains("stack_trace") && !body.contains(MARK) {
+        return body;
+    }
+    let cut = |text: &str| text.split(MARK).next().unwrap_or_default().trim_end().to_owned();
+    match serde_json::from_str(&body) {
+        Ok(serde_json::Value::Object(mut fields)) => {
+            fields.remove("stack_trace");
+            for value in fields.values_mut() {
+                if let serde_json::Value::String(text) = value
+                    && text.contains(MARK)
+                {
+                    *text = cut(text);
+                }
+            }
+            serde_json::Value::Object(fields).to_string()
+        }
+        _ => cut(&body),
     }
 }
 
@@ -339,4 +366,18 @@ async fn died(inner: &Inner, process: &mut Process, mut job: Job) -> String {
         let _ = job.reply.send(Err(crashed("the model's worker died twice on this request")));
     }
     reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_stack_trace_is_left_in_an_error_body() {
+        let kept = r#"{"error_code": "BAD_REQUEST", "message": "no"}"#;
+        assert_eq!(without_trace(kept.to_owned()), kept);
+        let body = r#"{"error_code":"X","message":"no\nTraceback (most recent call last):\n  File","stack_trace":"s"}"#;
+        assert_eq!(without_trace(body.to_owned()), r#"{"error_code":"X","message":"no"}"#);
+        assert_eq!(without_trace("no\nTraceback (most recent call last):\n x".to_owned()), "no");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,6 +18,7 @@ use tokio::process::{Child, Command};
 
 use super::exec::Launch;
 use super::frame::{self, Frame, kind};
+use super::user::User;
 
 /// The worker's source, written into its private folder at each start.
 const SOURCE: &str = include_str!("worker.py");
@@ -33,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) launcher: PathBuf,
     pub(crate) python: PathBuf,
     pub(crate) model: PathBuf,
+    /// Answers that are not JSON (`NaN`) are an error.
+    pub(crate) strict: bool,
     /// Private folders are made here.
     pub(crate) run_dir: PathBuf,
     /// Folders the worker may read beside the system's.
@@ -40,11 +44,68 @@ pub(crate) struct Plan {
     pub(crate) network_allowed: bool,
     pub(crate) memory_limit: Option<u64>,
     pub(crate) isolation_required: bool,
+    /// The user that the workers run as, when it is not ours.
+    pub(crate) user: Option<Arc<User>>,
+    /// Processes and threads that user may have.
+    pub(crate) processes: u64,
     pub(crate) load_timeout: Duration,
     pub(crate) kill_after: Duration,
     /// For log lines.
     pub(crate) label: Arc<str>,
 }
+
+impl Plan {
+    /// The launcher's argument.
+    fn launch(&self, private: &Path, args: Vec<String>) -> std::io::Result<String> {
+        let launch = Launch {
+            program: self.python.clone(),
+            args,
+            private: private.to_owned(),
+            writable: Vec::new(),
+            readable: self.readable.clone(),
+            network_allowed: self.network_allowed,
+            memory_limit: self.memory_limit,
+            user: self.user.as_ref().map(|user| user.id()),
+            processes: Some(self.processes),
+            descriptors: 256,
+            keep_environment: false,
+            required: self.isolation_required,
+        };
+        serde_json::to_string(&launch).map_err(std::io::Error::other)
+    }
+
+    /// Whether a worker's user can read the interpreter, its packages and the model: seen by trying, as the worker
+    /// will be started.
+    pub(crate) async fn try_user(&self) -> Result<(), String> {
+        let Some(user) = &self.user else { return Ok(()) };
+        let io = |error: std::io::Error| format!("the private folder: {}", error.kind());
+        let private = tempfile::Builder::new().prefix("try-").tempdir_in(&self.run_dir).map_err(io)?;
+        user.give(private.path()).map_err(io)?;
+        let args = ["-I", "-c", TRY].map(str::to_owned).into_iter().chain([self.model.display().to_string()]);
+        let output = Command::new(&self.launcher)
+            .arg("worker-exec")
+            .arg(self.launch(private.path(), args.collect()).map_err(io)?)
+            .env_clear()
+            .current_dir(private.path())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        match tokio::time::timeout(self.load_timeout, output).await {
+            Ok(Ok(output)) if output.status.success() => Ok(()),
+            Ok(Ok(output)) => {
+                let text = String::from_utf8_lossy(&output.stderr);
+                Err(clean(text.lines().last().unwrap_or("no reason was given"), self))
+            }
+            _ => Err("the interpreter does not answer".to_owned()),
+        }
+    }
+}
+
+/// Reads one file of each kind; imports nothing of the model's.
+const TRY: &str = "import sys,os,importlib.util as u
+open(os.path.join(sys.argv[1],'MLmodel')).close()
+s=u.find_spec('mlflow')
+if s and s.origin: open(s.origin).close()";
 
 type Lines = Arc<Mutex<VecDeque<String>>>;
 
@@ -91,21 +152,17 @@ impl Process {
         let private = tempfile::Builder::new().prefix("worker-").tempdir_in(&plan.run_dir)?;
         let source = private.path().join("worker.py");
         std::fs::write(&source, SOURCE)?;
+        if let Some(user) = &plan.user {
+            std::fs::set_permissions(&source, std::fs::Permissions::from_mode(0o644))?;
+            user.give(private.path())?;
+        }
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let launch = Launch {
-            python: plan.python.clone(),
-            script: source,
-            private: private.path().to_owned(),
-            readable: plan.readable.clone(),
-            network_allowed: plan.network_allowed,
-            memory_limit: plan.memory_limit,
-            required: plan.isolation_required,
-        };
-        let json = serde_json::to_string(&launch).map_err(std::io::Error::other)?;
+        let mut args: Vec<String> = ["-I", "-X", "faulthandler"].map(str::to_owned).into();
+        args.push(source.display().to_string());
         let mut child = Command::new(&plan.launcher)
             .arg("worker-exec")
-            .arg(json)
+            .arg(plan.launch(private.path(), args)?)
             .env_clear()
             .current_dir(private.path())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -131,7 +188,7 @@ impl Process {
         if !matches!(&hello, Ok(frame) if frame.kind == kind::HELLO) {
             return Err(self.epitaph("the worker did not start").await);
         }
-        let asked = serde_json::json!({ "model": plan.model }).to_string();
+        let asked = serde_json::json!({ "model": plan.model, "strict": plan.strict }).to_string();
         let sent = frame::write(&mut self.writer, kind::LOAD, 0, &[asked.as_bytes()]).await;
         if sent.is_err() {
             return Err(self.epitaph("the worker died at its start").await);
@@ -223,11 +280,19 @@ impl Drop for Process {
     }
 }
 
-/// The memory that is a process's own, in bytes (PSS).
+/// The memory that is a process's own, in bytes: PSS, or what the kernel tells everybody when it does not let us look
+/// (root without `CAP_SYS_PTRACE` at another user's process).
 pub(crate) fn memory(pid: Option<Pid>) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", pid?.as_raw_nonzero())).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    let pid = pid?.as_raw_nonzero();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    if let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) {
+        return field(&text, "Pss:");
+    }
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(field(&text, "RssAnon:")? + field(&text, "RssShmem:").unwrap_or(0))
 }
 
 /// Takes our own folders out of a text that callers see, and keeps it short.

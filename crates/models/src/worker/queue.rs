@@ -36,6 +36,8 @@ pub(crate) enum Reply {
         class: String,
         /// The body MLflow's scoring server would answer with, without its stack trace.
         body: String,
+        /// Where the answer holds a number that JSON cannot hold.
+        place: Option<String>,
     },
 }
 

@@ -70,8 +70,40 @@ def rss():
         return 0
 
 
+def unwritable(text):
+    """Where an answer holds a number that JSON cannot hold; None where it does not. The names are lists' places and
+    members' names, from the row on."""
+    if "NaN" not in text and "Infinity" not in text:
+        return None
+    odd = object()
+    answer = json.loads(text, parse_constant=lambda _: odd)
+    stack = [(answer, ())]
+    found = None
+    while stack:
+        value, place = stack.pop()
+        if value is odd:
+            found = place
+            break
+        if isinstance(value, dict):
+            stack.extend((item, place + (name,)) for name, item in reversed(list(value.items())))
+        elif isinstance(value, list):
+            stack.extend((item, place + (index,)) for index, item in reversed(list(enumerate(value))))
+    if found is None:
+        return None
+    if found[:1] == ("predictions",):
+        found = found[1:]
+    # One output per member: {"name": [row, row]}.
+    if len(found) > 1 and isinstance(found[0], str) and isinstance(found[1], int):
+        found = (found[1], found[0]) + found[2:]
+    words = []
+    for what, part in zip(("row", "column"), found):
+        words.append(f"{what} {part}" if isinstance(part, int) else f"column `{part}`")
+    return ", ".join(words) or "its only value"
+
+
 class Model:
-    def __init__(self, folder):
+    def __init__(self, folder, strict):
+        self.strict = strict
         os.environ["MLFLOW_ALLOW_MODEL_CODE_EXECUTION"] = "true"
         os.environ["_MLFLOW_IS_IN_SERVING_ENVIRONMENT"] = "true"
         import mlflow
@@ -102,6 +134,10 @@ class Model:
         if answer.status != 200:
             self.refuse(request, answer.status, answer.response, answer.response, None)
             return
+        place = unwritable(answer.response) if self.strict else None
+        if place is not None:
+            send(ERROR, request, json.dumps({"class": "model", "status": 500, "place": place}).encode())
+            return
         send(RESULT_JSON, request, answer.response.encode())
 
     def refuse(self, request, status, body, cause, trace):
@@ -129,7 +165,7 @@ def main():
             if kind == LOAD:
                 asked = json.loads(payload)
                 sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", 0), write_through=True, errors="replace")
-                model = Model(asked["model"])
+                model = Model(asked["model"], asked["strict"])
                 ready = {"mlflow": model.version, "python": hello["python"], "rss": rss()}
                 send(READY, request, json.dumps(ready).encode())
             elif kind == PREDICT_JSON:

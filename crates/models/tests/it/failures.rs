@@ -1,6 +1,6 @@
 //! Workers that crash, hang, print garbage or eat memory, on a stand-in for MLflow that does so when told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use millgate_models::{Deployment, DeploymentSpec, DeploymentState, FindingLevel, RuntimeChoice, doctor};
@@ -29,6 +29,31 @@ const EXCEPTIONS: &str = "class MlflowException(Exception):\n    def get_http_st
 const SERVER: &str = r#"
 import json, os, sys, time, socket, types, subprocess
 from mlflow.exceptions import MlflowException
+def attempt(act):
+    verb, path = act[0], act[1]
+    try:
+        if verb == "read":
+            with open(path, "rb") as f: f.seek(act[2] if len(act) > 2 else 0); return "done" if f.read(1) else "empty"
+        if verb == "text": return open(path).read()
+        if verb == "write": open(path, "a").close(); return "done"
+        if verb == "list": os.listdir(path); return "done"
+        if verb == "remove": os.remove(path); return "done"
+        if verb == "ids": return [os.getuid(), os.getgid(), os.getgroups(), os.environ["HOME"]]
+        if verb == "parent":
+            import ctypes
+            signal = ctypes.c_int(0)
+            ctypes.CDLL(None).prctl(2, ctypes.byref(signal))
+            return signal.value
+        if verb == "fork":
+            children = 0
+            try:
+                for _ in range(act[2]):
+                    child = os.fork()
+                    if child == 0: time.sleep(30); os._exit(0)
+                    children += 1
+            except OSError: pass
+            return children
+    except OSError as e: return "refused"
 def reply(value): return types.SimpleNamespace(status=200, response=json.dumps({"predictions": value}))
 def invocations(data, content_type, model, schema):
     word = json.loads(data)["inputs"]
@@ -46,11 +71,14 @@ def invocations(data, content_type, model, schema):
         held = []
         while True:
             held.append(bytearray(os.urandom(1 << 20) * 16)); time.sleep(0.02)
+    if isinstance(word, str) and word.startswith("answer "):
+        return types.SimpleNamespace(status=200, response='{"predictions": ' + word[7:] + '}')
     if word == "refuse": raise MlflowException("value-of-the-caller")
     if word == "print":
         sys.stdout.write("x" * 2_000_000); sys.stderr.write("y\n" * 100_000); sys.stdout.flush()
     if word == "environ": return reply(sorted(os.environ))
     if word == "pid": return reply(os.getpid())
+    if isinstance(word, dict): return reply({name: attempt(act) for name, act in word.items()})
     if word == "escape":
         got = {}
         for name, act in {
@@ -68,9 +96,12 @@ def invocations(data, content_type, model, schema):
 "#;
 
 /// An interpreter with the stand-in installed.
-fn stand_in(bench: &Bench) -> PathBuf {
-    let folder = bench.folder.path().join("venv");
-    run(std::process::Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(&folder));
+pub(crate) fn stand_in(place: &Path) -> PathBuf {
+    let folder = place.join("venv");
+    // The system's own interpreter where there is one: other users can reach it.
+    let python = Path::new("/usr/bin/python3");
+    let python = if python.is_file() { python } else { Path::new("python3") };
+    run(std::process::Command::new(python).args(["-m", "venv", "--without-pip"]).arg(&folder));
     let lib = std::fs::read_dir(folder.join("lib")).unwrap().next().unwrap().unwrap().path();
     let site = lib.join("site-packages");
     write(&site.join("mlflow/__init__.py"), MLFLOW);
@@ -84,8 +115,8 @@ fn stand_in(bench: &Bench) -> PathBuf {
     folder.join("bin/python")
 }
 
-fn obedient(bench: &Bench, behaviour: &str) -> PathBuf {
-    let folder = bench.folder.path().join("model");
+pub(crate) fn obedient(place: &Path, behaviour: &str) -> PathBuf {
+    let folder = place.join("model");
     write(&folder.join("MLmodel"), "flavors:\n  python_function: {loader_module: x}\nsignature: null\n");
     write(&folder.join("behaviour"), behaviour);
     folder
@@ -93,18 +124,13 @@ fn obedient(bench: &Bench, behaviour: &str) -> PathBuf {
 
 /// A bench whose interpreter is the stand-in, and one deployed model.
 fn start(behaviour: &str, change: impl FnOnce(&mut DeploymentSpec)) -> (Bench, std::sync::Arc<Deployment>) {
-    let mut python = PathBuf::new();
     let place = tempfile::tempdir().unwrap();
-    let mut bench = Bench::new(|_| {});
-    bench.folder = place;
-    python.clone_from(&stand_in(&bench));
-    let folder = bench.folder;
-    let mut bench = Bench::new(|settings| {
+    let python = stand_in(place.path());
+    let bench = Bench::at(place, |settings| {
         settings.python = Some(python);
         settings.kill_after = Duration::from_millis(100);
     });
-    bench.folder = folder;
-    let model = obedient(&bench, behaviour);
+    let model = obedient(bench.folder.path(), behaviour);
     let registry = crate::support::registry(&bench.folder.path().display().to_string());
     let mut spec = crate::support::spec(registry, &format!("file://{}", model.display()));
     spec.runtime = RuntimeChoice::Worker;
@@ -242,6 +268,34 @@ async fn compat_lets_mlflows_own_answer_stand_without_its_stack_trace() {
         (answer.status, text(&answer)),
         (400, "{\"error_code\": \"BAD_REQUEST\", \"message\": \"no\"}")
     );
+    bench.models.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_json_cannot_hold_is_refused_with_its_place_or_passed_as_mlflow_does() {
+    let (bench, deployment) = start("", |_| {});
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    for (answer, place) in [
+        ("[1.5, NaN]", "row 1"),
+        ("[[1, 2], [3, -Infinity]]", "row 1, column 1"),
+        ("[{'p': 1, 'q': Infinity}]", "row 0, column `q`"),
+        ("{'p': [1, 2, NaN]}", "row 2, column `p`"),
+        ("NaN", "its only value"),
+    ] {
+        let asked = serde_json::json!({ "inputs": format!("answer {}", answer.replace('\'', "\"")) });
+        let fault = json(&deployment, &asked.to_string()).await.unwrap_err();
+        assert_eq!(fault.code, code::MODEL_FAILED, "{fault}");
+        assert!(fault.public.ends_with(&format!(": {place}")), "{answer}: {fault}");
+    }
+    let answer = json(&deployment, &say("answer [\\\"NaN\\\", null]")).await.unwrap();
+    assert_eq!(text(&answer), "{\"predictions\": [\"NaN\", null]}");
+    assert_eq!(deployment.status().worker_restarts, 0);
+    bench.models.shutdown().await;
+
+    let (bench, deployment) = start("", |spec| spec.compat_mlflow = true);
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    let answer = json(&deployment, &say("answer [1.5, NaN]")).await.unwrap();
+    assert_eq!((answer.status, text(&answer)), (200, "{\"predictions\": [1.5, NaN]}"));
     bench.models.shutdown().await;
 }
 

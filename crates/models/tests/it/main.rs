@@ -9,3 +9,4 @@ mod failures;
 mod http;
 mod real;
 mod support;
+mod users;

@@ -35,6 +35,6 @@ for target in (data.target, 2 - data.target):
     answer = scoring_server.invocations(
         body.encode(), "application/json", loaded, loaded.metadata.get_input_schema()
     )
-    print(json.dumps([info.model_id, answer.response]), flush=True)
+    print(json.dumps([info.model_id, answer.response, info.run_id]), flush=True)
 client.set_registered_model_alias("pipeline", "champion", "1")
 client.transition_model_version_stage("pipeline", "1", "Production")

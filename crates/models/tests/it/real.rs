@@ -112,7 +112,7 @@ async fn a_real_tracking_server_is_followed_through_its_life() {
     let made = Command::new(&python).arg(script).args([&uri, BODY]).current_dir(&place).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let made = String::from_utf8(made.stdout).unwrap();
-    let known: Vec<(String, String)> =
+    let known: Vec<(String, String, String)> =
         made.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert_eq!(known.len(), 2, "{made}");
 
@@ -162,6 +162,13 @@ async fn a_real_tracking_server_is_followed_through_its_life() {
     let logged = bench.deploy(prod.clone(), &format!("models:/{}", known[0].0));
     assert!(logged.wait_ready(PATIENCE).await, "{:?}", logged.status());
     assert_eq!(text(&json(&logged, BODY).await.unwrap()), known[0].1);
+    let run = format!("runs:/{}/pipeline", known[1].2);
+    for model in [run.as_str(), "models:/pipeline/latest"] {
+        let deployment = bench.deploy(prod.clone(), model);
+        assert!(deployment.wait_ready(PATIENCE).await, "{model}: {:?}", deployment.status());
+        assert_eq!(text(&json(&deployment, BODY).await.unwrap()), known[1].1, "{model}");
+    }
+    bench.models.retain(std::slice::from_ref(&alias));
     for (model, reason) in [
         ("models:/nobody/1", "registry `prod` has no model `nobody`"),
         ("models:/pipeline/9", "registry `prod` has no version 9 of model `pipeline`"),
@@ -187,6 +194,81 @@ async fn a_real_tracking_server_is_followed_through_its_life() {
     let file = bench.models.deploy(wanted);
     assert!(file.wait_ready(PATIENCE).await, "{:?}", file.status());
     assert_eq!(text(&json(&file, BODY).await.unwrap()), known[1].1);
+    let mut wanted = file.spec().clone();
+    wanted.model = millgate_types::ModelRef::parse(&run).unwrap();
+    let logged = bench.models.deploy(wanted);
+    assert!(logged.wait_ready(PATIENCE).await, "{:?}", logged.status());
+    assert_eq!(text(&json(&logged, BODY).await.unwrap()), known[1].1);
+    bench.models.shutdown().await;
+}
+
+/// What `mlflow models serve` itself answers for iris, asked over HTTP, beside what our workers answer: CSV and JSON,
+/// good and bad. Only its stack traces are missing here.
+#[tokio::test]
+async fn csv_and_errors_are_those_of_mlflow_models_serve() {
+    let Some(python) = real_python() else { return };
+    let bench = bench(python.clone());
+    let folder = bench.folder.path().join("iris");
+    let header = "sepal length (cm),sepal width (cm),petal length (cm),petal width (cm)";
+    let rows = "5.1,3.5,1.4,0.2\n6.7,3.0,5.2,2.3";
+    let asked = [
+        ("text/csv", format!("{header}\n{rows}\n"), true),
+        ("text/csv; charset=utf-8", format!("{header}\r\n{}\r\n", rows.replace('\n', "\r\n")), true),
+        ("text/csv", format!("\"extra\",{header}\nx,{}", rows.replace('\n', "\ny,")), true),
+        ("text/csv", format!("{header}\n5.1,3.5,1.4,\n"), false),
+        ("text/csv", format!("{rows}\n"), false),
+        ("text/csv", format!("{header}\n5.1,3.5,1.4,x\n"), false),
+        ("application/json", r#"{"inputs": 1}"#.to_owned(), false),
+        ("application/json", r#"{"instances": [1, 2"#.to_owned(), false),
+        ("application/json", "[1]".to_owned(), false),
+    ];
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/serve_iris.py");
+    let list: Vec<_> = asked.iter().map(|(kind, body, _)| (kind, body)).collect();
+    let output = Command::new(&python)
+        .arg(script)
+        .arg(free_port().to_string())
+        .arg(&folder)
+        .arg(serde_json::to_string(&list).unwrap())
+        .current_dir(bench.folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answers: Vec<(u16, String, String)> = serde_json::from_slice(&output.stdout).unwrap();
+    let registry = registry(&bench.folder.path().display().to_string());
+    let mut wanted = spec(registry, &format!("file://{}", folder.display()));
+    wanted.runtime = RuntimeChoice::Worker;
+    let strict = bench.models.deploy(wanted.clone());
+    wanted.compat_mlflow = true;
+    let compat = bench.models.deploy(wanted);
+    assert!(strict.wait_ready(PATIENCE).await && compat.wait_ready(PATIENCE).await, "{:?}", strict.status());
+    for ((kind, body, good), (status, answered_as, answer)) in asked.into_iter().zip(answers) {
+        let request = || millgate_models::PredictRequest {
+            content_type: Some(kind),
+            body: body.clone().into(),
+            deadline: Instant::now() + Duration::from_mins(1),
+        };
+        let ours = compat.predict(request()).await.unwrap();
+        assert_eq!(ours.status, status, "{body}: {answer} and {}", text(&ours));
+        assert!(!text(&ours).contains("stack_trace"), "{}", text(&ours));
+        if status == 200 {
+            assert_eq!((text(&ours), ours.content_type), (answer.as_str(), answered_as.as_str()), "{body}");
+        } else {
+            let mut theirs: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            theirs.as_object_mut().unwrap().remove("stack_trace");
+            let ours: serde_json::Value = serde_json::from_slice(&ours.body).unwrap();
+            // MLflow writes sets, whose order differs from process to process.
+            let sorted = |value: &serde_json::Value| {
+                let mut letters: Vec<char> = value.to_string().chars().collect();
+                letters.sort_unstable();
+                letters
+            };
+            assert_eq!(sorted(&ours), sorted(&theirs), "{body}: {ours} and {theirs}");
+        }
+        match strict.predict(request()).await {
+            Ok(ours) => assert_eq!((status, text(&ours)), (200, answer.as_str()), "{body}"),
+            Err(fault) => assert!(!good, "{body}: {fault}"),
+        }
+    }
     bench.models.shutdown().await;
 }
 

@@ -21,7 +21,10 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(change: impl FnOnce(&mut ModelSettings)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap(), change)
+    }
+
+    pub(crate) fn at(folder: tempfile::TempDir, change: impl FnOnce(&mut ModelSettings)) -> Self {
         let mut settings =
             ModelSettings::new(folder.path().join("data"), env!("CARGO_BIN_EXE_millgate-worker-exec"));
         change(&mut settings);

@@ -79,16 +79,16 @@ impl Facts {
                     }
                 }
                 "prompt" | "previous_response_id" | "conversation" if dialect == Dialect::Responses => {
-                    subject = true
+                    subject = true;
                 }
                 "prompt" => subject |= operation == Operation::Completions,
                 "input" => subject |= subject_of(dialect, operation) == "input",
                 "n" | "max_tokens" | "max_completion_tokens" | "max_output_tokens"
-                    if strict && member.kind != Kind::Null =>
+                    if strict
+                        && member.kind != Kind::Null
+                        && member.unsigned().is_none_or(|number| number == 0) =>
                 {
-                    if member.unsigned().is_none_or(|number| number == 0) {
-                        return Err(wrong_type(member, "a positive integer"));
-                    }
+                    return Err(wrong_type(member, "a positive integer"));
                 }
                 "temperature" if strict && member.kind != Kind::Null => {
                     let most = if dialect == Dialect::Anthropic { 1.0 } else { 2.0 };
@@ -96,10 +96,12 @@ impl Facts {
                         return Err(wrong_type(member, &format!("a number from 0 to {most}")));
                     }
                 }
-                "top_p" if strict && member.kind != Kind::Null => {
-                    if !member.float().is_some_and(|number| (0.0..=1.0).contains(&number)) {
-                        return Err(wrong_type(member, "a number from 0 to 1"));
-                    }
+                "top_p"
+                    if strict
+                        && member.kind != Kind::Null
+                        && !member.float().is_some_and(|number| (0.0..=1.0).contains(&number)) =>
+                {
+                    return Err(wrong_type(member, "a number from 0 to 1"));
                 }
                 name if is_control_field(name) => {
                     let public = format!("`{name}` may not be set by callers");

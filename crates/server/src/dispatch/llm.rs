@@ -150,8 +150,7 @@ impl Attempt<'_> {
         let quirks = &self.provider.kind.quirks;
         let asked = facts.model.as_ref().map(|model| &*model.name);
         let model: Cow<'_, str> = match (self.model, asked.and_then(|asked| asked.split_once('/'))) {
-            (Some(model), _) => model.into(),
-            (None, Some((_, model))) => model.into(),
+            (Some(model), _) | (None, Some((_, model))) => model.into(),
             (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
         };
         let price = millgate_provider::price(self.provider.kind, &model);
@@ -339,15 +338,12 @@ impl Attempt<'_> {
             return Ok(self.stream_reply(Box::new(stream::Replayed::new(out))));
         }
         let body = response.into_body();
-        let pieces: Box<dyn Pieces> = match way.lane {
-            Lane::Pass => {
-                let watch = Watch::new(way.dialect, way.operation, way.hide_usage);
-                Box::new(stream::Passing::open(body, watch, call.dialect, flight).await?)
-            }
-            _ => {
-                let decoder = codec(way.dialect).stream_decoder(way.operation);
-                Box::new(stream::Translating::open(body, decoder, encoder(), flight).await?)
-            }
+        let pieces: Box<dyn Pieces> = if way.lane == Lane::Pass {
+            let watch = Watch::new(way.dialect, way.operation, way.hide_usage);
+            Box::new(stream::Passing::open(body, watch, call.dialect, flight).await?)
+        } else {
+            let decoder = codec(way.dialect).stream_decoder(way.operation);
+            Box::new(stream::Translating::open(body, decoder, encoder(), flight).await?)
         };
         Ok(self.stream_reply(pieces))
     }
@@ -371,6 +367,7 @@ fn not_an_answer(status: u16, fault: Fault) -> Fault {
 }
 
 /// The body of a provider's answer.
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one; the mock is for demos")]
 pub(super) enum AnswerBody {
     Upstream(UpstreamBody),
     Mock(MockBody),

@@ -104,18 +104,15 @@ struct Reply {
 
 impl Reply {
     fn to(request: &Value, operation: Operation, model: &str) -> Self {
-        let (said, prompt_tokens) = match operation {
-            Operation::Completions => {
-                let prompt = text_of(&request["prompt"]);
-                let tokens = prompt.split_whitespace().count();
-                (prompt, tokens)
-            }
-            _ => {
-                let messages = request["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
-                let last = messages.iter().rev().find(|message| message["role"] == "user");
-                let tokens = messages.iter().map(|m| text_of(&m["content"]).split_whitespace().count()).sum();
-                (last.map(|message| text_of(&message["content"])).unwrap_or_default(), tokens)
-            }
+        let (said, prompt_tokens) = if operation == Operation::Completions {
+            let prompt = text_of(&request["prompt"]);
+            let tokens = prompt.split_whitespace().count();
+            (prompt, tokens)
+        } else {
+            let messages = request["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let last = messages.iter().rev().find(|message| message["role"] == "user");
+            let tokens = messages.iter().map(|m| text_of(&m["content"]).split_whitespace().count()).sum();
+            (last.map(|message| text_of(&message["content"])).unwrap_or_default(), tokens)
         };
         let mut words: Vec<String> =
             format!("[mock] You said: {said}").split(' ').map(str::to_owned).collect();
@@ -179,6 +176,7 @@ impl Reply {
         })
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the values are made for this call")]
     fn chunk(&self, choices: Value, usage: Value) -> Step {
         let chunk = json!({
             "id": "mock", "object": self.object(true), "created": 0, "model": self.model,
@@ -295,7 +293,9 @@ fn vector(text: &str, length: usize) -> Vec<f32> {
     let mut vector: Vec<f32> = (0..length).map(|_| random.f32() - 0.5).collect();
     let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
     if norm > 0.0 {
-        vector.iter_mut().for_each(|value| *value /= norm);
+        for value in &mut vector {
+            *value /= norm;
+        }
     }
     vector
 }

@@ -92,7 +92,7 @@ impl Passing {
     ) -> Result<Self, Fault> {
         loop {
             let (passed, last) = match next(&mut body).await? {
-                Some(bytes) => (watch.push(bytes), false),
+                Some(bytes) => (watch.push(&bytes), false),
                 None => (watch.finish(), true),
             };
             flight.consumed(watch.usage());
@@ -109,11 +109,11 @@ impl Passing {
         }
     }
 
-    fn fail(&mut self, sent: Bytes, fault: &Fault, flight: &mut Flight) -> Bytes {
+    fn fail(&mut self, sent: &[u8], fault: &Fault, flight: &mut Flight) -> Bytes {
         self.over = true;
         flight.fail(fault);
         let event = codec(self.dialect).fault_event(fault, flight.request_id());
-        if sent.is_empty() { event.into() } else { [&sent[..], &event].concat().into() }
+        if sent.is_empty() { event.into() } else { [sent, &event].concat().into() }
     }
 }
 
@@ -124,9 +124,9 @@ impl Pieces for Passing {
         }
         while !self.over {
             let passed = match ready!(poll_next(&mut self.body, context)) {
-                Some(Ok(bytes)) => self.watch.push(bytes),
+                Some(Ok(bytes)) => self.watch.push(&bytes),
                 Some(Err(error)) => {
-                    return Poll::Ready(Some(self.fail(Bytes::new(), &interrupted(error), flight)));
+                    return Poll::Ready(Some(self.fail(&[], &interrupted(error), flight)));
                 }
                 None => {
                     self.over = true;
@@ -135,7 +135,7 @@ impl Pieces for Passing {
             };
             flight.consumed(self.watch.usage());
             if let Some(fault) = passed.fault {
-                return Poll::Ready(Some(self.fail(passed.bytes, &fault, flight)));
+                return Poll::Ready(Some(self.fail(&passed.bytes, &fault, flight)));
             }
             if !passed.bytes.is_empty() {
                 return Poll::Ready(Some(passed.bytes));

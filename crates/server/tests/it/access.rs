@@ -68,3 +68,20 @@ async fn without_a_key_the_answer_comes_before_the_body() {
     let answer = tokio::time::timeout(Duration::from_secs(2), gateway.raw(head.as_bytes())).await;
     assert_eq!(answer.expect("at once").unwrap().0.status, 401);
 }
+
+/// Endpoints, their paths and paths that nobody has look alike to a caller without a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_key_nobody_learns_which_endpoints_there_are() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = guarded(&fake).await;
+    for path in
+        ["/gateway/openai-ok/invocations", "/gateway/nobody/invocations", "/predict/nothing", "/v1/models"]
+    {
+        let answer = gateway.get(path).await;
+        assert_eq!(answer.status, 401, "{path}: {}", answer.text());
+        assert_eq!(answer.header("x-millgate-error"), Some("invalid_api_key"), "{path}");
+    }
+    for path in ["/health", "/livez", "/readyz", "/metrics"] {
+        assert_eq!(gateway.get(path).await.status, 200, "{path}");
+    }
+}

@@ -2,6 +2,7 @@
 
 mod access;
 mod bad_input;
+mod cost;
 mod faults;
 mod gemini;
 mod limits;

@@ -1,4 +1,5 @@
 //! The client against small scripted servers on loopback.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
 use std::time::Duration;
