@@ -41,16 +41,19 @@ struct Writer<'a> {
     names: HashMap<&'a str, &'a str>,
     /// For calls without a signature.
     spare: Option<&'static str>,
+    /// Media stand inside the results of tools, as newer models have it.
+    media_in_results: bool,
 }
 
 fn chat(call: &ChatCall, quirks: &Quirks) -> EncodedCall {
     let same = call.extra.dialect == Dialect::Gemini;
-    let needs_signature = !same && version(&call.model).is_some_and(|version| version >= (3, 0));
+    let newer = version(&call.model).is_some_and(|version| version >= (3, 0));
     let mut writer = Writer {
         same,
         dropped: Vec::new(),
         names: HashMap::new(),
-        spare: needs_signature.then_some(NO_SIGNATURE),
+        spare: (newer && !same).then_some(NO_SIGNATURE),
+        media_in_results: newer || same,
     };
     let mut body = Vec::with_capacity(1024);
     let mut top = Object::new(&mut body);
@@ -174,6 +177,7 @@ impl<'a> Writer<'a> {
         let response = match serde_json::from_str::<Value>(&text) {
             _ if is_error => json!({"error": text}),
             Ok(object @ Value::Object(_)) => object,
+            _ if text.is_empty() => json!({}),
             _ => json!({"result": text}),
         };
         let mut inner = Map::new();
@@ -182,28 +186,42 @@ impl<'a> Writer<'a> {
         }
         inner.insert("name".to_owned(), json!(name));
         inner.insert("response".to_owned(), response);
-        turn.push(json!({"functionResponse": inner}));
+        let mut media = Vec::new();
         for block in content.iter().filter(|block| !matches!(block, Block::Text { .. })) {
-            match parts::media_value(block) {
-                Some(part) => turn.push(part),
-                None => self.dropped.push(path()),
+            match (parts::media_value(block), block) {
+                (Some(part), _) => media.push(part),
+                (None, Block::Other { dialect: Dialect::Gemini, value }) => media.push(value.clone()),
+                _ => self.dropped.push(path()),
             }
+        }
+        if self.media_in_results && !media.is_empty() {
+            inner.insert("parts".to_owned(), Value::Array(std::mem::take(&mut media)));
+        }
+        turn.push(json!({"functionResponse": inner}));
+        for part in media {
+            turn.push(part);
         }
     }
 
     fn tools(&mut self, top: &mut Object<'_>, call: &ChatCall) {
         let mut declared = Vec::new();
         let mut others = Vec::new();
+        let mut place = 0;
         for (index, tool) in call.tools.iter().enumerate() {
             match &tool.other {
                 Some((Dialect::Gemini, value)) => others.push(value.clone()),
                 Some(_) => self.dropped.push(format!("tools[{index}]")),
-                None => declared.push(declaration(tool)),
+                None => {
+                    if declared.is_empty() {
+                        place = others.len();
+                    }
+                    declared.push(declaration(tool));
+                }
             }
         }
         let any = !declared.is_empty();
         if any {
-            others.insert(0, json!({"functionDeclarations": declared}));
+            others.insert(place, json!({"functionDeclarations": declared}));
         }
         if !others.is_empty() {
             top.field("tools", &others);

@@ -213,7 +213,7 @@ impl Reader for ChunkReader {
                 id: self.id.clone(),
                 model: text("modelVersion"),
                 created: None,
-                usage: None,
+                usage: found,
             });
         }
         self.blocked |= map.get("promptFeedback").is_some_and(is_blocked);

@@ -41,8 +41,14 @@ fn recordings_look_as_they_did_in_every_dialect() {
     let mut differing = Vec::new();
     for recording in fixtures::curated() {
         let mut text = String::new();
-        for dialect in [Dialect::OpenAi, Dialect::Anthropic, Dialect::Mlflow] {
-            if dialect == Dialect::Anthropic && recording.operation != Operation::Chat {
+        // The younger dialects show their own recordings only, and each other's.
+        let younger = [Dialect::Gemini, Dialect::Responses];
+        let all = [Dialect::OpenAi, Dialect::Anthropic, Dialect::Mlflow].into_iter().chain(younger);
+        for dialect in all {
+            let chats_only = [Dialect::Anthropic, Dialect::Responses].contains(&dialect);
+            if chats_only && recording.operation != Operation::Chat
+                || younger.contains(&dialect) && !younger.contains(&recording.dialect)
+            {
                 continue;
             }
             let shown = match recording.kind.as_str() {

@@ -268,9 +268,34 @@ proptest! {
         }
     }
 
+    /// The younger dialects sign and name things their own way; what is said and called is the same.
+    #[test]
+    fn an_answer_says_the_same_in_every_dialect(answer in answer()) {
+        let said = |answer: &Answer| match answer {
+            Answer::Chat(answer) => answer.choices[0].content.iter().map(|block| match block {
+                Block::Reasoning { text, .. } => format!("thinking {text}"),
+                Block::ToolCall { id, name, arguments, .. } => {
+                    let arguments: serde_json::Value = serde_json::from_str(arguments).unwrap();
+                    format!("call {id} {name} {arguments}")
+                }
+                other => format!("{other:?}"),
+            }).chain([format!("{:?} {:?}", answer.choices[0].finish, answer.usage.map(|usage| usage.total()))]).collect::<Vec<_>>(),
+            other => vec![format!("{other:?}")],
+        };
+        let answer = Answer::Chat(answer);
+        let Answer::Chat(chat) = &answer else { return Ok(()) };
+        for dialect in [Dialect::Gemini, Dialect::Responses] {
+            let whole = codec(dialect).encode_answer(&answer, &fixtures::context());
+            let whole = codec(dialect).decode_answer(Operation::Chat, &whole).unwrap();
+            let streamed = aggregate(dialect, Operation::Chat, decode(dialect, &[&stream_of(dialect, chat)])).unwrap();
+            prop_assert_eq!(said(&whole), said(&answer), "{:?}", dialect);
+            prop_assert_eq!(said(&streamed), said(&whole), "{:?}", dialect);
+        }
+    }
+
     #[test]
     fn every_split_gives_the_same_events(answer in answer(), cuts in vec(any::<prop::sample::Index>(), 0..8)) {
-        for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
+        for dialect in [Dialect::OpenAi, Dialect::Anthropic, Dialect::Gemini, Dialect::Responses] {
             let bytes = stream_of(dialect, &answer);
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
             cuts.sort_unstable();
@@ -304,18 +329,20 @@ proptest! {
     /// Bytes of any kind never panic a decoder.
     #[test]
     fn noise_is_refused_in_peace(bytes in vec(any::<u8>(), 0..200), json in "[\\[\\]{}\":,a-z0-9 ]{0,60}") {
-        for dialect in [Dialect::OpenAi, Dialect::Anthropic, Dialect::Mlflow, Dialect::Scoring] {
-            for operation in [Operation::Chat, Operation::Completions, Operation::Embeddings, Operation::Predict] {
+        for codec in millgate_dialect::DIALECTS {
+            let dialect = codec.dialect();
+            for operation in [Operation::Chat, Operation::CountTokens, Operation::Completions, Operation::Embeddings, Operation::Predict] {
                 for body in [&bytes, json.as_bytes()] {
-                    let _ = codec(dialect).decode_call(operation, body);
-                    let _ = codec(dialect).decode_answer(operation, body);
-                    let _ = codec(dialect).decode_error(500, body);
+                    let _ = codec.decode_call(operation, body);
+                    let _ = codec.decode_answer(operation, body);
+                    let _ = codec.decode_error(500, body);
                     let framed = [b"data: ", body, b"\n\n"].concat();
-                    let mut decoder = codec(dialect).stream_decoder(operation);
+                    let mut decoder = codec.stream_decoder(operation);
                     let mut events = Vec::new();
                     decoder.push(&framed, &mut events);
                     decoder.finish(&mut events);
-                    prop_assert!(matches!(events.last(), Some(Event::Error(_) | Event::End)));
+                    let ended = matches!(events.last(), Some(Event::Error(_) | Event::End));
+                    prop_assert!(ended, "{dialect:?}");
                 }
             }
         }
