@@ -1,7 +1,7 @@
 //! Every recording decodes, keeps its numbers straight and can be shown in every dialect.
 
 use millgate_dialect::{aggregate, codec, replay};
-use millgate_types::{Answer, Block, Call, Dialect, Event, Operation, Usage};
+use millgate_types::{Answer, Block, Dialect, Event, Operation, Usage};
 use serde_json::Value;
 
 use crate::fixtures::{self, Recording};
