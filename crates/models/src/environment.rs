@@ -29,8 +29,7 @@ pub(crate) async fn prepare(
     manager: EnvManager,
     model: &ModelFile,
 ) -> Result<Environment, String> {
-    let base = base(settings)?;
-    let facts = inspect(&base).await?;
+    let facts = inspect(&base(settings)?).await?;
     if manager == EnvManager::Local {
         let wanted = model.requirements().unwrap_or_default();
         let differences = differences(&facts, &wanted);
@@ -43,7 +42,7 @@ pub(crate) async fn prepare(
                 facts.version
             ));
         }
-        return Ok(Environment { python: base, readable: facts.folders, differences });
+        return Ok(Environment { python: facts.executable, readable: facts.folders, differences });
     }
     if let Some(wanted) = model.python_version()
         && minor(&wanted) != minor(&facts.version)
@@ -54,7 +53,7 @@ pub(crate) async fn prepare(
             minor(&wanted)
         ));
     }
-    build(settings, manager, model, &base, &facts).await
+    build(settings, manager, model, &facts).await
 }
 
 /// For `doctor`: the version of the local interpreter and of its MLflow.
@@ -66,9 +65,9 @@ pub(crate) async fn local(settings: &ModelSettings) -> Result<(String, Option<St
 
 /// The local interpreter, and the folders it reads.
 pub(crate) async fn folders(settings: &ModelSettings) -> Result<Vec<PathBuf>, String> {
-    let base = base(settings)?;
-    let mut folders = inspect(&base).await?.folders;
-    folders.push(base);
+    let facts = inspect(&base(settings)?).await?;
+    let mut folders = facts.folders;
+    folders.push(facts.executable);
     Ok(folders)
 }
 
@@ -84,6 +83,9 @@ fn base(settings: &ModelSettings) -> Result<PathBuf, String> {
 
 /// What an interpreter says about itself.
 struct Facts {
+    /// The interpreter itself: what is on PATH may be a script that chooses one (pyenv's shims), which a
+    /// confined process cannot run.
+    executable: PathBuf,
     version: String,
     folders: Vec<PathBuf>,
     packages: Vec<(String, String)>,
@@ -95,7 +97,7 @@ from importlib import metadata
 p=[[d.metadata['Name'] or '',d.version] for d in metadata.distributions()]
 f={sys.prefix,sys.base_prefix,sys.exec_prefix,sys.base_exec_prefix,os.path.dirname(os.path.realpath(sys.executable))}
 f|={q for q in sys.path if q and os.path.isdir(q)}
-print(json.dumps({'version':sys.version.split()[0],'folders':sorted(f),'packages':p}))";
+print(json.dumps({'executable':sys.executable or '','version':sys.version.split()[0],'folders':sorted(f),'packages':p}))";
 
 async fn inspect(python: &Path) -> Result<Facts, String> {
     let output = Command::new(python)
@@ -117,7 +119,9 @@ async fn inspect(python: &Path) -> Result<Facts, String> {
     };
     let packages = texts("packages")
         .filter_map(|pair| Some((normal(pair.get(0)?.as_str()?), pair.get(1)?.as_str()?.to_owned())));
+    let executable = value.get("executable").and_then(|path| path.as_str()).unwrap_or_default();
     Ok(Facts {
+        executable: if executable.is_empty() { python.to_owned() } else { executable.into() },
         version: value.get("version").and_then(|v| v.as_str()).unwrap_or_default().to_owned(),
         folders: texts("folders").filter_map(|folder| folder.as_str().map(PathBuf::from)).collect(),
         packages: packages.collect(),
@@ -164,9 +168,9 @@ async fn build(
     settings: &ModelSettings,
     manager: EnvManager,
     model: &ModelFile,
-    base: &Path,
     facts: &Facts,
 ) -> Result<Environment, String> {
+    let base = &facts.executable;
     let requirements = model.requirements().ok_or("the model has no requirements.txt")?;
     let requirements = tidy(&requirements)?;
     let uv = match manager {
@@ -494,6 +498,7 @@ mod tests {
     #[test]
     fn differing_packages_are_named() {
         let facts = Facts {
+            executable: PathBuf::from("/usr/bin/python3"),
             version: "3.11.7".to_owned(),
             folders: Vec::new(),
             packages: vec![("scikit-learn".to_owned(), "1.8.0".to_owned())],
