@@ -180,7 +180,7 @@ fn memory(bench: &Bench, table: &mut Table) -> Result<()> {
         Some(idle / other_idle),
     );
     table.row(
-        "memory of 1,000 open streams",
+        "memory of 1,000 open streams, above that at rest",
         format!("{streams:.1} MB"),
         format!("nginx {other_streams:.1} MB"),
         Some(streams / other_streams),
