@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_head_that_is_not_all_there_is_waited_for_up_to_a_limit() {
         assert!(read("HTTP/1.1 200 OK\r\ncontent-len").unwrap().is_none());
-        let long = Bytes::from([b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'x'; MAX_HEAD]].concat());
+        let long = Bytes::from([b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &vec![b'x'; MAX_HEAD]].concat());
         assert!(parse(&long, &Method::POST).is_err());
     }
 

@@ -369,7 +369,6 @@ fn not_an_answer(status: u16, fault: Fault) -> Fault {
 }
 
 /// The body of a provider's answer.
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one; the mock is for demos")]
 pub(super) enum AnswerBody {
     Upstream(UpstreamBody),
     Mock(MockBody),
