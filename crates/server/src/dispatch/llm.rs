@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,8 +13,10 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use millgate_dialect::{
-    Context, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens, replay, scan, usage_of,
+    Context, StreamEncoder, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens, replay,
+    scan, usage_of,
 };
+use millgate_provider::Price;
 use millgate_types::{Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, code};
 use millgate_upstream::{Client, Outgoing, Payload, UpstreamBody, UpstreamError, collect};
 
@@ -55,24 +58,26 @@ pub(super) struct Attempt<'a> {
     pub(super) provider: &'a Provider,
     /// `None`: the caller named it, `provider/model`.
     pub(super) model: Option<&'a str>,
+    /// Of `model`.
+    pub(super) price: Option<&'a Arc<Price>>,
     pub(super) head: &'a Parts,
     pub(super) max_answer: usize,
 }
 
 /// What the answer needs to be read and written.
-struct Way {
+struct Way<'a> {
     lane: Lane,
     /// What the provider is spoken to in.
     dialect: Dialect,
     /// The provider's name of the model.
-    model: String,
+    model: Cow<'a, str>,
     /// The operation towards the provider: completions become chat where it only chats.
     operation: Operation,
     stream: bool,
     hide_usage: bool,
-    context: Context,
+    /// How the caller wants vectors written.
+    format: EmbeddingFormat,
     dropped: Vec<String>,
-    price: Option<&'static millgate_provider::Price>,
 }
 
 impl Attempt<'_> {
@@ -83,9 +88,12 @@ impl Attempt<'_> {
         if operation == Operation::CountTokens && !(facts.passes && self.native(operation)) {
             return self.estimate(translated, flight);
         }
-        let (body, way) = self.encode(facts, operation, translated, flight)?;
+        let (body, way) = self.encode(facts, operation, translated)?;
         flight.record().lane = Some(way.lane);
-        flight.price = way.price;
+        flight.price = match self.model {
+            Some(_) => self.price.cloned(),
+            None => self.provider.price(&way.model),
+        };
         let response = self.send(&way, body).await?;
         flight.first_byte();
         let response = self.check(response).await?;
@@ -141,63 +149,42 @@ impl Attempt<'_> {
         facts: &Facts,
         operation: Operation,
         translated: &mut Translated,
-        flight: &Flight,
-    ) -> Result<(Bytes, Way), Fault> {
+    ) -> Result<(Bytes, Way<'_>), Fault> {
         let call = &self.planned.call;
         let native = self.native(operation) && facts.passes;
         let target = if native { call.dialect } else { self.provider.kind.dialect };
         let quirks = &self.provider.kind.quirks;
-        let asked = facts.model.as_ref().map(|model| &*model.name);
-        let model: Cow<'_, str> = match (self.model, asked.and_then(|asked| asked.split_once('/'))) {
+        let model: Cow<'_, str> = match (self.model, self.asked().and_then(|asked| asked.split_once('/'))) {
             (Some(model), _) | (None, Some((_, model))) => model.into(),
             (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
         };
-        let price = millgate_provider::price(self.provider.kind, &model);
-        // MLflow's answers name the provider's model, the others what the caller asked for.
-        let shown =
-            if call.dialect == Dialect::Mlflow { &model } else { asked.unwrap_or(&call.endpoint.name) };
-        let context = |embedding_format| Context {
-            request_id: flight.request_id(),
-            model: shown.to_owned(),
-            provider: self.provider.kind.name.clone(),
-            include_usage: facts.include_usage.unwrap_or(call.dialect == Dialect::Mlflow),
-            embedding_format,
-            created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        };
         let stream = facts.stream && call.operation != Operation::Embeddings;
+        let mut way = Way {
+            lane: Lane::Pass,
+            dialect: target,
+            model,
+            operation,
+            stream,
+            hide_usage: false,
+            format: EmbeddingFormat::Float,
+            dropped: Vec::new(),
+        };
         if native && operation == call.operation {
-            let ask = stream
+            way.hide_usage = stream
                 && target == Dialect::OpenAi
                 && quirks.supports_stream_options
                 && facts.include_usage != Some(true);
-            let body = facts.splice(&call.body, &model, ask);
-            let context = context(EmbeddingFormat::Float);
-            let way = Way {
-                lane: Lane::Pass,
-                dialect: target,
-                model: model.into_owned(),
-                operation,
-                stream,
-                hide_usage: ask,
-                context,
-                dropped: Vec::new(),
-                price,
-            };
+            let body = facts.splice(&call.body, &way.model, way.hide_usage);
             return Ok((body, way));
         }
+        way.lane = Lane::Translate;
         let canonical = translated.call(self.planned)?;
-        canonical.rename(&model);
-        let format = match canonical {
-            Call::Embedding(call) => call.format,
-            Call::Chat(call) => {
-                call.include_usage = true;
-                EmbeddingFormat::Float
-            }
-            Call::Completion(call) => {
-                call.include_usage = true;
-                EmbeddingFormat::Float
-            }
-        };
+        canonical.rename(&way.model);
+        match canonical {
+            Call::Embedding(call) => way.format = call.format,
+            Call::Chat(call) => call.include_usage = true,
+            Call::Completion(call) => call.include_usage = true,
+        }
         let as_chat = match canonical {
             Call::Completion(call) if operation == Operation::Chat => {
                 Some(Call::Chat(Box::new(completion_as_chat(call)?)))
@@ -205,21 +192,32 @@ impl Attempt<'_> {
             _ => None,
         };
         let encoded = codec(target).encode_call(as_chat.as_ref().unwrap_or(canonical), quirks)?;
-        let way = Way {
-            lane: Lane::Translate,
-            dialect: target,
-            context: context(format),
-            model: model.into_owned(),
-            operation,
-            stream,
-            hide_usage: false,
-            dropped: encoded.dropped,
-            price,
-        };
+        way.dropped = encoded.dropped;
         Ok((encoded.body.into(), way))
     }
 
-    async fn send(&self, way: &Way, body: Bytes) -> Result<Response<AnswerBody>, Fault> {
+    /// The name that the caller used.
+    fn asked(&self) -> Option<&str> {
+        self.planned.call.facts.as_ref()?.model.as_ref().map(|model| &*model.name)
+    }
+
+    /// What the encoders of answers need to know.
+    fn context(&self, way: &Way<'_>, flight: &Flight) -> Context {
+        let call = &self.planned.call;
+        let is_mlflow = call.dialect == Dialect::Mlflow;
+        // MLflow's answers name the provider's model, the others what the caller asked for.
+        let shown = if is_mlflow { &*way.model } else { self.asked().unwrap_or(&call.endpoint.name) };
+        Context {
+            request_id: flight.request_id(),
+            model: shown.to_owned(),
+            provider: self.provider.kind.name.clone(),
+            include_usage: call.facts.as_ref().and_then(|facts| facts.include_usage).unwrap_or(is_mlflow),
+            embedding_format: way.format,
+            created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        }
+    }
+
+    async fn send(&self, way: &Way<'_>, body: Bytes) -> Result<Response<AnswerBody>, Fault> {
         let provider = self.provider;
         let origin = match &provider.transport {
             Transport::Mock => return mock::answer(way.operation, &body).await,
@@ -268,7 +266,7 @@ impl Attempt<'_> {
     async fn whole(
         &self,
         response: Response<AnswerBody>,
-        way: &Way,
+        way: &Way<'_>,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
         let status = response.status();
@@ -283,7 +281,7 @@ impl Attempt<'_> {
         }
         let answer = self.decode_whole(&body, way)?;
         flight.consumed(answer.usage().unwrap_or_default());
-        Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &way.context)))
+        Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &self.context(way, flight))))
     }
 
     /// The body of an answer that must be one JSON object and not an error in disguise.
@@ -305,7 +303,7 @@ impl Attempt<'_> {
         Ok(body)
     }
 
-    fn decode_whole(&self, body: &[u8], way: &Way) -> Result<Answer, Fault> {
+    fn decode_whole(&self, body: &[u8], way: &Way<'_>) -> Result<Answer, Fault> {
         let answer = codec(way.dialect).decode_answer(way.operation, body)?;
         Ok(match answer {
             Answer::Chat(chat) if self.planned.call.operation == Operation::Completions => {
@@ -320,19 +318,18 @@ impl Attempt<'_> {
     async fn stream(
         &self,
         response: Response<AnswerBody>,
-        way: &Way,
+        way: &Way<'_>,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
         let call = &self.planned.call;
         let content_type =
             response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        let encoder = || codec(call.dialect).stream_encoder(call.operation, &way.context);
         if !content_type.starts_with(b"text/event-stream") {
             // A provider that does not stream this model answers whole.
             let body = self.collect_json(response).await?;
             let answer = codec(way.dialect).decode_answer(way.operation, &body)?;
             flight.consumed(answer.usage().unwrap_or_default());
-            let mut encoder = encoder();
+            let mut encoder = self.encoder(way, flight);
             let mut out = Vec::new();
             for event in replay(answer).into_iter().chain([Event::End]) {
                 encoder.push(event, &mut out);
@@ -345,9 +342,15 @@ impl Attempt<'_> {
             Box::new(stream::Passing::open(body, watch, call.dialect, flight).await?)
         } else {
             let decoder = codec(way.dialect).stream_decoder(way.operation);
-            Box::new(stream::Translating::open(body, decoder, encoder(), flight).await?)
+            let encoder = self.encoder(way, flight);
+            Box::new(stream::Translating::open(body, decoder, encoder, flight).await?)
         };
         Ok(self.stream_reply(pieces))
+    }
+
+    fn encoder(&self, way: &Way<'_>, flight: &Flight) -> Box<dyn StreamEncoder> {
+        let call = &self.planned.call;
+        codec(call.dialect).stream_encoder(call.operation, &self.context(way, flight))
     }
 
     fn stream_reply(&self, pieces: Box<dyn Pieces>) -> Reply {
