@@ -269,13 +269,11 @@ impl Attempt<'_> {
         way: &Way<'_>,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
-        let status = response.status();
-        let body = self.collect_json(response).await?;
+        let wanted = (way.lane == Lane::Pass).then(|| codec(way.dialect).usage_member());
+        let (body, usage) = self.collect_json(response, wanted).await?;
         if way.lane == Lane::Pass {
-            let members = scan::members(&body).map_err(|fault| not_an_answer(status.as_u16(), fault))?;
-            let wanted = codec(way.dialect).usage_member();
-            if let Some(usage) = members.iter().find(|member| member.name == wanted) {
-                flight.consumed(usage_of(way.dialect, usage.text).unwrap_or_default());
+            if let Some(usage) = usage {
+                flight.consumed(usage_of(way.dialect, &usage).unwrap_or_default());
             }
             return Ok(Reply::json(body));
         }
@@ -284,23 +282,36 @@ impl Attempt<'_> {
         Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &self.context(way, flight))))
     }
 
-    /// The body of an answer that must be one JSON object and not an error in disguise.
-    async fn collect_json(&self, response: Response<AnswerBody>) -> Result<Bytes, Fault> {
+    /// The body of an answer that must be one JSON object and not an error in disguise, and the text of its
+    /// top-level member `wanted`.
+    async fn collect_json(
+        &self,
+        response: Response<AnswerBody>,
+        wanted: Option<&str>,
+    ) -> Result<(Bytes, Option<Bytes>), Fault> {
         let (head, body) = response.into_parts();
         let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let is_html = content_type.starts_with(b"text/html");
         let body = collect(body, self.max_answer).await.map_err(UpstreamError::into_fault)?;
-        let failed = is_html || {
-            let members = scan::members(&body).map_err(|fault| not_an_answer(head.status.as_u16(), fault))?;
-            let has = |name: &str| members.iter().any(|m| m.name == name && m.kind != scan::Kind::Null);
-            has("error") && !has("choices") && !has("content") && !has("data")
-        };
-        if failed {
+        let (mut error, mut answer, mut found) = (false, false, None);
+        if !is_html {
+            scan::visit(&body, |name, kind, text| match name {
+                _ if kind == scan::Kind::Null => {}
+                b"error" => error = true,
+                b"choices" | b"content" | b"data" => answer = true,
+                name if wanted.is_some_and(|wanted| wanted.as_bytes() == name) => {
+                    found = Some(body.slice_ref(text));
+                }
+                _ => {}
+            })
+            .map_err(|fault| not_an_answer(head.status.as_u16(), fault))?;
+        }
+        if is_html || error && !answer {
             // Some providers report errors under 200.
             return Err(millgate_provider::classify(self.provider.kind, 500, &head.headers, &body)
                 .with_upstream_status(head.status.as_u16()));
         }
-        Ok(body)
+        Ok((body, found))
     }
 
     fn decode_whole(&self, body: &[u8], way: &Way<'_>) -> Result<Answer, Fault> {
@@ -326,7 +337,7 @@ impl Attempt<'_> {
             response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         if !content_type.starts_with(b"text/event-stream") {
             // A provider that does not stream this model answers whole.
-            let body = self.collect_json(response).await?;
+            let (body, _) = self.collect_json(response, None).await?;
             let answer = codec(way.dialect).decode_answer(way.operation, &body)?;
             flight.consumed(answer.usage().unwrap_or_default());
             let mut encoder = self.encoder(way, flight);
