@@ -75,6 +75,10 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
             line.number(name, value);
         }
     }
+    if usage.estimated {
+        line.key("usage_estimated");
+        line.out.extend_from_slice(b"true");
+    }
     if let Some(cost) = exchange.cost {
         line.key("cost_usd");
         line.out.push(b'"');

@@ -57,6 +57,7 @@ pub struct Metrics {
     rows: Family<TargetLabels, Counter>,
     cost: Family<TargetLabels, Counter>,
     unpriced: Family<TargetLabels, Counter>,
+    estimated: Family<TargetLabels, Counter>,
     attempts: Family<TargetLabels, Counter>,
     records_dropped: Counter,
     handles: Mutex<HashMap<Key, Handles>>,
@@ -100,6 +101,7 @@ impl Metrics {
             rows: Family::default(),
             cost: Family::default(),
             unpriced: Family::default(),
+            estimated: Family::default(),
             attempts: Family::default(),
             records_dropped: Counter::default(),
             handles: Mutex::default(),
@@ -131,6 +133,11 @@ impl Metrics {
             "unpriced_requests",
             "Requests that consumed tokens whose price is not known",
             metrics.unpriced.clone(),
+        );
+        registry.register(
+            "estimated_requests",
+            "Requests whose tokens the provider did not count, or not to the end",
+            metrics.estimated.clone(),
         );
         registry.register("attempts", "Targets tried", metrics.attempts.clone());
         registry.register(
@@ -188,6 +195,9 @@ impl Metrics {
             self.rows.get_or_create(&handles.of_target).inc_by(exchange.rows);
         }
         let usage = &exchange.usage;
+        if usage.estimated {
+            self.estimated.get_or_create(&handles.of_target).inc();
+        }
         match exchange.cost {
             Some(cost) => {
                 self.cost.get_or_create(&handles.of_target).inc_by(u64::try_from(cost.0).unwrap_or(0));

@@ -119,9 +119,10 @@ impl Shared {
 
     fn work(&self) {
         let mut lines = lock(&self.working);
-        let records = std::mem::take(&mut lock(&self.mailbox).records);
+        let mut records = std::mem::take(&mut lock(&self.mailbox).records);
         self.metrics.records_dropped(self.dropped.swap(0, Ordering::Relaxed));
-        for record in &records {
+        for record in &mut records {
+            record.settle();
             self.metrics.observe(record);
             if self.sink != LogSink::Off {
                 access_log::write(record, &mut lines);

@@ -60,6 +60,7 @@ impl Flight {
                 time_to_first_byte: None,
                 config_generation: generation,
                 outcome: Outcome::Cancelled,
+                unsettled: None,
             })),
             gateway: Arc::clone(gateway),
             began: Instant::now(),

@@ -52,6 +52,9 @@ pub(crate) enum Content {
 /// as an event in the stream, and to the record through the flight.
 pub(crate) trait Pieces: Send {
     fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>>;
+
+    /// The body is over, or the caller is gone: what is known of its usage goes to the record.
+    fn settle(&mut self, _: &mut Flight) {}
 }
 
 impl Reply {
@@ -174,6 +177,7 @@ impl Body for ReplyBody {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(piece)) => Some(piece),
                 Poll::Ready(None) => {
+                    pieces.settle(&mut this.flight);
                     this.content = None;
                     this.flight.land();
                     None
@@ -205,6 +209,9 @@ impl Body for ReplyBody {
 
 impl Drop for ReplyBody {
     fn drop(&mut self) {
+        if let Some(Content::Stream(pieces)) = &mut self.content {
+            pieces.settle(&mut self.flight);
+        }
         // An empty body is never polled.
         if self.is_end_stream() {
             self.flight.land();

@@ -1,6 +1,7 @@
 //! The one wide record of a request. It gathers facts on the way and is sent once, at the end or on cancel;
 //! access log, metrics and ledgers are derived from it off the request path.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -54,7 +55,7 @@ impl Outcome {
 }
 
 /// What is known of a request at its end. Holds no body, no header value and no secret.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Exchange {
     /// The id in `x-request-id`.
     pub request_id: RequestId,
@@ -110,4 +111,31 @@ pub struct Exchange {
     pub config_generation: u64,
     /// How it ended.
     pub outcome: Outcome,
+    /// What is still to be done before the record is read: counting what nobody has counted.
+    pub unsettled: Option<Unsettled>,
+}
+
+/// Work on a record that waits until the answer has left.
+pub struct Unsettled(Box<dyn FnOnce(&mut Exchange) + Send>);
+
+impl Unsettled {
+    /// Work to be done off the request path.
+    pub fn new(work: impl FnOnce(&mut Exchange) + Send + 'static) -> Self {
+        Self(Box::new(work))
+    }
+}
+
+impl fmt::Debug for Unsettled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unsettled")
+    }
+}
+
+impl Exchange {
+    /// Does the work that was left for now.
+    pub fn settle(&mut self) {
+        if let Some(Unsettled(work)) = self.unsettled.take() {
+            work(self);
+        }
+    }
 }

@@ -17,9 +17,12 @@ use millgate_dialect::{
     scan, usage_of,
 };
 use millgate_provider::Price;
-use millgate_types::{Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, code};
+use millgate_types::{
+    Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, Usage, code,
+};
 use millgate_upstream::{Client, Outgoing, Payload, UpstreamBody, UpstreamError, collect};
 
+use super::estimate::Evidence;
 use super::facts::Facts;
 use super::mock::{self, MockBody};
 use super::stream;
@@ -272,14 +275,31 @@ impl Attempt<'_> {
         let wanted = (way.lane == Lane::Pass).then(|| codec(way.dialect).usage_member());
         let (body, usage) = self.collect_json(response, wanted).await?;
         if way.lane == Lane::Pass {
-            if let Some(usage) = usage {
-                flight.consumed(usage_of(way.dialect, &usage).unwrap_or_default());
-            }
-            return Ok(Reply::json(body));
+            let usage = usage.and_then(|usage| usage_of(way.dialect, &usage)).unwrap_or_default();
+            return Ok(self.counted(Reply::json(body.clone()), usage, &body, way, flight));
         }
         let answer = self.decode_whole(&body, way)?;
-        flight.consumed(answer.usage().unwrap_or_default());
-        Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &self.context(way, flight))))
+        let usage = answer.usage().unwrap_or_default();
+        let text = codec(self.planned.call.dialect).encode_answer(&answer, &self.context(way, flight));
+        Ok(self.counted(Reply::json(text), usage, &body, way, flight))
+    }
+
+    /// Notes what a whole answer consumed. What the provider has not said is counted behind it.
+    fn counted(&self, reply: Reply, said: Usage, body: &Bytes, way: &Way<'_>, flight: &mut Flight) -> Reply {
+        flight.consumed(said);
+        if said.total() > 0 {
+            return reply;
+        }
+        let mut evidence = self.evidence(way);
+        evidence.keep(body);
+        evidence.settle(said, false, flight);
+        reply.with(names::ESTIMATED, HeaderValue::from_static("true"))
+    }
+
+    fn evidence(&self, way: &Way<'_>) -> Evidence {
+        let call = &self.planned.call;
+        let asked = (call.dialect, call.operation, &call.body);
+        Evidence::new(asked, (way.dialect, way.operation, &way.model))
     }
 
     /// The body of an answer that must be one JSON object and not an error in disguise, and the text of its
@@ -350,11 +370,11 @@ impl Attempt<'_> {
         let body = response.into_body();
         let pieces: Box<dyn Pieces> = if way.lane == Lane::Pass {
             let watch = Watch::new(way.dialect, way.operation, way.hide_usage);
-            Box::new(stream::Passing::open(body, watch, call.dialect, flight).await?)
+            Box::new(stream::Passing::open(body, watch, call.dialect, self.evidence(way), flight).await?)
         } else {
             let decoder = codec(way.dialect).stream_decoder(way.operation);
             let encoder = self.encoder(way, flight);
-            Box::new(stream::Translating::open(body, decoder, encoder, flight).await?)
+            Box::new(stream::Translating::open(body, decoder, encoder, self.evidence(way), flight).await?)
         };
         Ok(self.stream_reply(pieces))
     }

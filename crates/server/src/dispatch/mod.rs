@@ -1,6 +1,7 @@
 //! Trying the plan's targets in order. A target that fails in a way another one may not is passed over as long
 //! as nothing has been sent to the caller.
 
+mod estimate;
 mod facts;
 mod llm;
 mod mock;

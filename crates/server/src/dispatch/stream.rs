@@ -11,6 +11,7 @@ use millgate_dialect::{StreamDecoder, StreamEncoder, Watch, codec, scan, sse};
 use millgate_types::{Dialect, Event, Fault, Retry, Usage, code};
 use millgate_upstream::UpstreamError;
 
+use super::estimate::Evidence;
 use super::llm::AnswerBody;
 use crate::flight::Flight;
 use crate::reply::Pieces;
@@ -80,6 +81,7 @@ pub(super) struct Passing {
     dialect: Dialect,
     first: Option<Bytes>,
     over: bool,
+    evidence: Option<Evidence>,
 }
 
 impl Passing {
@@ -88,17 +90,22 @@ impl Passing {
         mut body: AnswerBody,
         mut watch: Watch,
         dialect: Dialect,
+        mut evidence: Evidence,
         flight: &mut Flight,
     ) -> Result<Self, Fault> {
         loop {
             let (passed, last) = match next(&mut body).await? {
-                Some(bytes) => (watch.push(&bytes), false),
+                Some(bytes) => {
+                    evidence.keep(&bytes);
+                    (watch.push(&bytes), false)
+                }
                 None => (watch.finish(), true),
             };
             flight.consumed(watch.usage());
             if !passed.bytes.is_empty() && passed.fault.is_none() {
                 check_first(&passed.bytes)?;
-                return Ok(Self { body, watch, dialect, first: Some(passed.bytes), over: last });
+                let (first, evidence) = (Some(passed.bytes), Some(evidence));
+                return Ok(Self { body, watch, dialect, first, over: last, evidence });
             }
             if let Some(fault) = passed.fault {
                 return Err(before_content(fault));
@@ -124,7 +131,10 @@ impl Pieces for Passing {
         }
         while !self.over {
             let passed = match ready!(poll_next(&mut self.body, context)) {
-                Some(Ok(bytes)) => self.watch.push(&bytes),
+                Some(Ok(bytes)) => {
+                    self.evidence.iter_mut().for_each(|evidence| evidence.keep(&bytes));
+                    self.watch.push(&bytes)
+                }
                 Some(Err(error)) => {
                     return Poll::Ready(Some(self.fail(&[], &interrupted(error), flight)));
                 }
@@ -143,6 +153,13 @@ impl Pieces for Passing {
         }
         Poll::Ready(None)
     }
+
+    fn settle(&mut self, flight: &mut Flight) {
+        let said = self.watch.usage();
+        if let Some(evidence) = self.evidence.take().filter(|_| !self.watch.ended() || said.total() == 0) {
+            evidence.settle(said, true, flight);
+        }
+    }
 }
 
 // ---- translate lane ---------------------------------------------------------------------------------
@@ -155,6 +172,9 @@ pub(super) struct Translating {
     events: Vec<Event>,
     usage: Usage,
     over: bool,
+    /// The provider's end was read.
+    ended: bool,
+    evidence: Option<Evidence>,
 }
 
 impl Translating {
@@ -163,13 +183,17 @@ impl Translating {
         mut body: AnswerBody,
         mut decoder: Box<dyn StreamDecoder>,
         encoder: Box<dyn StreamEncoder>,
+        mut evidence: Evidence,
         flight: &mut Flight,
     ) -> Result<Self, Fault> {
         let mut events = Vec::new();
         loop {
             let bytes = next(&mut body).await?;
             match &bytes {
-                Some(bytes) => decoder.push(bytes, &mut events),
+                Some(bytes) => {
+                    evidence.keep(bytes);
+                    decoder.push(bytes, &mut events);
+                }
                 None => decoder.finish(&mut events),
             }
             let content = events.iter().position(|event| {
@@ -183,7 +207,8 @@ impl Translating {
             if content.is_some() {
                 flight.first_byte();
                 let over = bytes.is_none();
-                return Ok(Self { body, decoder, encoder, events, usage: Usage::default(), over });
+                let (usage, evidence) = (Usage::default(), Some(evidence));
+                return Ok(Self { body, decoder, encoder, events, usage, over, ended: false, evidence });
             }
             if bytes.is_none() {
                 return Err(empty());
@@ -201,6 +226,7 @@ impl Translating {
                     flight.fail(fault);
                     self.over = true;
                 }
+                Event::End => self.ended = true,
                 _ => {}
             }
             self.encoder.push(event, &mut out);
@@ -223,7 +249,10 @@ impl Pieces for Translating {
                 return Poll::Ready(None);
             }
             match ready!(poll_next(&mut self.body, context)) {
-                Some(Ok(bytes)) => self.decoder.push(&bytes, &mut self.events),
+                Some(Ok(bytes)) => {
+                    self.evidence.iter_mut().for_each(|evidence| evidence.keep(&bytes));
+                    self.decoder.push(&bytes, &mut self.events);
+                }
                 Some(Err(error)) => {
                     self.over = true;
                     self.events.push(Event::Error(interrupted(error)));
@@ -233,6 +262,12 @@ impl Pieces for Translating {
                     self.decoder.finish(&mut self.events);
                 }
             }
+        }
+    }
+
+    fn settle(&mut self, flight: &mut Flight) {
+        if let Some(evidence) = self.evidence.take().filter(|_| !self.ended || self.usage.total() == 0) {
+            evidence.settle(self.usage, true, flight);
         }
     }
 }
@@ -298,5 +333,9 @@ impl Pieces for Listed {
             }
         }
         Poll::Ready(None)
+    }
+
+    fn settle(&mut self, flight: &mut Flight) {
+        self.inner.settle(flight);
     }
 }

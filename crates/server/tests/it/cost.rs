@@ -51,3 +51,73 @@ async fn streams_are_priced_too() {
     let metrics = gateway.get("/metrics").await.text();
     assert!(metrics.contains("millgate_cost_nano_usd_total{endpoint=\"openai-gpt-4o-mini\""), "{metrics}");
 }
+
+/// The number behind a series of `/metrics`.
+async fn metric(gateway: &millgate_testkit::TestGateway, series: &str) -> u64 {
+    let text = gateway.get("/metrics").await.text();
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in {text}")).parse().unwrap()
+}
+
+/// Waits until a series is there: a cancelled request's record leaves when its connection is seen to be gone.
+async fn until(gateway: &millgate_testkit::TestGateway, series: &str) {
+    for _ in 0..500 {
+        if gateway.get("/metrics").await.text().contains(series) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("no {series} in {}", gateway.get("/metrics").await.text());
+}
+
+/// A provider that cannot be asked for usage in streams, and gives none.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_a_provider_does_not_count_are_counted() {
+    let fake = FakeProvider::start().unwrap();
+    let more = "  - { name: silent, type: llm/v1/chat, route: silent/gpt-4o-mini }\n";
+    let yaml = super::config(&fake, &[], more).replace(
+        "endpoints:",
+        &format!("  silent: {{ kind: perplexity, base_url: '{}', api_key: k }}\nendpoints:", fake.base_url()),
+    );
+    let gateway = millgate_testkit::TestGateway::start(&yaml).await;
+    for (path, streamed) in [("/v1/chat/completions", 1), ("/v1/messages", 2)] {
+        let mut body = chat("silent");
+        body["stream"] = json!(true);
+        body["max_tokens"] = json!(50);
+        let answer = gateway.post(path, &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let labels = r#"endpoint="silent",target="silent/gpt-4o-mini""#;
+        assert_eq!(
+            metric(&gateway, &format!("millgate_estimated_requests_total{{{labels}}}")).await,
+            streamed
+        );
+        // "Hello from the fake provider." is six tokens, the prompt "Hello" one and its frame four.
+        let count = |class: &str| format!("millgate_tokens_total{{{labels},class=\"{class}\"}}");
+        assert_eq!(metric(&gateway, &count("output")).await, 6 * streamed);
+        assert_eq!(metric(&gateway, &count("input")).await, 5 * streamed);
+    }
+}
+
+/// A caller that leaves is billed for what was made until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_stream_is_counted_as_far_as_it_came() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = over(&fake, &["chunks-1000-20ms"]).await;
+    for provider in ["openai", "anthropic"] {
+        let endpoint = format!("{provider}-chunks-1000-20ms");
+        let mut body = chat(&endpoint);
+        body["stream"] = json!(true);
+        let body = serde_json::to_vec(&body).unwrap();
+        let mut connection = gateway.connect().await.unwrap();
+        connection.request("POST", "/v1/chat/completions", &[], &body).await.unwrap();
+        let mut opened = connection.answer_head().await.unwrap();
+        for _ in 0..5 {
+            opened.piece().await.unwrap();
+        }
+        drop(connection);
+        let labels = format!(r#"endpoint="{endpoint}",target="{provider}/chunks-1000-20ms""#);
+        until(&gateway, &format!("millgate_estimated_requests_total{{{labels}}} 1")).await;
+        let output = metric(&gateway, &format!("millgate_tokens_total{{{labels},class=\"output\"}}")).await;
+        assert!((1..200).contains(&output), "{output}");
+    }
+}
