@@ -6,6 +6,7 @@
 mod classify;
 mod hint;
 mod price;
+mod sigv4;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 pub use classify::classify;
 pub use hint::retry_after;
 pub use price::{Price, price, price_book_date};
+pub use sigv4::{AwsKeys, Scope, Signature, Unsigned, sign};
 
 /// What is known of a provider.
 #[derive(Clone, Debug)]
