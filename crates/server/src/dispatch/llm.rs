@@ -228,7 +228,7 @@ impl Attempt<'_> {
         };
         let uri = provider.uri(way.dialect, way.operation, way.stream, &way.model);
         let uri = uri.ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the provider has no such path"))?;
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(Full::new(body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
         *request.headers_mut() = provider.headers.clone();
@@ -239,6 +239,7 @@ impl Attempt<'_> {
                 }
             }
         }
+        provider.credential.authorize(&mut request, &origin.authority, &body).await?;
         match Client.send(origin, request, &provider.deadlines).await {
             Ok(response) => Ok(response.map(AnswerBody::Upstream)),
             Err(error) => Err(error.into_fault()),
@@ -258,6 +259,9 @@ impl Attempt<'_> {
                 .with_upstream_status(status.as_u16()));
         }
         let body = collect(body, MAX_ERROR_BODY).await.unwrap_or_default();
+        if status == http::StatusCode::UNAUTHORIZED {
+            self.provider.credential.refused();
+        }
         Err(millgate_provider::classify(self.provider.kind, status.as_u16(), &head.headers, &body))
     }
 

@@ -3,6 +3,7 @@
 mod access;
 mod bad_input;
 mod cost;
+mod credentials;
 mod faults;
 mod gemini;
 mod limits;

@@ -14,10 +14,14 @@
 //! | `error-in-stream`, `error-first` | an error event after, or before, the first content |
 //! | `empty-stream`, `no-done`, `bad-json` | no events; no end marker; damaged JSON |
 //! | `redirect`, `huge` | 302 to `/__stolen`; an answer of 8 MiB |
+//!
+//! Paths that end in `/token` are token endpoints. Tokens are numbered, `token-1` being the first; a segment of the
+//! path says how the endpoint behaves: `lives-N` (seconds), `slow-Dms`, `status-NNN`, `html`.
 
 mod bodies;
 mod other;
 mod server;
+mod token;
 
 use std::collections::VecDeque;
 use std::io;

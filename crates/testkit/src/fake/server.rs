@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::bodies::{self, Api, Script};
-use super::{Log, Recorded};
+use super::{Log, Recorded, token};
 use crate::wire::{Buffered, Head, Length};
 
 const HUGE: usize = 8 << 20;
@@ -53,6 +53,11 @@ async fn connection(mut link: Buffered<TcpStream>, log: &Log, made: &Made) -> io
             continue;
         }
         record(log, method, path, &head, &body);
+        if path.ends_with("/token") {
+            let (status, kind, body) = token::answer(path, log).await;
+            link.stream.write_all(&whole_answer(status, kind, "", &body)).await?;
+            continue;
+        }
         let Some(api) = Api::of(path) else {
             let answer = whole_answer(404, "application/json", "", &bodies::error(Api::Chat, 404));
             link.stream.write_all(&answer).await?;
@@ -291,7 +296,7 @@ fn whole_answer(status: u16, content_type: &str, more: &str, body: &[u8]) -> Vec
     [head.as_bytes(), body].concat()
 }
 
-fn millis(text: Option<&str>) -> Duration {
+pub(super) fn millis(text: Option<&str>) -> Duration {
     let number = text.map(|text| text.trim_end_matches("ms")).and_then(|text| text.parse().ok());
     Duration::from_millis(number.unwrap_or(0))
 }
