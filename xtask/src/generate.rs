@@ -76,6 +76,7 @@ fn providers() -> Result<String> {
             Dialect::OpenAi => "OpenAI",
             Dialect::Responses => "OpenAI Responses",
             Dialect::Gemini => "Gemini",
+            Dialect::Bedrock => "Bedrock Converse",
             Dialect::Anthropic => "Anthropic",
             Dialect::Mlflow => "MLflow",
             Dialect::Scoring => "MLflow scoring",

@@ -113,6 +113,7 @@ enum DialectName {
     Openai,
     Anthropic,
     Gemini,
+    Bedrock,
     Mlflow,
 }
 
@@ -122,6 +123,7 @@ impl DialectName {
             Self::Openai => Dialect::OpenAi,
             Self::Anthropic => Dialect::Anthropic,
             Self::Gemini => Dialect::Gemini,
+            Self::Bedrock => Dialect::Bedrock,
             Self::Mlflow => Dialect::Mlflow,
         }
     }

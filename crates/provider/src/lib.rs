@@ -5,6 +5,7 @@
 
 mod catalog;
 mod classify;
+mod counted;
 mod hint;
 mod price;
 mod sigv4;
@@ -18,6 +19,7 @@ use millgate_types::{Dialect, Fault, Operation, code};
 use catalog::Paths;
 pub use catalog::{Proof, Setting};
 pub use classify::classify;
+pub use counted::counted;
 pub use hint::retry_after;
 pub use price::{Price, price, price_book_date};
 pub use sigv4::{AwsKeys, Scope, Signature, Unsigned, sign};

@@ -274,6 +274,7 @@ impl Attempt<'_> {
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
         let status = response.status();
+        let counted = millgate_provider::counted(response.headers());
         let body = self.collect_json(response).await?;
         if way.lane == Lane::Pass {
             let members = scan::members(&body).map_err(|fault| not_an_answer(status.as_u16(), fault))?;
@@ -283,7 +284,10 @@ impl Attempt<'_> {
             }
             return Ok(Reply::json(body));
         }
-        let answer = self.decode_whole(&body, way)?;
+        let mut answer = self.decode_whole(&body, way)?;
+        if let Answer::Embedding(answer) = &mut answer {
+            answer.usage = answer.usage.or(counted);
+        }
         flight.consumed(answer.usage().unwrap_or_default());
         Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &way.context)))
     }
@@ -329,7 +333,7 @@ impl Attempt<'_> {
         let content_type =
             response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let encoder = || codec(call.dialect).stream_encoder(call.operation, &way.context);
-        if !content_type.starts_with(b"text/event-stream") {
+        if !content_type.starts_with(codec(way.dialect).stream_type().as_bytes()) {
             // A provider that does not stream this model answers whole.
             let body = self.collect_json(response).await?;
             let answer = codec(way.dialect).decode_answer(way.operation, &body)?;

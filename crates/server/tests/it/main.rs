@@ -2,6 +2,7 @@
 
 mod access;
 mod bad_input;
+mod bedrock;
 mod cost;
 mod credentials;
 mod faults;

@@ -1,4 +1,4 @@
-//! The fake provider: an OpenAI, Anthropic and Google server on loopback. The model's name says how it behaves, so a
+//! The fake provider: an OpenAI, Anthropic, Google and Bedrock server on loopback. The model's name says how it behaves, so a
 //! test drives it through the gateway without any other channel.
 //!
 //! | model | behaviour |
@@ -18,6 +18,7 @@
 //! Paths that end in `/token` are token endpoints. Tokens are numbered, `token-1` being the first; a segment of the
 //! path says how the endpoint behaves: `lives-N` (seconds), `slow-Dms`, `status-NNN`, `html`.
 
+mod bedrock;
 mod bodies;
 mod other;
 mod server;
