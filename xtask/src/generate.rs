@@ -90,7 +90,7 @@ fn providers() -> Result<String> {
         let also: Vec<String> = kind.also.iter().map(|name| format!("`{name}`")).collect();
         let operations: Vec<&str> = [Operation::Chat, Operation::Completions, Operation::Embeddings]
             .into_iter()
-            .filter(|operation| kind.path(*operation).is_some())
+            .filter(|operation| kind.serves(*operation))
             .map(Operation::name)
             .collect();
         writeln!(

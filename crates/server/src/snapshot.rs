@@ -138,13 +138,13 @@ impl Provider {
     }
 }
 
-/// A path segment, percent-encoded.
+/// A path segment, percent-encoded. `@` stays: Google's models have versions behind it.
 struct Encoded<'a>(&'a str);
 
 impl std::fmt::Display for Encoded<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for byte in self.0.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            if byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte) {
                 write!(f, "{}", char::from(byte))?;
             } else {
                 write!(f, "%{byte:02X}")?;

@@ -46,6 +46,7 @@ fn chat(call: &ChatCall, quirks: &Quirks) -> Result<EncodedCall, Fault> {
     let mut writer = Writer { same, dropped };
     let mut body = Vec::with_capacity(1024);
     let mut top = Object::new(&mut body);
+    top.some("anthropic_version", quirks.anthropic_version.as_ref());
     if !quirks.omit_model && !call.model.is_empty() {
         top.field("model", &call.model);
     }

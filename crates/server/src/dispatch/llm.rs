@@ -145,7 +145,7 @@ impl Attempt<'_> {
         flight: &Flight,
     ) -> Result<(Bytes, Way), Fault> {
         let call = &self.planned.call;
-        let native = self.native(operation) && facts.passes;
+        let native = self.native(operation) && facts.passes && !self.provider.kind.quirks.omit_model;
         let target = if native { call.dialect } else { self.provider.kind.dialect };
         let quirks = &self.provider.kind.quirks;
         let asked = facts.model.as_ref().map(|model| &*model.name);

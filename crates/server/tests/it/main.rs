@@ -12,6 +12,7 @@ mod pass;
 mod reload;
 mod responses;
 mod translate;
+mod vertex;
 
 use millgate_testkit::{FakeProvider, TestGateway};
 
