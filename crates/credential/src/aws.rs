@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderName, HeaderValue};
 use millgate_config::{AwsConfig, Secret};
 use millgate_provider::{AwsKeys, Scope, Unsigned, sign};
 use millgate_types::{Fault, code};
 
+use crate::Unauthorized;
 use crate::cache::{Cache, Fetched, Source};
 use crate::failure::Failure;
 
@@ -125,25 +126,26 @@ pub(crate) struct Signer {
 
 impl Signer {
     /// Adds the signature's headers. What is signed is the target, the host, the content type and the body.
-    pub(crate) async fn sign<B>(
+    pub(crate) async fn sign(
         &self,
-        request: &mut Request<B>,
-        host: &HeaderValue,
-        body: &[u8],
+        request: &Unauthorized<'_>,
+        out: &mut Vec<(HeaderName, HeaderValue)>,
     ) -> Result<(), Fault> {
         let keys = self.keys.get().await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
-        let host = text(host);
-        let content_type = request.headers().get(http::header::CONTENT_TYPE).map(text).unwrap_or_default();
-        let headers = [("host", host.as_str()), ("content-type", content_type.as_str())];
+        let host = text(request.host);
+        let content_type = request.content_type.map(text);
+        let mut headers = vec![("host", host.as_str())];
+        headers.extend(content_type.as_deref().map(|value| ("content-type", value)));
+        let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
         let signature = sign(
             &Unsigned {
-                method: request.method().as_str(),
-                path: request.uri().path(),
-                query: request.uri().query().unwrap_or_default(),
+                method: request.method.as_str(),
+                path,
+                query,
                 headers: &headers,
-                body,
+                body: request.body,
                 normalize: true,
             },
             &AwsKeys {
@@ -154,23 +156,21 @@ impl Signer {
             &Scope { region: &self.region, service: &self.service },
             now,
         );
-        let value = |text: &str| {
-            HeaderValue::from_str(text).map_err(|_| {
-                Fault::gateway(code::INTERNAL_ERROR, "the AWS keys hold characters a header cannot")
-            })
-        };
-        let mut authorization = value(&signature.authorization)?;
-        authorization.set_sensitive(true);
-        let headers = request.headers_mut();
-        headers.insert(AUTHORIZATION, authorization);
-        headers.insert(DATE, value(&signature.date)?);
+        out.push((AUTHORIZATION, sensitive(&signature.authorization)?));
+        out.push((DATE, sensitive(&signature.date)?));
         if let Some(token) = &keys.token {
-            let mut token = value(token.expose())?;
-            token.set_sensitive(true);
-            headers.insert(TOKEN, token);
+            out.push((TOKEN, sensitive(token.expose())?));
         }
         Ok(())
     }
+}
+
+fn sensitive(text: &str) -> Result<HeaderValue, Fault> {
+    let mut value = HeaderValue::from_str(text).map_err(|_| {
+        Fault::gateway(code::INTERNAL_ERROR, "the AWS keys hold characters that a header cannot hold")
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Method};
 use millgate_config::{AwsConfig, CredentialConfig, GoogleConfig};
 use millgate_provider::{ProviderKind, Settings};
 use millgate_types::Fault;
@@ -42,21 +42,34 @@ pub struct SignedRequests(Signer);
 /// An access token that renews itself.
 pub struct AccessToken(Cache<HeaderValue>);
 
+/// A request that is about to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Unauthorized<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// Path and query.
+    pub target: &'a str,
+    /// What its `Host` header will say.
+    pub host: &'a HeaderValue,
+    /// What its `Content-Type` header will say.
+    pub content_type: Option<&'a HeaderValue>,
+    /// The whole body.
+    pub body: &'a [u8],
+}
+
 impl Credential {
-    /// Adds what the request needs. `host` is what its `Host` header will say, `body` its whole body. Costs one
-    /// look at the current token, or one signature; waits only while there is no token at all.
-    pub async fn authorize<B>(
+    /// Adds the headers that the request needs. Costs one look at the current token, or one signature; waits only
+    /// while there is no token at all.
+    pub async fn authorize(
         &self,
-        request: &mut Request<B>,
-        host: &HeaderValue,
-        body: &[u8],
+        request: &Unauthorized<'_>,
+        headers: &mut Vec<(HeaderName, HeaderValue)>,
     ) -> Result<(), Fault> {
         match self {
             Self::Fixed => Ok(()),
-            Self::Signed(signer) => signer.0.sign(request, host, body).await,
+            Self::Signed(signer) => signer.0.sign(request, headers).await,
             Self::Bearer(token) => {
-                let value = HeaderValue::clone(&*token.0.get().await?);
-                request.headers_mut().insert(AUTHORIZATION, value);
+                headers.push((AUTHORIZATION, HeaderValue::clone(&*token.0.get().await?)));
                 Ok(())
             }
         }

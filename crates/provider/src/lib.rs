@@ -3,9 +3,10 @@
 //! A provider that speaks a known dialect is one entry in `catalog.yaml`; nothing elsewhere may ask for a
 //! provider by name.
 
-mod catalog;
+mod catalogue;
 mod classify;
 mod counted;
+mod entries;
 mod hint;
 mod price;
 mod sigv4;
@@ -16,12 +17,13 @@ use http::{HeaderName, HeaderValue};
 use millgate_dialect::{Codec, Quirks, codec};
 use millgate_types::{Dialect, Fault, Operation, code};
 
-use catalog::Paths;
-pub use catalog::{Proof, Setting};
+pub use catalogue::{ModelInfo, catalogue_date, model, models};
 pub use classify::classify;
 pub use counted::counted;
+use entries::Paths;
+pub use entries::{Proof, Setting};
 pub use hint::retry_after;
-pub use price::{Price, price, price_book_date};
+pub use price::Price;
 pub use sigv4::{AwsKeys, Scope, Signature, Unsigned, sign};
 
 /// What is known of a provider.
@@ -230,7 +232,7 @@ fn plain(name: &str) -> String {
 /// Every provider, in the catalogue's order.
 #[must_use]
 pub fn kinds() -> &'static [ProviderKind] {
-    catalog::entries()
+    entries::entries()
 }
 
 #[cfg(test)]

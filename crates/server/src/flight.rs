@@ -23,7 +23,7 @@ pub(crate) struct Flight {
     /// Headers that a refusal carries: `Allow`, `x-ratelimit-*`.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// What the target's tokens cost.
-    pub(crate) price: Option<&'static Price>,
+    pub(crate) price: Option<Arc<Price>>,
 }
 
 impl Flight {
@@ -85,8 +85,8 @@ impl Flight {
 
     /// Notes what was consumed so far, and what it cost.
     pub(crate) fn consumed(&mut self, usage: Usage) {
-        let price = self.price;
-        let record = self.record();
+        let price = self.price.as_ref();
+        let record = self.record.as_mut().expect("the record leaves only with the flight itself");
         if record.usage == usage {
             return;
         }

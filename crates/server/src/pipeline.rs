@@ -281,12 +281,37 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {
 /// A call within its limits.
 struct Admitted {
     call: Decoded,
-    /// `x-ratelimit-*` for the answer.
-    headers: Vec<(HeaderName, HeaderValue)>,
+    allowance: Option<Allowance>,
+}
+
+/// What a limit still allows.
+#[derive(Clone, Copy)]
+pub(crate) struct Allowance {
+    /// Requests per window.
+    limit: u64,
+    remaining: u64,
+    /// Until the limit is whole again.
+    reset: Duration,
+}
+
+impl Allowance {
+    /// `x-ratelimit-*` as OpenAI writes them.
+    fn headers(self) -> [(HeaderName, HeaderValue); 3] {
+        let mut reset = itoa::Buffer::new().format(self.reset.as_millis() as u64).to_owned();
+        reset.push_str("ms");
+        [
+            (HeaderName::from_static("x-ratelimit-limit-requests"), self.limit.into()),
+            (HeaderName::from_static("x-ratelimit-remaining-requests"), self.remaining.into()),
+            (
+                HeaderName::from_static("x-ratelimit-reset-requests"),
+                HeaderValue::try_from(reset).unwrap_or(HeaderValue::from_static("0ms")),
+            ),
+        ]
+    }
 }
 
 fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr, flight: &mut Flight) -> Result<Admitted, Fault> {
-    let mut headers = Vec::new();
+    let mut allowance = None;
     for limit in &call.endpoint.limits {
         let sharer = match (limit.by, &call.principal) {
             (LimitBy::Endpoint, _) => Sharer::Endpoint,
@@ -296,10 +321,11 @@ fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr, flight: &mut Flight) ->
         let rate = limit.limiter.rate();
         match limit.limiter.admit(sharer, gateway.now()) {
             Admission::Admitted { remaining, reset } => {
-                headers = rate_limit_headers(rate.requests, remaining, reset);
+                allowance = Some(Allowance { limit: rate.requests, remaining, reset });
             }
             Admission::Refused { retry_after, reset } => {
-                flight.headers = rate_limit_headers(rate.requests, 0, reset);
+                let left = Allowance { limit: rate.requests, remaining: 0, reset };
+                flight.headers.extend(left.headers());
                 let public = format!(
                     "the limit of {} requests per {} s at endpoint `{}` is used up",
                     rate.requests,
@@ -310,18 +336,7 @@ fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr, flight: &mut Flight) ->
             }
         }
     }
-    Ok(Admitted { call, headers })
-}
-
-fn rate_limit_headers(limit: u64, remaining: u64, reset: Duration) -> Vec<(HeaderName, HeaderValue)> {
-    let mut headers = vec![
-        (HeaderName::from_static("x-ratelimit-limit-requests"), limit.into()),
-        (HeaderName::from_static("x-ratelimit-remaining-requests"), remaining.into()),
-    ];
-    if let Ok(reset) = HeaderValue::from_str(&format!("{}ms", reset.as_millis())) {
-        headers.push((HeaderName::from_static("x-ratelimit-reset-requests"), reset));
-    }
-    headers
+    Ok(Admitted { call, allowance })
 }
 
 // ---- plan -------------------------------------------------------------------------------------------
@@ -330,21 +345,19 @@ fn rate_limit_headers(limit: u64, remaining: u64, reset: Duration) -> Vec<(Heade
 pub(crate) struct Planned {
     pub(crate) call: Decoded,
     pub(crate) targets: Vec<Arc<Target>>,
-    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) allowance: Option<Allowance>,
 }
 
 fn plan(admitted: Admitted, flight: &mut Flight) -> Planned {
     let targets = admitted.call.endpoint.route.plan(&mut |below| fastrand::u64(..below));
     flight.record().target = targets.first().map(|target| Arc::clone(&target.label));
-    Planned { call: admitted.call, targets, headers: admitted.headers }
+    Planned { call: admitted.call, targets, allowance: admitted.allowance }
 }
 
 /// Adds what every answer of an endpoint says about itself.
 pub(crate) fn label(mut reply: Reply, planned: &Planned, target: &Target) -> Reply {
     reply.headers.insert(names::ENDPOINT, planned.call.endpoint.header.clone());
     reply.headers.insert(names::TARGET, target.header.clone());
-    for (name, value) in &planned.headers {
-        reply.headers.insert(name.clone(), value.clone());
-    }
+    reply.headers.extend(planned.allowance.into_iter().flat_map(Allowance::headers));
     reply
 }

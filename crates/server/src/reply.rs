@@ -112,7 +112,9 @@ impl Reply {
             headers.insert(names::REQUEST_ID, id);
         }
         if record.attempts > 0 {
-            headers.insert(names::ATTEMPTS, HeaderValue::from(record.attempts));
+            let once = HeaderValue::from_static("1");
+            let attempts = if record.attempts == 1 { once } else { HeaderValue::from(record.attempts) };
+            headers.insert(names::ATTEMPTS, attempts);
         }
         if let Some(cost) = record.cost.filter(|_| matches!(self.body, Content::Whole(_)))
             && let Ok(cost) = HeaderValue::from_str(&cost.to_string())

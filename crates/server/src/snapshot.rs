@@ -3,10 +3,10 @@
 
 mod providers;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use http::uri::Uri;
 use http::{HeaderMap, HeaderValue};
 use millgate_config::{
     Compat, Config, EndpointConfig, EndpointType, EnvManager, KeyMode, LimitBy, LimitConfig, Network,
@@ -15,7 +15,7 @@ use millgate_config::{
 use millgate_credential::{Credential, Credentials};
 use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
 use millgate_policy::{Limiter, Rate, Route};
-use millgate_provider::{Family, ProviderKind};
+use millgate_provider::{Family, Price, ProviderKind};
 use millgate_types::{Dialect, ModelRef, Operation, Principal};
 use millgate_upstream::{Deadlines, Origin};
 use sha2::{Digest, Sha256};
@@ -47,8 +47,9 @@ pub(crate) struct Target {
 }
 
 pub(crate) enum TargetKind {
-    /// A provider's model; `None` takes the name from the request (`provider/model` called directly).
-    Provider { provider: Arc<Provider>, model: Option<Box<str>> },
+    /// A provider's model and its price; without a model the request names it (`provider/model` called
+    /// directly).
+    Provider { provider: Arc<Provider>, model: Option<Box<str>>, price: Option<Arc<Price>> },
     /// A registered model.
     Model(Arc<Deployment>),
 }
@@ -56,7 +57,7 @@ pub(crate) enum TargetKind {
 impl std::fmt::Debug for TargetKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Provider { provider, model } => write!(f, "{}/{model:?}", provider.name),
+            Self::Provider { provider, model, .. } => write!(f, "{}/{model:?}", provider.name),
             Self::Model(_) => f.write_str("model"),
         }
     }
@@ -76,7 +77,15 @@ pub(crate) struct Provider {
     ways: Vec<Way>,
     /// The same provider for models that are spoken to otherwise.
     families: Vec<(&'static Family, Arc<Provider>)>,
+    /// Prices of models that callers named, as far as there is room.
+    prices: Arc<Mutex<Prices>>,
 }
+
+/// Prices by model; `None` for those that nobody knows.
+type Prices = HashMap<Box<str>, Option<Arc<Price>>>;
+
+/// Prices kept per provider of models that callers named.
+const MAX_PRICES: usize = 1024;
 
 /// One operation of a provider, in one dialect.
 #[derive(Clone)]
@@ -90,7 +99,7 @@ struct Way {
 /// The request target of a way.
 #[derive(Clone)]
 enum Place {
-    Fixed(Uri),
+    Fixed(String),
     /// The model's name stands between the two.
     ByModel(String, String),
 }
@@ -114,25 +123,38 @@ impl Provider {
         self.ways.iter().any(|way| way.dialect == dialect && way.operation == operation)
     }
 
+    /// What a model's tokens cost; `None` when nobody knows.
+    pub(crate) fn price(&self, model: &str) -> Option<Arc<Price>> {
+        let mut prices = self.prices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = prices.get(model) {
+            return known.clone();
+        }
+        let price = millgate_provider::model(self.kind, model).and_then(|info| info.price).map(Arc::new);
+        if prices.len() < MAX_PRICES {
+            prices.insert(model.into(), price.clone());
+        }
+        price
+    }
+
     /// The request target of an operation; `None` where the provider has no such operation.
-    pub(crate) fn uri(
+    pub(crate) fn target(
         &self,
         dialect: Dialect,
         operation: Operation,
         stream: bool,
         model: &str,
-    ) -> Option<Uri> {
+    ) -> Option<Cow<'_, str>> {
         // Targets for streams only stand in front.
         let way = self
             .ways
             .iter()
             .find(|way| way.dialect == dialect && way.operation == operation && (stream || !way.stream))?;
         match &way.place {
-            Place::Fixed(uri) => Some(uri.clone()),
+            Place::Fixed(target) => Some(target.into()),
             Place::ByModel(before, after) => {
                 // Google's own names repeat the folder.
                 let model = model.strip_prefix("models/").unwrap_or(model);
-                format!("{before}{}{after}", Encoded(model)).parse().ok()
+                Some(format!("{before}{}{after}", Encoded(model)).into())
             }
         }
     }
@@ -241,8 +263,6 @@ impl Builder {
             credentials.push(opened);
         }
         let registries = self.registries(config)?;
-        // The price book is read at its first use: here, not in somebody's first request.
-        let _read_in = millgate_provider::price_book_date();
         let mut resolver = Resolver {
             config,
             providers: &providers,
@@ -380,7 +400,8 @@ impl<'a> Resolver<'a> {
         let (provider, model) = target.split_once('/').ok_or_else(|| format!("`{target}` leads nowhere"))?;
         let provider = self.providers.get(provider).ok_or_else(|| format!("`{target}` leads nowhere"))?;
         let provider = Arc::clone(provider.for_model(model));
-        let kind = TargetKind::Provider { provider, model: Some(model.into()) };
+        let price = provider.price(model);
+        let kind = TargetKind::Provider { provider, model: Some(model.into()), price };
         Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
     }
 
@@ -462,7 +483,7 @@ fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> 
     let target = Target {
         label: label.as_str().into(),
         header: header_value(&label)?,
-        kind: TargetKind::Provider { provider: Arc::clone(provider), model: None },
+        kind: TargetKind::Provider { provider: Arc::clone(provider), model: None, price: None },
     };
     Ok(Endpoint {
         name: name.into(),
@@ -487,7 +508,7 @@ fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> 
 fn shown_model(route: &Route<Target>) -> Option<(String, String)> {
     match route {
         Route::Target(target) => match &target.kind {
-            TargetKind::Provider { provider, model } => {
+            TargetKind::Provider { provider, model, .. } => {
                 Some((provider.kind.name.clone(), model.as_deref().unwrap_or_default().to_owned()))
             }
             TargetKind::Model(_) => Some(("mlflow".to_owned(), target.label.to_string())),

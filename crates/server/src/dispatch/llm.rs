@@ -4,19 +4,22 @@
 
 use std::borrow::Cow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, header};
+use http::{HeaderName, HeaderValue, Method, Response, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use millgate_credential::Unauthorized;
 use millgate_dialect::{
-    Context, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens, replay, scan, usage_of,
+    Context, StreamEncoder, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens, replay,
+    scan, usage_of,
 };
+use millgate_provider::Price;
 use millgate_types::{Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, code};
-use millgate_upstream::{Client, UpstreamBody, UpstreamError, collect};
+use millgate_upstream::{Client, Outgoing, Payload, UpstreamBody, UpstreamError, collect};
 
 use super::facts::Facts;
 use super::mock::{self, MockBody};
@@ -56,24 +59,26 @@ pub(super) struct Attempt<'a> {
     pub(super) provider: &'a Provider,
     /// `None`: the caller named it, `provider/model`.
     pub(super) model: Option<&'a str>,
+    /// Of `model`.
+    pub(super) price: Option<&'a Arc<Price>>,
     pub(super) head: &'a Parts,
     pub(super) max_answer: usize,
 }
 
 /// What the answer needs to be read and written.
-struct Way {
+struct Way<'a> {
     lane: Lane,
     /// What the provider is spoken to in.
     dialect: Dialect,
     /// The provider's name of the model.
-    model: String,
+    model: Cow<'a, str>,
     /// The operation towards the provider: completions become chat where it only chats.
     operation: Operation,
     stream: bool,
     hide_usage: bool,
-    context: Context,
+    /// How the caller wants vectors written.
+    format: EmbeddingFormat,
     dropped: Vec<String>,
-    price: Option<&'static millgate_provider::Price>,
 }
 
 impl Attempt<'_> {
@@ -84,9 +89,12 @@ impl Attempt<'_> {
         if operation == Operation::CountTokens && !(facts.passes && self.native(operation)) {
             return self.estimate(translated, flight);
         }
-        let (body, way) = self.encode(facts, operation, translated, flight)?;
+        let (body, way) = self.encode(facts, operation, translated)?;
         flight.record().lane = Some(way.lane);
-        flight.price = way.price;
+        flight.price = match self.model {
+            Some(_) => self.price.cloned(),
+            None => self.provider.price(&way.model),
+        };
         let response = self.send(&way, body).await?;
         flight.first_byte();
         let response = self.check(response).await?;
@@ -142,63 +150,42 @@ impl Attempt<'_> {
         facts: &Facts,
         operation: Operation,
         translated: &mut Translated,
-        flight: &Flight,
-    ) -> Result<(Bytes, Way), Fault> {
+    ) -> Result<(Bytes, Way<'_>), Fault> {
         let call = &self.planned.call;
         let native = self.native(operation) && facts.passes && !self.provider.kind.quirks.omit_model;
         let target = if native { call.dialect } else { self.provider.kind.dialect };
         let quirks = &self.provider.kind.quirks;
-        let asked = facts.model.as_ref().map(|model| &*model.name);
-        let model: Cow<'_, str> = match (self.model, asked.and_then(|asked| asked.split_once('/'))) {
+        let model: Cow<'_, str> = match (self.model, self.asked().and_then(|asked| asked.split_once('/'))) {
             (Some(model), _) | (None, Some((_, model))) => model.into(),
             (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
         };
-        let price = millgate_provider::price(self.provider.kind, &model);
-        // MLflow's answers name the provider's model, the others what the caller asked for.
-        let shown =
-            if call.dialect == Dialect::Mlflow { &model } else { asked.unwrap_or(&call.endpoint.name) };
-        let context = |embedding_format| Context {
-            request_id: flight.request_id(),
-            model: shown.to_owned(),
-            provider: self.provider.kind.name.clone(),
-            include_usage: facts.include_usage.unwrap_or(call.dialect == Dialect::Mlflow),
-            embedding_format,
-            created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        };
         let stream = facts.stream && call.operation != Operation::Embeddings;
+        let mut way = Way {
+            lane: Lane::Pass,
+            dialect: target,
+            model,
+            operation,
+            stream,
+            hide_usage: false,
+            format: EmbeddingFormat::Float,
+            dropped: Vec::new(),
+        };
         if native && operation == call.operation {
-            let ask = stream
+            way.hide_usage = stream
                 && target == Dialect::OpenAi
                 && quirks.supports_stream_options
                 && facts.include_usage != Some(true);
-            let body = facts.splice(&call.body, &model, ask);
-            let context = context(EmbeddingFormat::Float);
-            let way = Way {
-                lane: Lane::Pass,
-                dialect: target,
-                model: model.into_owned(),
-                operation,
-                stream,
-                hide_usage: ask,
-                context,
-                dropped: Vec::new(),
-                price,
-            };
+            let body = facts.splice(&call.body, &way.model, way.hide_usage);
             return Ok((body, way));
         }
+        way.lane = Lane::Translate;
         let canonical = translated.call(self.planned)?;
-        canonical.rename(&model);
-        let format = match canonical {
-            Call::Embedding(call) => call.format,
-            Call::Chat(call) => {
-                call.include_usage = true;
-                EmbeddingFormat::Float
-            }
-            Call::Completion(call) => {
-                call.include_usage = true;
-                EmbeddingFormat::Float
-            }
-        };
+        canonical.rename(&way.model);
+        match canonical {
+            Call::Embedding(call) => way.format = call.format,
+            Call::Chat(call) => call.include_usage = true,
+            Call::Completion(call) => call.include_usage = true,
+        }
         let as_chat = match canonical {
             Call::Completion(call) if operation == Operation::Chat => {
                 Some(Call::Chat(Box::new(completion_as_chat(call)?)))
@@ -206,41 +193,62 @@ impl Attempt<'_> {
             _ => None,
         };
         let encoded = codec(target).encode_call(as_chat.as_ref().unwrap_or(canonical), quirks)?;
-        let way = Way {
-            lane: Lane::Translate,
-            dialect: target,
-            context: context(format),
-            model: model.into_owned(),
-            operation,
-            stream,
-            hide_usage: false,
-            dropped: encoded.dropped,
-            price,
-        };
+        way.dropped = encoded.dropped;
         Ok((encoded.body.into(), way))
     }
 
-    async fn send(&self, way: &Way, body: Bytes) -> Result<Response<AnswerBody>, Fault> {
+    /// The name that the caller used.
+    fn asked(&self) -> Option<&str> {
+        self.planned.call.facts.as_ref()?.model.as_ref().map(|model| &*model.name)
+    }
+
+    /// What the encoders of answers need to know.
+    fn context(&self, way: &Way<'_>, flight: &Flight) -> Context {
+        let call = &self.planned.call;
+        let is_mlflow = call.dialect == Dialect::Mlflow;
+        // MLflow's answers name the provider's model, the others what the caller asked for.
+        let shown = if is_mlflow { &*way.model } else { self.asked().unwrap_or(&call.endpoint.name) };
+        Context {
+            request_id: flight.request_id(),
+            model: shown.to_owned(),
+            provider: self.provider.kind.name.clone(),
+            include_usage: call.facts.as_ref().and_then(|facts| facts.include_usage).unwrap_or(is_mlflow),
+            embedding_format: way.format,
+            created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        }
+    }
+
+    async fn send(&self, way: &Way<'_>, body: Bytes) -> Result<Response<AnswerBody>, Fault> {
         let provider = self.provider;
         let origin = match &provider.transport {
             Transport::Mock => return mock::answer(way.operation, &body).await,
             Transport::Http(origin) => origin,
         };
-        let uri = provider.uri(way.dialect, way.operation, way.stream, &way.model);
-        let uri = uri.ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the provider has no such path"))?;
-        let mut request = Request::new(Full::new(body.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = provider.headers.clone();
+        let target = provider.target(way.dialect, way.operation, way.stream, &way.model);
+        let target =
+            target.ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the provider has no such path"))?;
+        let mut more = Vec::new();
         if provider.kind.dialect == Dialect::Anthropic && self.planned.call.dialect == Dialect::Anthropic {
-            for name in &ANTHROPIC_HEADERS {
-                if let Some(value) = self.head.headers.get(name) {
-                    request.headers_mut().insert(name.clone(), value.clone());
-                }
+            for name in ANTHROPIC_HEADERS {
+                more.extend(self.head.headers.get(&name).map(|value| (name, value.clone())));
             }
         }
-        provider.credential.authorize(&mut request, &origin.authority, &body).await?;
-        match Client.send(origin, request, &provider.deadlines).await {
+        let asked = Unauthorized {
+            method: &Method::POST,
+            target: &target,
+            host: &origin.authority,
+            content_type: provider.headers.get(header::CONTENT_TYPE),
+            body: &body,
+        };
+        provider.credential.authorize(&asked, &mut more).await?;
+        let outgoing = Outgoing {
+            method: &Method::POST,
+            target: &target,
+            headers: &provider.headers,
+            more: &more,
+            body: Payload::Whole(body),
+        };
+        match Client.send(origin, outgoing, &provider.deadlines).await {
             Ok(response) => Ok(response.map(AnswerBody::Upstream)),
             Err(error) => Err(error.into_fault()),
         }
@@ -270,17 +278,15 @@ impl Attempt<'_> {
     async fn whole(
         &self,
         response: Response<AnswerBody>,
-        way: &Way,
+        way: &Way<'_>,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
-        let status = response.status();
         let counted = millgate_provider::counted(response.headers());
-        let body = self.collect_json(response).await?;
+        let wanted = (way.lane == Lane::Pass).then(|| codec(way.dialect).usage_member());
+        let (body, usage) = self.collect_json(response, wanted).await?;
         if way.lane == Lane::Pass {
-            let members = scan::members(&body).map_err(|fault| not_an_answer(status.as_u16(), fault))?;
-            let wanted = codec(way.dialect).usage_member();
-            if let Some(usage) = members.iter().find(|member| member.name == wanted) {
-                flight.consumed(usage_of(way.dialect, usage.text).unwrap_or_default());
+            if let Some(usage) = usage {
+                flight.consumed(usage_of(way.dialect, &usage).unwrap_or_default());
             }
             return Ok(Reply::json(body));
         }
@@ -289,29 +295,42 @@ impl Attempt<'_> {
             answer.usage = answer.usage.or(counted);
         }
         flight.consumed(answer.usage().unwrap_or_default());
-        Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &way.context)))
+        Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &self.context(way, flight))))
     }
 
-    /// The body of an answer that must be one JSON object and not an error in disguise.
-    async fn collect_json(&self, response: Response<AnswerBody>) -> Result<Bytes, Fault> {
+    /// The body of an answer that must be one JSON object and not an error in disguise, and the text of its
+    /// top-level member `wanted`.
+    async fn collect_json(
+        &self,
+        response: Response<AnswerBody>,
+        wanted: Option<&str>,
+    ) -> Result<(Bytes, Option<Bytes>), Fault> {
         let (head, body) = response.into_parts();
         let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let is_html = content_type.starts_with(b"text/html");
         let body = collect(body, self.max_answer).await.map_err(UpstreamError::into_fault)?;
-        let failed = is_html || {
-            let members = scan::members(&body).map_err(|fault| not_an_answer(head.status.as_u16(), fault))?;
-            let has = |name: &str| members.iter().any(|m| m.name == name && m.kind != scan::Kind::Null);
-            has("error") && !has("choices") && !has("content") && !has("data")
-        };
-        if failed {
+        let (mut error, mut answer, mut found) = (false, false, None);
+        if !is_html {
+            scan::visit(&body, |name, kind, text| match name {
+                _ if kind == scan::Kind::Null => {}
+                b"error" => error = true,
+                b"choices" | b"content" | b"data" => answer = true,
+                name if wanted.is_some_and(|wanted| wanted.as_bytes() == name) => {
+                    found = Some(body.slice_ref(text));
+                }
+                _ => {}
+            })
+            .map_err(|fault| not_an_answer(head.status.as_u16(), fault))?;
+        }
+        if is_html || error && !answer {
             // Some providers report errors under 200.
             return Err(millgate_provider::classify(self.provider.kind, 500, &head.headers, &body)
                 .with_upstream_status(head.status.as_u16()));
         }
-        Ok(body)
+        Ok((body, found))
     }
 
-    fn decode_whole(&self, body: &[u8], way: &Way) -> Result<Answer, Fault> {
+    fn decode_whole(&self, body: &[u8], way: &Way<'_>) -> Result<Answer, Fault> {
         let answer = codec(way.dialect).decode_answer(way.operation, body)?;
         Ok(match answer {
             Answer::Chat(chat) if self.planned.call.operation == Operation::Completions => {
@@ -326,19 +345,18 @@ impl Attempt<'_> {
     async fn stream(
         &self,
         response: Response<AnswerBody>,
-        way: &Way,
+        way: &Way<'_>,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
         let call = &self.planned.call;
         let content_type =
             response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        let encoder = || codec(call.dialect).stream_encoder(call.operation, &way.context);
         if !content_type.starts_with(codec(way.dialect).stream_type().as_bytes()) {
             // A provider that does not stream this model answers whole.
-            let body = self.collect_json(response).await?;
+            let (body, _) = self.collect_json(response, None).await?;
             let answer = codec(way.dialect).decode_answer(way.operation, &body)?;
             flight.consumed(answer.usage().unwrap_or_default());
-            let mut encoder = encoder();
+            let mut encoder = self.encoder(way, flight);
             let mut out = Vec::new();
             for event in replay(answer).into_iter().chain([Event::End]) {
                 encoder.push(event, &mut out);
@@ -351,9 +369,15 @@ impl Attempt<'_> {
             Box::new(stream::Passing::open(body, watch, call.dialect, flight).await?)
         } else {
             let decoder = codec(way.dialect).stream_decoder(way.operation);
-            Box::new(stream::Translating::open(body, decoder, encoder(), flight).await?)
+            let encoder = self.encoder(way, flight);
+            Box::new(stream::Translating::open(body, decoder, encoder, flight).await?)
         };
         Ok(self.stream_reply(pieces))
+    }
+
+    fn encoder(&self, way: &Way<'_>, flight: &Flight) -> Box<dyn StreamEncoder> {
+        let call = &self.planned.call;
+        codec(call.dialect).stream_encoder(call.operation, &self.context(way, flight))
     }
 
     fn stream_reply(&self, pieces: Box<dyn Pieces>) -> Reply {
@@ -375,7 +399,6 @@ fn not_an_answer(status: u16, fault: Fault) -> Fault {
 }
 
 /// The body of a provider's answer.
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one; the mock is for demos")]
 pub(super) enum AnswerBody {
     Upstream(UpstreamBody),
     Mock(MockBody),

@@ -39,7 +39,7 @@ pub(crate) async fn dispatch(
         flight.record().target = Some(std::sync::Arc::clone(&target.label));
         let attempt = match &target.kind {
             TargetKind::Model(deployment) => predict::predict(deployment, &planned, head, flight).await,
-            TargetKind::Provider { provider, model } => {
+            TargetKind::Provider { provider, model, price } => {
                 let provider = match model {
                     Some(_) => provider,
                     None => provider.for_model(named(&planned)),
@@ -48,6 +48,7 @@ pub(crate) async fn dispatch(
                     planned: &planned,
                     provider,
                     model: model.as_deref(),
+                    price: price.as_ref(),
                     head,
                     max_answer: snapshot.max_answer,
                 };

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use millgate_config::{Config, ProviderConfig};
-use millgate_credential::{Credentials, Opened, Wanted};
+use millgate_credential::{Credential, Credentials, Opened, Wanted};
 use millgate_provider::{ProviderKind, Settings, complete};
 use millgate_upstream::{Deadlines, Origin};
 use url::Url;
@@ -75,6 +75,10 @@ pub(super) fn open(
             base: base.as_ref(),
         })
         .map_err(|error| format!("providers.{name}: {error}"))?;
+    if !matches!(opened.credential, Credential::Fixed) {
+        // What the credential adds stands alone.
+        headers.remove(AUTHORIZATION);
+    }
     let version = written.api_version.as_deref().filter(|_| kind.takes_version());
     let paths = Paths { name, prefix: &prefix, version, settings: &settings };
     let mut provider = Provider {
@@ -86,6 +90,7 @@ pub(super) fn open(
         credential: opened.credential.clone(),
         ways: paths.ways(kind)?,
         families: Vec::new(),
+        prices: Arc::default(),
     };
     for family in &kind.families {
         let ways = paths.ways(&family.kind)?;
@@ -111,11 +116,10 @@ impl Paths<'_> {
             let path = path.replace("{version}", &Encoded(self.version.unwrap_or_default()).to_string());
             let place = match path.split_once("{model}") {
                 Some((before, after)) => Place::ByModel(format!("{prefix}{before}"), after.to_owned()),
-                None => {
-                    let uri = format!("{prefix}{path}").parse();
-                    Place::Fixed(uri.map_err(|error| format!("providers.{}: {error}", self.name))?)
-                }
+                None => Place::Fixed(format!("{prefix}{path}")),
             };
+            let whole = format!("{prefix}{}", path.replace("{model}", "m"));
+            whole.parse::<Uri>().map_err(|error| format!("providers.{}: {error}", self.name))?;
             Ok(Way { dialect: way.dialect, operation: way.operation, stream: way.stream, place })
         });
         ways.collect()
