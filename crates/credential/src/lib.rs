@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use millgate_config::{AwsConfig, CredentialConfig, GoogleConfig};
 use millgate_provider::{ProviderKind, Settings};
 use millgate_types::Fault;
@@ -75,12 +75,16 @@ impl Credential {
         }
     }
 
-    /// The provider said that it does not accept the credential: a token may have been revoked.
-    pub fn refused(&self) {
-        match self {
-            Self::Fixed => {}
-            Self::Signed(signer) => signer.0.keys.refused(),
-            Self::Bearer(token) => token.0.refused(),
+    /// The provider answered that it does not accept the credential: a token may have been revoked, keys in a
+    /// file replaced. What is not young any more is fetched anew.
+    pub fn refused(&self, status: StatusCode) {
+        match (self, status) {
+            (Self::Bearer(token), StatusCode::UNAUTHORIZED) => token.0.refused(),
+            // AWS says 403 of expired keys too.
+            (Self::Signed(signer), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                signer.0.keys.refused();
+            }
+            _ => {}
         }
     }
 }

@@ -9,11 +9,26 @@ pub(super) enum Maker {
     Nova(u32),
     /// OpenAI's open models.
     GptOss,
-    /// Makers whose models follow no JSON schema by themselves: Amazon's Titan, Meta, AI21, Cohere.
+    /// Models that are held to no JSON schema, and those of which nothing is known because an ARN hides them.
     Plain,
-    /// Another, or hidden behind an ARN that says nothing.
+    /// Another.
     Other,
 }
+
+/// Parts of the names of models that are held to no schema.
+const PLAIN: [&str; 11] = [
+    "amazon.titan",
+    "meta.llama",
+    "ai21.",
+    "cohere.",
+    "writer.",
+    "deepseek.r1",
+    "mistral.mistral-7b",
+    "mistral.mixtral",
+    "mistral.pixtral",
+    "mistral.mistral-large-24",
+    "mistral.mistral-small-24",
+];
 
 impl Maker {
     /// Reads `anthropic.claude-3-5-sonnet-20240620-v1:0`, `us.amazon.nova-lite-v1:0`, ARNs that end in such an id.
@@ -27,7 +42,7 @@ impl Maker {
             Self::Nova(1)
         } else if has("openai.gpt-oss") {
             Self::GptOss
-        } else if ["amazon.titan", "meta.llama", "ai21.", "cohere."].iter().any(|part| has(part)) {
+        } else if PLAIN.iter().any(|part| has(part)) || model.starts_with("arn:") {
             Self::Plain
         } else {
             Self::Other
@@ -71,7 +86,9 @@ mod tests {
             ("amazon.nova-micro-v1:0", Maker::Nova(1)),
             ("openai.gpt-oss-20b-1:0", Maker::GptOss),
             ("meta.llama3-8b-instruct-v1:0", Maker::Plain),
-            ("arn:aws:bedrock:eu-central-1:000000000000:application-inference-profile/abc123", Maker::Other),
+            ("arn:aws:bedrock:eu-central-1:000000000000:application-inference-profile/abc123", Maker::Plain),
+            ("us.deepseek.r1-v1:0", Maker::Plain),
+            ("minimax.minimax-m2", Maker::Other),
         ] {
             assert_eq!(Maker::of(model), maker, "{model}");
         }

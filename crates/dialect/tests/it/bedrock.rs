@@ -152,6 +152,86 @@ proptest! {
     }
 }
 
+fn finished(reason: &str) -> Result<Answer, Fault> {
+    let body = json!({"output": {"message": {"role": "assistant", "content": [{"text": "a"}]}},
+        "stopReason": reason, "additionalModelResponseFields": {"stop_sequence": "END"},
+        "usage": {"inputTokens": 1, "outputTokens": 2, "totalTokens": 3}});
+    codec(Dialect::Bedrock).decode_answer(Operation::Chat, body.to_string().as_bytes())
+}
+
+#[test]
+fn reasons_of_an_end_are_told_apart_and_spoiled_output_is_an_error() {
+    for (reason, expected) in [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("guardrail_intervened", "content_filter"),
+        ("content_filtered", "content_filter"),
+        ("of_the_future", "stop"),
+    ] {
+        let answer = finished(reason).unwrap();
+        let shown = codec(Dialect::OpenAi).encode_answer(&answer, &crate::fixtures::context());
+        let shown: Value = serde_json::from_slice(&shown).unwrap();
+        assert_eq!(shown["choices"][0]["finish_reason"], expected, "{reason}");
+    }
+    let shown = codec(Dialect::Anthropic)
+        .encode_answer(&finished("stop_sequence").unwrap(), &crate::fixtures::context());
+    let shown: Value = serde_json::from_slice(&shown).unwrap();
+    assert_eq!((&shown["stop_reason"], &shown["stop_sequence"]), (&json!("stop_sequence"), &json!("END")));
+    for reason in ["malformed_model_output", "malformed_tool_use"] {
+        assert_eq!(finished(reason).unwrap_err().code.name, "upstream_error");
+        let stream = [
+            frame("messageStart", &json!({"role": "assistant"})),
+            frame("contentBlockDelta", &json!({"contentBlockIndex": 0, "delta": {"text": "a"}})),
+            frame("messageStop", &json!({"stopReason": reason})),
+        ];
+        let events = events(&stream.concat(), usize::MAX);
+        assert!(matches!(events.last(), Some(Event::Error(fault)) if fault.code.name == "upstream_error"));
+    }
+}
+
+#[test]
+fn a_stream_without_usage_ends_all_the_same_and_one_that_breaks_off_does_not() {
+    let start = frame("messageStart", &json!({"role": "assistant"}));
+    let text = frame("contentBlockDelta", &json!({"contentBlockIndex": 0, "delta": {"text": "a"}}));
+    let stop = frame("messageStop", &json!({"stopReason": "end_turn"}));
+    let whole = [start.clone(), text.clone(), stop].concat();
+    assert!(matches!(events(&whole, 11).last(), Some(Event::End)));
+    for bytes in [[start, text].concat(), whole[..whole.len() - 3].to_vec()] {
+        let events = events(&bytes, 11);
+        let Some(Event::Error(fault)) = events.last() else { panic!("{events:?}") };
+        assert_eq!(fault.code.name, "stream_interrupted");
+    }
+}
+
+#[test]
+fn long_streams_take_time_in_proportion() {
+    let stream = |count: usize| {
+        let call = json!({"contentBlockIndex": 0, "start": {"toolUse": {"toolUseId": "t", "name": "f"}}});
+        let mut bytes = frame("contentBlockStart", &call);
+        let piece = frame(
+            "contentBlockDelta",
+            &json!({"contentBlockIndex": 0, "delta": {"toolUse": {"input": "0123456789"}}}),
+        );
+        (0..count).for_each(|_| bytes.extend_from_slice(&piece));
+        bytes
+    };
+    // The best of some: other work of the machine only adds to it.
+    let time = |count: usize| {
+        let bytes = stream(count);
+        let once = || {
+            let began = std::time::Instant::now();
+            assert_eq!(events(&bytes, 1400).len(), count + 3);
+            began.elapsed()
+        };
+        (0..3).map(|_| once()).min().unwrap()
+    };
+    let (short, long) = (time(2000), time(40_000));
+    // Twenty times the deltas; a square would be four hundred times the time.
+    assert!(long < short * 100, "{short:?} {long:?}");
+}
+
 // ---- requests -------------------------------------------------------------------------------------------
 
 fn quirks() -> Quirks {

@@ -267,9 +267,7 @@ impl Attempt<'_> {
                 .with_upstream_status(status.as_u16()));
         }
         let body = collect(body, MAX_ERROR_BODY).await.unwrap_or_default();
-        if status == http::StatusCode::UNAUTHORIZED {
-            self.provider.credential.refused();
-        }
+        self.provider.credential.refused(status);
         Err(millgate_provider::classify(self.provider.kind, status.as_u16(), &head.headers, &body))
     }
 

@@ -158,6 +158,31 @@ async fn an_exception_before_the_content_is_a_status_and_after_it_an_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lying_upstreams_are_upstream_errors() {
+    let fake = FakeProvider::start().unwrap();
+    let cases = [
+        ("html-200", "upstream_error"),
+        ("error-200", "upstream_error"),
+        ("bad-json", "upstream_error"),
+        ("huge", "upstream_error"),
+        ("redirect", "upstream_error"),
+        ("reset", "upstream_error"),
+        ("hang", "upstream_timeout"),
+        ("status-503", "upstream_overloaded"),
+    ];
+    let gateway = TestGateway::start(&config(&fake, &keys(), &cases.map(|(model, _)| model))).await;
+    for stream in [false, true] {
+        for (model, code) in cases {
+            let mut call = chat(model);
+            call["stream"] = stream.into();
+            let answer = gateway.post("/v1/chat/completions", &call).await;
+            assert_eq!(answer.header("x-millgate-error"), Some(code), "{model} {stream} {}", answer.text());
+            assert!(answer.status >= 500 && !answer.text().contains("127.0.0.1"), "{model} {stream}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bedrock_key_goes_as_a_bearer_and_profiles_are_read_from_the_shared_file() {
     let fake = FakeProvider::start().unwrap();
     let gateway = TestGateway::start(&config(&fake, "api_key: bedrock-api-key-canary", &["ok"])).await;

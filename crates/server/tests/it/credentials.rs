@@ -119,6 +119,15 @@ async fn a_token_endpoint_that_fails_is_a_typed_error_and_the_next_target_is_ask
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_endpoint_that_comes_back_is_used_without_a_reload() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = TestGateway::start(&entra(&fake, "fails-2", "")).await;
+    assert_eq!(gateway.post("/v1/chat/completions", &chat("chat")).await.status, 502);
+    until("a token", async || gateway.post("/v1/chat/completions", &chat("chat")).await.status == 200).await;
+    assert_eq!(tokens(&fake), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_corrected_credential_is_used_after_the_reload() {
     let fake = FakeProvider::start().unwrap();
     let gateway = TestGateway::start(&entra(&fake, "status-503", "")).await;

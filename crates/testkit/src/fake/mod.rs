@@ -16,7 +16,8 @@
 //! | `redirect`, `huge` | 302 to `/__stolen`; an answer of 8 MiB |
 //!
 //! Paths that end in `/token` are token endpoints. Tokens are numbered, `token-1` being the first; a segment of the
-//! path says how the endpoint behaves: `lives-N` (seconds), `slow-Dms`, `status-NNN`, `html`.
+//! path says how the endpoint behaves: `lives-N` (seconds), `slow-Dms`, `status-NNN`, `fails-N` (the first N times),
+//! `html`.
 
 mod bedrock;
 mod bodies;

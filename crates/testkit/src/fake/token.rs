@@ -13,6 +13,9 @@ pub(super) async fn answer(path: &str, log: &Log) -> (u16, &'static str, Vec<u8>
     for (word, value) in path.split('/').filter_map(|segment| segment.split_once('-')) {
         match word {
             "lives" => life = value.parse().unwrap_or(life),
+            "fails" if count <= value.parse().unwrap_or(0) => {
+                return (503, "text/plain", b"away".to_vec());
+            }
             "slow" => tokio::time::sleep(millis(Some(value))).await,
             "status" => {
                 let body = json!({ "error": "invalid_client", "error_description": "no such client" });
