@@ -62,6 +62,19 @@ fn document_format(media_type: &str, filename: Option<&str>) -> Option<&'static 
     })
 }
 
+/// `mp4` of `video/mp4`.
+fn film_format(ending: &str) -> Option<&str> {
+    Some(match ending {
+        "mp4" | "webm" | "mpeg" | "mpg" => ending,
+        "quicktime" | "mov" => "mov",
+        "x-matroska" | "mkv" => "mkv",
+        "x-flv" | "flv" => "flv",
+        "x-ms-wmv" | "wmv" => "wmv",
+        "3gpp" => "three_gp",
+        _ => return None,
+    })
+}
+
 fn refused(public: &'static str, path: &dyn Fn() -> String) -> Fault {
     Fault::client(code::UNSUPPORTED_PARAMETER, public).with_param(path())
 }
@@ -201,10 +214,21 @@ impl Blocks {
             MediaSource::Url(url) | MediaSource::FileId(url) => filename.or_else(|| url.rsplit('/').next()),
             _ => filename,
         };
+        let source = source(from, path)?;
+        // Other dialects send films and sound as files too.
+        let (kind, ending) = media_type(from).split_once('/').unwrap_or_default();
+        match (kind, film_format(ending)) {
+            ("video", Some(format)) => return Ok(json!({"video": {"format": format, "source": source}})),
+            ("audio", _) => {
+                let format = if ending == "mpeg" { "mp3" } else { ending.trim_start_matches("x-") };
+                return Ok(json!({"audio": {"format": format, "source": source}}));
+            }
+            _ => {}
+        }
         let format = document_format(media_type(from), named)
             .ok_or_else(|| refused("the target does not take documents of this kind", path))?;
         let name = self.name(filename);
-        Ok(json!({"document": {"format": format, "name": name, "source": source(from, path)?}}))
+        Ok(json!({"document": {"format": format, "name": name, "source": source}}))
     }
 
     /// A document's name: letters, digits, single spaces, `-()[]`, and no other document's.
@@ -273,6 +297,20 @@ mod tests {
         assert_eq!(document_format("text/x-rust", Some("lib.rs")), Some("txt"));
         assert_eq!(document_format("application/zip", Some("a.zip")), None);
         assert_eq!(image_format("image/svg+xml"), None);
+    }
+
+    #[test]
+    fn films_and_sound_that_come_as_files_are_none() {
+        let mut blocks = Blocks::new(false);
+        let mut file = |media_type: &str| {
+            let source = MediaSource::Base64 { media_type: media_type.to_owned(), data: "AAAA".to_owned() };
+            blocks.document(&source, None, &|| "messages[0].content[0]".to_owned())
+        };
+        let source = json!({"bytes": "AAAA"});
+        let film = json!({"video": {"format": "mov", "source": source}});
+        assert_eq!(file("video/quicktime").unwrap(), film);
+        assert_eq!(file("audio/mpeg").unwrap(), json!({"audio": {"format": "mp3", "source": source}}));
+        assert!(file("video/of-the-future").is_err());
     }
 
     #[test]
