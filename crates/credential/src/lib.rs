@@ -75,6 +75,15 @@ impl Credential {
         }
     }
 
+    /// Whether there is something to prove the caller with; a fetch under way is waited for.
+    pub async fn test(&self) -> Result<(), Fault> {
+        match self {
+            Self::Fixed => Ok(()),
+            Self::Signed(signer) => signer.0.keys.get().await.map(drop),
+            Self::Bearer(token) => token.0.get().await.map(drop),
+        }
+    }
+
     /// The provider answered that it does not accept the credential: a token may have been revoked, keys in a
     /// file replaced. What is not young any more is fetched anew.
     pub fn refused(&self, status: StatusCode) {

@@ -350,6 +350,16 @@ impl Builder {
     }
 }
 
+/// The credential of each provider, opened apart from any snapshot.
+pub(crate) fn credentials(config: &Config) -> Vec<(String, Result<Credential, String>)> {
+    let credentials = Credentials::new(tokio::runtime::Handle::current());
+    let open = |(name, written): (&String, _)| {
+        let opened = providers::open(name, written, config, &credentials);
+        (name.clone(), opened.map(|(provider, _)| provider.credential))
+    };
+    config.providers.iter().map(open).collect()
+}
+
 struct Resolver<'a> {
     config: &'a Config,
     providers: &'a HashMap<&'a str, Arc<Provider>>,

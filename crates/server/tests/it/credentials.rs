@@ -220,3 +220,16 @@ async fn google_is_asked_as_a_service_account_as_a_user_and_on_its_machines() {
     assert_eq!((asked.method.as_str(), asked.header("metadata-flavor")), ("GET", Some("Google")));
     assert_eq!(asked.path, "/computeMetadata/v1/instance/service-accounts/default/token");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_learns_whether_there_is_a_credential() {
+    let fake = FakeProvider::start().unwrap();
+    let tested = async |tenant: &str| {
+        let config = millgate_config::load(&entra(&fake, tenant, "")).unwrap().config;
+        millgate_server::Gateway::test_credentials(&config).await
+    };
+    assert_eq!(tested("ok").await, [("azure".to_owned(), Ok(()))]);
+    let found = tested("status-401").await;
+    let reason = found[0].1.clone().unwrap_err();
+    assert!(reason.contains("status 401, invalid_client") && !reason.contains(SECRET), "{reason}");
+}
