@@ -515,7 +515,7 @@ impl tokio::io::AsyncWrite for Watched {
         context: &mut std::task::Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> std::task::Poll<io::Result<usize>> {
-        std::pin::Pin::new(&mut self.stream).poll_write_vectored(context, data)
+        millgate_upstream::poll_write_gathered(&mut self.stream, context, data)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -300,12 +300,9 @@ impl Allowance {
         let mut reset = itoa::Buffer::new().format(self.reset.as_millis() as u64).to_owned();
         reset.push_str("ms");
         [
-            (HeaderName::from_static("x-ratelimit-limit-requests"), self.limit.into()),
-            (HeaderName::from_static("x-ratelimit-remaining-requests"), self.remaining.into()),
-            (
-                HeaderName::from_static("x-ratelimit-reset-requests"),
-                HeaderValue::try_from(reset).unwrap_or(HeaderValue::from_static("0ms")),
-            ),
+            (names::LIMIT, self.limit.into()),
+            (names::REMAINING, self.remaining.into()),
+            (names::RESET, HeaderValue::try_from(reset).unwrap_or(HeaderValue::from_static("0ms"))),
         ]
     }
 }
