@@ -105,6 +105,9 @@ fn read(body: &[u8]) -> Result<Fetched<HeaderValue>, Failure> {
     let mut value = HeaderValue::from_str(&format!("Bearer {}", answer.access_token))
         .map_err(|_| Failure::unreachable("its token cannot stand in a header"))?;
     value.set_sensitive(true);
+    if seconds == Some(0) {
+        return Err(Failure::unreachable("its token has expired already"));
+    }
     let life = Duration::from_secs(seconds.unwrap_or(USUAL_LIFE).min(30 * 86_400));
     Ok(Fetched { value, life: Some(life) })
 }
@@ -146,7 +149,14 @@ mod tests {
             Some(Duration::from_secs(60))
         );
         assert_eq!(read(br#"{"access_token":"a"}"#).unwrap().life, Some(Duration::from_secs(3600)));
-        for bad in [&b"<html>"[..], b"{}", b"{\"access_token\":\"a\\nb\"}", b"{\"access_token\":7}"] {
+        for bad in [
+            &b"<html>"[..],
+            b"{}",
+            b"{\"access_token\":\"a\",\"expires_in\":0}",
+            b"{\"access_token\":\"a\",\"expires_in\":-5}",
+            b"{\"access_token\":\"a\\nb\"}",
+            b"{\"access_token\":7}",
+        ] {
             assert!(read(bad).is_err());
         }
     }
