@@ -76,6 +76,7 @@ fn providers() -> Result<String> {
             Dialect::OpenAi => "OpenAI",
             Dialect::Responses => "OpenAI Responses",
             Dialect::Gemini => "Gemini",
+            Dialect::Bedrock => "Bedrock Converse",
             Dialect::Anthropic => "Anthropic",
             Dialect::Mlflow => "MLflow",
             Dialect::Scoring => "MLflow scoring",
@@ -85,11 +86,18 @@ fn providers() -> Result<String> {
             AuthScheme::Header(name) => format!("`{name}`"),
             AuthScheme::None => "none".to_owned(),
         };
+        let proof = match &kind.proof {
+            proof if proof.aws_service.is_some() => ", or an AWS signature",
+            proof if proof.google => " with Google's tokens",
+            proof if proof.token_path.is_some() => ", or an OAuth client's tokens",
+            _ => "",
+        };
+        let key = key + proof;
         let quoted = |text: Option<&str>| text.map_or("-".to_owned(), |text| format!("`{text}`"));
         let also: Vec<String> = kind.also.iter().map(|name| format!("`{name}`")).collect();
         let operations: Vec<&str> = [Operation::Chat, Operation::Completions, Operation::Embeddings]
             .into_iter()
-            .filter(|operation| kind.path(*operation).is_some())
+            .filter(|operation| kind.serves(*operation))
             .map(Operation::name)
             .collect();
         writeln!(
@@ -177,7 +185,7 @@ fn section(out: &mut String, name: &str, part: &Value) -> Result<()> {
                 writeln!(out, "- `{word}`: {text}")?;
             } else if let Some(properties) = choice["properties"].as_object() {
                 for (field, property) in properties {
-                    let text = property["description"].as_str().unwrap_or_default();
+                    let text = property["description"].as_str().unwrap_or(&text);
                     writeln!(out, "- `{{ {field}: ... }}` ({}): {text}", kind(property))?;
                 }
             } else {

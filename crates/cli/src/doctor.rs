@@ -40,6 +40,7 @@ pub(crate) fn doctor(arguments: &Doctor) -> anyhow::Result<ExitCode> {
     let mut findings = vec![descriptors()];
     let config = configuration(arguments.config_path.as_deref(), &mut findings);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(credentials(&config, &mut findings));
     runtime.block_on(models(&config, &folder, arguments.skip_models, &mut findings))?;
     if is_json(arguments.output.output) {
         print(&(pretty(&serde_json::to_value(&findings)?) + "\n"))?;
@@ -102,6 +103,19 @@ fn descriptors() -> Finding {
         ),
         Some(soft) => Finding::new("ok", format!("the limit of open files is {soft}"), ""),
         None => Finding::new("warning", "the limit of open files is unknown", "see `ulimit -n`"),
+    }
+}
+
+/// Keys that requests are signed with, tokens that they carry.
+async fn credentials(config: &Config, findings: &mut Vec<Finding>) {
+    for (name, outcome) in Gateway::test_credentials(config).await {
+        findings.push(match outcome {
+            Ok(()) => Finding::new("ok", format!("provider `{name}`: there is a credential"), ""),
+            Err(reason) => {
+                let what = format!("provider `{name}`: no credential: {reason}");
+                Finding::new("error", what, "check `credential` of the provider, and what it reads")
+            }
+        });
     }
 }
 

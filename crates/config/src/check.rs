@@ -1,5 +1,7 @@
 //! Rules that one field alone cannot break: names, references, types, cycles, addresses.
 
+mod credential;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
@@ -134,7 +136,13 @@ impl Checker<'_> {
                         let what = format!("{} has no API versions", kind.title);
                         self.warning(&at("api_version"), &what, "the field is not used");
                     }
-                    if kind.needs_key() && provider.api_key.is_none() && provider.base_url.is_none() {
+                    self.credential(name, provider, kind);
+                    if kind.needs_key()
+                        && provider.api_key.is_none()
+                        && provider.credential.is_none()
+                        && !self.problems.taken.iter().any(|taken| taken.starts_with(&at("credential")))
+                        && provider.base_url.is_none()
+                    {
                         let hint = "for example `api_key: env:OPENAI_API_KEY`";
                         self.error(&at("api_key"), "the field `api_key` is missing", hint);
                     }
@@ -343,7 +351,9 @@ impl Checker<'_> {
                 Some(found) => {
                     let kind = millgate_provider::kind(&found.kind);
                     if endpoint.kind != EndpointType::Predict
-                        && kind.is_some_and(|kind| kind.path(endpoint.kind.operation()).is_none())
+                        && kind.is_some_and(|kind| {
+                            kind.for_model(model).path(endpoint.kind.operation()).is_none()
+                        })
                     {
                         let reason = format!("`{}` has no `{}`", found.kind, endpoint.kind.name());
                         self.warning(at, reason, "calls will be answered with 501");

@@ -4,11 +4,13 @@
 use std::fmt;
 
 use indexmap::IndexMap;
+use millgate_provider::{ProviderKind, Settings};
 use millgate_types::Operation;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::credential::CredentialConfig;
 use crate::value::{ByteSize, Expanded, Period, Secret};
 
 /// The whole configuration of a gateway.
@@ -63,6 +65,20 @@ pub struct ProviderConfig {
     /// The credential, by reference: `env:OPENAI_API_KEY`, `file:/run/secrets/key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<Secret>,
+    /// What proves who calls, where one fixed key does not do: AWS keys, or tokens of Google, Entra ID or another
+    /// OAuth server. Bedrock and Vertex AI find theirs by themselves when neither this nor `api_key` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialConfig>,
+    /// The AWS region (Bedrock), for example `eu-central-1`. Default: `AWS_REGION`, else `AWS_DEFAULT_REGION`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Expanded>,
+    /// The Google Cloud project (Vertex AI). Default: `GOOGLE_CLOUD_PROJECT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<Expanded>,
+    /// The Google Cloud location (Vertex AI), for example `europe-west1`. Default: `GOOGLE_CLOUD_LOCATION`, else
+    /// `global`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<Expanded>,
     /// Where its API lives, for example `http://10.0.0.7:8000/v1`. Default: the catalogue's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_url: Option<Expanded>,
@@ -80,6 +96,32 @@ pub struct ProviderConfig {
     /// `MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Period>,
+}
+
+impl ProviderConfig {
+    /// The settings that the kind's addresses and paths are completed with, by name: as written, else from the
+    /// environment, else the catalogue's default. The error names those that are missing.
+    pub fn settings(&self, kind: &ProviderKind) -> Result<Settings, Vec<String>> {
+        let written = |name: &str| match name {
+            "region" => self.region.as_ref(),
+            "project" => self.project.as_ref(),
+            "location" => self.location.as_ref(),
+            _ => None,
+        };
+        let in_environment = |name: &String| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let (mut found, mut missing) = (Settings::new(), Vec::new());
+        for setting in &kind.settings {
+            let value = written(&setting.name)
+                .map(|value| value.as_str().to_owned())
+                .or_else(|| setting.env.iter().find_map(in_environment))
+                .or_else(|| setting.default.clone());
+            match value {
+                Some(value) => drop(found.insert(setting.name.clone(), value)),
+                None => missing.push(setting.name.clone()),
+            }
+        }
+        if missing.is_empty() { Ok(found) } else { Err(missing) }
+    }
 }
 
 /// A model registry.

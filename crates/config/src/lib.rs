@@ -3,6 +3,7 @@
 //! secret files are the only things it reads besides the document.
 
 mod check;
+mod credential;
 mod document;
 mod forms;
 mod load;
@@ -10,6 +11,7 @@ mod node;
 mod schema;
 mod value;
 
+pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
     AccessConfig, AccessLog, Compat, Config, EndpointConfig, EndpointType, EnvManager, Isolation, KeyConfig,
     KeyMode, LimitBy, LimitConfig, LogConfig, ModelsConfig, Network, ProviderConfig, RegistryConfig,

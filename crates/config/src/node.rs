@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
 use serde_saphyr::Spanned;
@@ -395,6 +396,11 @@ impl<'de> Deserializer<'de> for &Node {
     ) -> Result<V::Value, NodeError> {
         match &self.value {
             Value::Text(text) => visitor.visit_enum(text.as_str().into_deserializer()),
+            // A variant with content: a map whose one key is its name.
+            Value::Map(members) if members.len() == 1 => {
+                let members = Members { members: members.iter(), current: None };
+                visitor.visit_enum(MapAccessDeserializer::new(members))
+            }
             _ => Err(NodeError::new(ErrorKind::Other(format!("expected one of {}", variants.join(", "))))),
         }
     }

@@ -6,9 +6,11 @@
 
 mod aggregate;
 mod anthropic;
+mod bedrock;
 mod completion;
 mod count;
 mod error;
+pub mod eventstream;
 mod gemini;
 mod json;
 mod mlflow;
@@ -30,29 +32,46 @@ pub use aggregate::{Aggregator, aggregate, replay};
 pub use completion::{chat_as_completion, completion_as_chat};
 pub use count::estimate_tokens;
 pub use error::redact;
-pub use quirks::{MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport, ThinkingStyle};
+pub use quirks::{
+    EmbeddingStyle, MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport, ThinkingStyle,
+};
 pub use watch::{Passed, Watch, usage_of};
 
 /// One wire format, both ways. Callers' bytes are read strictly, upstreams' bytes tolerantly.
 pub trait Codec: Sync {
     /// Which.
     fn dialect(&self) -> Dialect;
-    /// Reads a caller's request.
-    fn decode_call(&self, operation: Operation, body: &[u8]) -> Result<Call, Fault>;
+    /// Reads a caller's request. A dialect that only providers speak has none, and leaves this and what else
+    /// writes to callers as it is.
+    fn decode_call(&self, operation: Operation, _body: &[u8]) -> Result<Call, Fault> {
+        Err(not_implemented(self.dialect(), operation))
+    }
     /// Writes the request for a provider that speaks this dialect.
     fn encode_call(&self, call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault>;
     /// Reads a provider's whole answer; `upstream_error` when it is not one.
     fn decode_answer(&self, operation: Operation, body: &[u8]) -> Result<Answer, Fault>;
     /// Writes a whole answer for the caller.
-    fn encode_answer(&self, answer: &Answer, context: &Context) -> Vec<u8>;
+    fn encode_answer(&self, _answer: &Answer, context: &Context) -> Vec<u8> {
+        self.encode_fault(&not_implemented(self.dialect(), Operation::Chat), context.request_id)
+    }
+    /// The content type of a provider's stream.
+    fn stream_type(&self) -> &'static str {
+        "text/event-stream"
+    }
     /// Reads a provider's stream.
     fn stream_decoder(&self, operation: Operation) -> Box<dyn StreamDecoder>;
     /// Writes a stream for the caller.
-    fn stream_encoder(&self, operation: Operation, context: &Context) -> Box<dyn StreamEncoder>;
+    fn stream_encoder(&self, operation: Operation, context: &Context) -> Box<dyn StreamEncoder> {
+        Box::new(stream::Unspoken::new(self.dialect(), operation, context.request_id))
+    }
     /// The JSON body of an error answer.
-    fn encode_fault(&self, fault: &Fault, request_id: RequestId) -> Vec<u8>;
+    fn encode_fault(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
+        openai::OpenAi.encode_fault(fault, request_id)
+    }
     /// An error inside a stream that has begun.
-    fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8>;
+    fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
+        self.encode_fault(fault, request_id)
+    }
     /// What an upstream's error body says.
     fn decode_error(&self, status: u16, body: &[u8]) -> ErrorBody;
     /// Whether a caller's body may go to a provider of the same dialect as it is. Some bodies name the model
@@ -134,6 +153,7 @@ pub static DIALECTS: &[&dyn Codec] = &[
     &responses::Responses,
     &anthropic::Anthropic,
     &gemini::Gemini,
+    &bedrock::Bedrock,
     &mlflow::Mlflow,
     &scoring::Scoring,
 ];

@@ -36,6 +36,10 @@ pub struct Quirks {
     pub strict_tools: bool,
     /// The model's name is not part of the body (Azure deployments, Bedrock, Vertex).
     pub omit_model: bool,
+    /// Stands in the body of Anthropic's dialect where no header says it (Vertex AI).
+    pub anthropic_version: Option<String>,
+    /// In which of Google's shapes texts are embedded.
+    pub embedding_style: EmbeddingStyle,
     /// The bound to send when the caller gave none and the dialect demands one (Anthropic).
     pub default_max_tokens: u64,
     /// How Anthropic models are told to think.
@@ -60,10 +64,24 @@ impl Default for Quirks {
             sampling: true,
             strict_tools: true,
             omit_model: false,
+            anthropic_version: None,
+            embedding_style: EmbeddingStyle::Batch,
             default_max_tokens: 8192,
             thinking: ThinkingStyle::Auto,
         }
     }
+}
+
+/// In which of Google's shapes texts are embedded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingStyle {
+    /// `batchEmbedContents` (Gemini API).
+    Batch,
+    /// `predict` (Vertex AI).
+    Predict,
+    /// `embedContent`, one text a call (Vertex AI's newer models).
+    Single,
 }
 
 /// How the answer's bound is called.

@@ -15,7 +15,12 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The fault of an error answer.
 #[must_use]
 pub fn classify(kind: &ProviderKind, status: u16, headers: &HeaderMap, body: &[u8]) -> Fault {
-    let error = kind.codec().decode_error(status, body);
+    let mut error = kind.codec().decode_error(status, body);
+    if error.kind.is_none() {
+        // AWS tells the class in a header, with an address behind a colon.
+        let class = headers.get("x-amzn-errortype").and_then(|value| value.to_str().ok());
+        error.kind = class.and_then(|class| class.split(':').next()).map(str::to_owned);
+    }
     let wait = hint::retry_after(headers, None)
         .or_else(|| hint::go_duration(error.wait.as_deref()?))
         .or_else(|| hint::retry_after(&HeaderMap::new(), error.message.as_deref()));
@@ -77,6 +82,8 @@ fn class(status: u16, error: &ErrorBody, body: &[u8], wait: Option<Duration>) ->
         402 => (code::UPSTREAM_QUOTA, Retry::NextTarget),
         400 | 422 if html => (code::UPSTREAM_ERROR, Retry::NextTarget),
         400 | 422 if wrong_key(&message, &word) => (code::UPSTREAM_AUTH, Retry::NextTarget),
+        // AWS's quotas of an account: waiting is for days.
+        400 if word("servicequotaexceeded") => (code::UPSTREAM_RATE_LIMITED, Retry::NextTarget),
         400 | 422 if unknown_model(&message, &word) => (code::UPSTREAM_NOT_FOUND, Retry::NextTarget),
         // The model's own slip: once more may do.
         400 if word("tool_use_failed") => (code::UPSTREAM_INVALID_REQUEST, Retry::SameTarget(None)),
@@ -107,6 +114,8 @@ fn wrong_key(message: &str, word: &dyn Fn(&str) -> bool) -> bool {
     word("api_key_invalid")
         || word("invalid_api_key")
         || word("authentication")
+        || word("expiredtoken")
+        || word("unrecognizedclient")
         || ["incorrect api key", "api key not valid", "invalid api key", "api key expired"]
             .iter()
             .any(|phrase| message.contains(phrase))
@@ -118,6 +127,8 @@ fn unknown_model(message: &str, word: &dyn Fn(&str) -> bool) -> bool {
         || word("invalid_model")
         || message.starts_with("model not found")
         || message.contains("model identifier is invalid")
+        // The model is there, under the name of an inference profile only.
+        || message.contains("with on-demand throughput isn")
         || message.contains("supported api model names are")
         || message.starts_with("unable to access non-serverless model")
         || message.starts_with("model ")
@@ -167,6 +178,32 @@ mod tests {
             );
             assert_eq!(fault.public, "the provider refused the gateway's credential");
         }
+    }
+
+    #[test]
+    fn aws_tells_the_class_in_a_header() {
+        let of = |status: u16, class: &'static str, message: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-amzn-errortype", http::HeaderValue::from_static(class));
+            let body = format!("{{\"message\":\"{message}\"}}");
+            classify(kind("bedrock").unwrap(), status, &headers, body.as_bytes())
+        };
+        let fault = of(400, "ServiceQuotaExceededException:http://internal.amazon.com/", "quota");
+        assert_eq!((fault.code, fault.retry), (code::UPSTREAM_RATE_LIMITED, Retry::NextTarget));
+        let fault = of(400, "ExpiredTokenException", "the security token is expired");
+        assert_eq!(fault.code, code::UPSTREAM_AUTH);
+        let fault = of(400, "ValidationException:x", "messages.0: blank text");
+        assert_eq!((fault.code, &*fault.public), (code::UPSTREAM_INVALID_REQUEST, "messages.0: blank text"));
+        let fault = of(
+            400,
+            "ValidationException:x",
+            "Invocation of model ID m with on-demand throughput isn\u{2019}t supported. Retry with a profile",
+        );
+        assert_eq!(fault.code, code::UPSTREAM_NOT_FOUND);
+        assert_eq!(of(424, "ModelErrorException", "x").code, code::UPSTREAM_ERROR);
+        assert_eq!(of(408, "ModelTimeoutException", "x").code, code::UPSTREAM_TIMEOUT);
+        assert_eq!(of(429, "ModelNotReadyException", "x").code, code::UPSTREAM_RATE_LIMITED);
+        assert_eq!(of(503, "ServiceUnavailableException", "x").code, code::UPSTREAM_OVERLOADED);
     }
 
     #[test]

@@ -5,21 +5,26 @@
 
 mod catalogue;
 mod classify;
+mod counted;
+mod entries;
 mod hint;
 mod price;
+mod sigv4;
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 
 use http::{HeaderName, HeaderValue};
 use millgate_dialect::{Codec, Quirks, codec};
 use millgate_types::{Dialect, Fault, Operation, code};
-use serde::Deserialize;
 
 pub use catalogue::{ModelInfo, catalogue_date, model, models};
 pub use classify::classify;
+pub use counted::counted;
+use entries::Paths;
+pub use entries::{Proof, Setting};
 pub use hint::retry_after;
 pub use price::Price;
+pub use sigv4::{AwsKeys, Scope, Signature, Unsigned, sign};
 
 /// What is known of a provider.
 #[derive(Clone, Debug)]
@@ -32,8 +37,14 @@ pub struct ProviderKind {
     pub title: String,
     /// What it speaks.
     pub dialect: Dialect,
-    /// Without a slash at the end; `None` when every user has their own.
+    /// Without a slash at the end; `None` when every user has their own. May hold settings, as `{region}`.
     pub base_url: Option<String>,
+    /// The address at the location `global`, where that is another.
+    pub global_base_url: Option<String>,
+    /// What addresses and paths are completed with.
+    pub settings: Vec<Setting>,
+    /// What is taken in place of a fixed key.
+    pub proof: Proof,
     /// How it wants the key.
     pub auth: AuthScheme,
     /// The environment variable that usually holds the key.
@@ -44,9 +55,34 @@ pub struct ProviderKind {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// How it differs from its dialect.
     pub quirks: Quirks,
+    /// Models that are spoken to otherwise than the rest; the first that fits counts.
+    pub families: Vec<Family>,
     paths: Paths,
     stream_paths: Paths,
     versioned_paths: Paths,
+}
+
+/// What addresses and paths are completed with, by name.
+pub type Settings = BTreeMap<String, String>;
+
+/// Models of a provider that have a dialect, paths and quirks of their own.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// How their names begin; with `*` in front, what they hold somewhere.
+    pub models: Vec<String>,
+    /// The provider as these models know it.
+    pub kind: ProviderKind,
+}
+
+impl Family {
+    /// Whether the model belongs to it.
+    #[must_use]
+    pub fn has(&self, model: &str) -> bool {
+        self.models.iter().any(|pattern| match pattern.strip_prefix('*') {
+            Some(part) => model.contains(part),
+            None => model.starts_with(pattern.as_str()),
+        })
+    }
 }
 
 /// Where an operation is found, and in which dialect it is spoken there.
@@ -67,6 +103,26 @@ impl ProviderKind {
     #[must_use]
     pub fn codec(&self) -> &'static dyn Codec {
         codec(self.dialect)
+    }
+
+    /// The provider as one of its models knows it: its family's dialect and paths, else its own.
+    #[must_use]
+    pub fn for_model(&self, model: &str) -> &Self {
+        self.families.iter().find(|family| family.has(model)).map_or(self, |family| &family.kind)
+    }
+
+    /// The base address for these settings, completed. `None` when every user has their own.
+    #[must_use]
+    pub fn base_url(&self, settings: &Settings) -> Option<String> {
+        let is_global = settings.get("location").is_some_and(|location| location == "global");
+        let template = self.global_base_url.as_ref().filter(|_| is_global).or(self.base_url.as_ref())?;
+        Some(complete(template, settings))
+    }
+
+    /// Whether any of its models has the operation.
+    #[must_use]
+    pub fn serves(&self, operation: Operation) -> bool {
+        self.path(operation).is_some() || self.families.iter().any(|family| family.kind.serves(operation))
     }
 
     /// The path of an operation under the base address; `None` when the provider has no such operation.
@@ -116,7 +172,7 @@ impl ProviderKind {
     /// Whether calls without a key are pointless.
     #[must_use]
     pub fn needs_key(&self) -> bool {
-        self.auth != AuthScheme::None && self.key_env.is_some()
+        self.auth != AuthScheme::None && self.key_env.is_some() && !self.proof.is_ambient()
     }
 
     /// The header that carries the key, marked as sensitive. `None` when the provider takes no key, or the
@@ -133,6 +189,14 @@ impl ProviderKind {
         value.set_sensitive(true);
         Some((name, value))
     }
+}
+
+/// Puts settings into a template: `{region}` becomes the region. What is no setting stays.
+#[must_use]
+pub fn complete(template: &str, settings: &Settings) -> String {
+    settings
+        .iter()
+        .fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
 }
 
 /// How a provider wants its key.
@@ -168,120 +232,7 @@ fn plain(name: &str) -> String {
 /// Every provider, in the catalogue's order.
 #[must_use]
 pub fn kinds() -> &'static [ProviderKind] {
-    &CATALOG
-}
-
-static CATALOG: LazyLock<Vec<ProviderKind>> = LazyLock::new(|| {
-    let entries: Vec<Entry> = serde_saphyr::from_str(include_str!("../catalog.yaml"))
-        .expect("the catalogue is part of the binary and parsed by this crate's tests");
-    entries.into_iter().map(Entry::resolve).collect()
-});
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    name: String,
-    #[serde(default)]
-    also: Vec<String>,
-    title: String,
-    #[serde(default)]
-    dialect: DialectName,
-    #[serde(default)]
-    base_url: Option<String>,
-    #[serde(default)]
-    auth: Auth,
-    #[serde(default)]
-    key_env: Option<String>,
-    #[serde(default)]
-    prices: Option<String>,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    paths: Paths,
-    #[serde(default)]
-    stream_paths: Paths,
-    #[serde(default)]
-    versioned_paths: Paths,
-    #[serde(default)]
-    quirks: Quirks,
-}
-
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum DialectName {
-    #[default]
-    Openai,
-    Anthropic,
-    Gemini,
-    Mlflow,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Auth {
-    #[default]
-    Bearer,
-    None,
-    Header(String),
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Paths {
-    chat: Option<String>,
-    completions: Option<String>,
-    embeddings: Option<String>,
-    count_tokens: Option<String>,
-    /// OpenAI's Responses API, which some providers have beside chat completions.
-    responses: Option<String>,
-}
-
-impl Paths {
-    fn of(&self, operation: Operation) -> Option<&str> {
-        match operation {
-            Operation::Chat => self.chat.as_deref(),
-            Operation::Completions => self.completions.as_deref(),
-            Operation::Embeddings => self.embeddings.as_deref(),
-            Operation::CountTokens => self.count_tokens.as_deref(),
-            Operation::Predict => None,
-        }
-    }
-}
-
-impl Entry {
-    fn resolve(self) -> ProviderKind {
-        let header =
-            |name: &str| HeaderName::from_bytes(name.as_bytes()).expect("a header's name in the catalogue");
-        ProviderKind {
-            name: self.name,
-            also: self.also,
-            title: self.title,
-            dialect: match self.dialect {
-                DialectName::Openai => Dialect::OpenAi,
-                DialectName::Anthropic => Dialect::Anthropic,
-                DialectName::Gemini => Dialect::Gemini,
-                DialectName::Mlflow => Dialect::Mlflow,
-            },
-            base_url: self.base_url,
-            auth: match &self.auth {
-                Auth::Bearer => AuthScheme::Bearer,
-                Auth::None => AuthScheme::None,
-                Auth::Header(name) => AuthScheme::Header(header(name)),
-            },
-            key_env: self.key_env,
-            prices: self.prices,
-            headers: self
-                .headers
-                .iter()
-                .map(|(name, value)| {
-                    (header(name), HeaderValue::from_str(value).expect("a header's value in the catalogue"))
-                })
-                .collect(),
-            quirks: self.quirks,
-            paths: self.paths,
-            stream_paths: self.stream_paths,
-            versioned_paths: self.versioned_paths,
-        }
-    }
+    entries::entries()
 }
 
 #[cfg(test)]
@@ -299,6 +250,10 @@ mod tests {
                 assert!(url.starts_with("http") && !url.ends_with('/'), "{url}");
             }
             let operations = [Operation::Chat, Operation::Completions, Operation::Embeddings];
+            for family in &kind.families {
+                let path = operations.iter().find_map(|operation| family.kind.path(*operation));
+                assert!(path.is_some_and(|path| path.starts_with('/')), "{} {:?}", kind.name, family.models);
+            }
             let paths: Vec<&str> = operations.iter().filter_map(|operation| kind.path(*operation)).collect();
             assert!(!paths.is_empty() && paths.iter().all(|path| path.starts_with('/')), "{}", kind.name);
         }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use millgate_config::Config;
+use millgate_credential::Credential;
 use millgate_models::{Deployment, DeploymentStatus, Models, Registry};
 use millgate_observe::{Metrics, Recorder};
 use serde::Serialize;
@@ -95,6 +96,24 @@ impl Gateway {
     pub fn registries(config: &Config) -> Result<Vec<Arc<Registry>>, ApplyError> {
         let opened = config.registries.iter().map(|(name, written)| registry(name, written));
         opened.collect::<Result<_, String>>().map_err(ApplyError)
+    }
+
+    /// Gets the credential of each provider that needs more than a fixed key, apart from any gateway, for
+    /// `doctor`. The error says what is wrong, without any secret.
+    pub async fn test_credentials(config: &Config) -> Vec<(String, Result<(), String>)> {
+        let mut found = Vec::new();
+        for (name, credential) in crate::snapshot::credentials(config) {
+            let outcome = match credential {
+                Ok(Credential::Fixed) => continue,
+                Ok(credential) => credential.test().await.map_err(|fault| match fault.cause {
+                    Some(cause) => cause.to_string(),
+                    None => fault.public.into_owned(),
+                }),
+                Err(error) => Err(error),
+            };
+            found.push((name, outcome));
+        }
+        found
     }
 
     /// Says no to readiness from now on; requests are still served.

@@ -1,25 +1,24 @@
 //! What runs: built whole from a checked [`Config`], never changed, swapped as one. A request keeps the one
 //! it began with.
 
+mod providers;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
-use http::uri::Uri;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use millgate_config::{
     Compat, Config, EndpointConfig, EndpointType, EnvManager, KeyMode, LimitBy, LimitConfig, Network,
-    ProviderConfig, RouteConfig, RuntimeChoice,
+    RouteConfig, RuntimeChoice,
 };
+use millgate_credential::{Credential, Credentials};
 use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
 use millgate_policy::{Limiter, Rate, Route};
-use millgate_provider::{Price, ProviderKind};
+use millgate_provider::{Family, Price, ProviderKind};
 use millgate_types::{Dialect, ModelRef, Operation, Principal};
 use millgate_upstream::{Deadlines, Origin};
 use sha2::{Digest, Sha256};
-use url::Url;
 
 use crate::body::BodyLimits;
 
@@ -65,6 +64,7 @@ impl std::fmt::Debug for TargetKind {
 }
 
 /// A provider, ready to be called.
+#[derive(Clone)]
 pub(crate) struct Provider {
     pub(crate) name: Arc<str>,
     pub(crate) kind: &'static ProviderKind,
@@ -72,15 +72,23 @@ pub(crate) struct Provider {
     /// Credential, content type and configured headers, as every request carries them.
     pub(crate) headers: HeaderMap,
     pub(crate) deadlines: Deadlines,
+    /// What each request needs beside the headers.
+    pub(crate) credential: Credential,
     ways: Vec<Way>,
+    /// The same provider for models that are spoken to otherwise.
+    families: Vec<(&'static Family, Arc<Provider>)>,
     /// Prices of models that callers named, as far as there is room.
-    prices: Mutex<HashMap<Box<str>, Option<Arc<Price>>>>,
+    prices: Arc<Mutex<Prices>>,
 }
+
+/// Prices by model; `None` for those that nobody knows.
+type Prices = HashMap<Box<str>, Option<Arc<Price>>>;
 
 /// Prices kept per provider of models that callers named.
 const MAX_PRICES: usize = 1024;
 
 /// One operation of a provider, in one dialect.
+#[derive(Clone)]
 struct Way {
     dialect: Dialect,
     operation: Operation,
@@ -89,6 +97,7 @@ struct Way {
 }
 
 /// The request target of a way.
+#[derive(Clone)]
 enum Place {
     Fixed(String),
     /// The model's name stands between the two.
@@ -96,6 +105,7 @@ enum Place {
 }
 
 /// How a provider is reached.
+#[derive(Clone)]
 pub(crate) enum Transport {
     Http(Arc<Origin>),
     /// Answered in this process by the mock provider.
@@ -103,6 +113,11 @@ pub(crate) enum Transport {
 }
 
 impl Provider {
+    /// The provider as one of its models knows it.
+    pub(crate) fn for_model<'a>(self: &'a Arc<Self>, model: &str) -> &'a Arc<Self> {
+        self.families.iter().find(|(family, _)| family.has(model)).map_or(self, |(_, provider)| provider)
+    }
+
     /// Whether the provider has the operation in this dialect.
     pub(crate) fn has(&self, dialect: Dialect, operation: Operation) -> bool {
         self.ways.iter().any(|way| way.dialect == dialect && way.operation == operation)
@@ -145,13 +160,13 @@ impl Provider {
     }
 }
 
-/// A path segment, percent-encoded.
+/// A path segment, percent-encoded. `@` stays: Google's models have versions behind it.
 struct Encoded<'a>(&'a str);
 
 impl std::fmt::Display for Encoded<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for byte in self.0.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            if byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte) {
                 write!(f, "{}", char::from(byte))?;
             } else {
                 write!(f, "%{byte:02X}")?;
@@ -224,24 +239,29 @@ type Limiters = HashMap<(Arc<str>, usize), (LimitConfig, Arc<Limiter<Sharer>>)>;
 /// Builds snapshots; keeps what outlives one: limiters with their counts, registries, deployments.
 pub(crate) struct Builder {
     models: Arc<Models>,
+    credentials: Credentials,
     limiters: Limiters,
     registries: HashMap<String, (String, Arc<Registry>)>,
     generation: u64,
 }
 
 impl Builder {
+    /// Call it on the runtime where tokens are to be fetched.
     pub(crate) fn new(models: Arc<Models>) -> Self {
-        Self { models, limiters: HashMap::new(), registries: HashMap::new(), generation: 0 }
+        let credentials = Credentials::new(tokio::runtime::Handle::current());
+        Self { models, credentials, limiters: HashMap::new(), registries: HashMap::new(), generation: 0 }
     }
 
     /// Resolves a checked config. Errors are those that only show when things are opened; then nothing has
     /// changed.
     pub(crate) fn build(&mut self, config: &Config) -> Result<Snapshot, String> {
-        let providers: HashMap<&str, Arc<Provider>> = config
-            .providers
-            .iter()
-            .map(|(name, written)| Ok((name.as_str(), Arc::new(provider(name, written, config)?))))
-            .collect::<Result<_, String>>()?;
+        let mut credentials = Vec::new();
+        let mut providers: HashMap<&str, Arc<Provider>> = HashMap::new();
+        for (name, written) in &config.providers {
+            let (provider, opened) = providers::open(name, written, config, &self.credentials)?;
+            providers.insert(name, Arc::new(provider));
+            credentials.push(opened);
+        }
         let registries = self.registries(config)?;
         let mut resolver = Resolver {
             config,
@@ -284,6 +304,7 @@ impl Builder {
             }
         }
         let deployments = resolver.deployments;
+        self.credentials.keep(credentials);
         self.limiters = limiters;
         self.registries = registries;
         self.generation += 1;
@@ -327,6 +348,16 @@ impl Builder {
         }
         Ok(found)
     }
+}
+
+/// The credential of each provider, opened apart from any snapshot.
+pub(crate) fn credentials(config: &Config) -> Vec<(String, Result<Credential, String>)> {
+    let credentials = Credentials::new(tokio::runtime::Handle::current());
+    let open = |(name, written): (&String, _)| {
+        let opened = providers::open(name, written, config, &credentials);
+        (name.clone(), opened.map(|(provider, _)| provider.credential))
+    };
+    config.providers.iter().map(open).collect()
 }
 
 struct Resolver<'a> {
@@ -378,8 +409,9 @@ impl<'a> Resolver<'a> {
         }
         let (provider, model) = target.split_once('/').ok_or_else(|| format!("`{target}` leads nowhere"))?;
         let provider = self.providers.get(provider).ok_or_else(|| format!("`{target}` leads nowhere"))?;
+        let provider = Arc::clone(provider.for_model(model));
         let price = provider.price(model);
-        let kind = TargetKind::Provider { provider: Arc::clone(provider), model: Some(model.into()), price };
+        let kind = TargetKind::Provider { provider, model: Some(model.into()), price };
         Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
     }
 
@@ -494,58 +526,4 @@ fn shown_model(route: &Route<Target>) -> Option<(String, String)> {
         Route::Shared(route) => shown_model(route),
         Route::Split(_) | Route::Fallback(_) => None,
     }
-}
-
-fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Provider, String> {
-    let kind = millgate_provider::kind(&written.kind)
-        .ok_or_else(|| format!("providers.{name}: `{}` is not a kind of provider", written.kind))?;
-    let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    for (header, value) in &kind.headers {
-        headers.insert(header.clone(), value.clone());
-    }
-    if let Some((header, value)) = written.api_key.as_ref().and_then(|key| kind.auth_header(key.expose())) {
-        headers.insert(header, value);
-    }
-    for (header, value) in &written.headers {
-        let named =
-            HeaderName::from_bytes(header.as_bytes()).map_err(|_| format!("`{header}` is not a header"))?;
-        let mut value = HeaderValue::from_str(value.expose())
-            .map_err(|_| format!("providers.{name}: a value cannot stand in the header `{header}`"))?;
-        value.set_sensitive(true);
-        headers.insert(named, value);
-    }
-    let route_timeout =
-        std::env::var("MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS").ok().and_then(|t| t.parse().ok());
-    let deadlines = Deadlines {
-        connect: written.connect_timeout.map_or(Duration::from_secs(5), |period| period.0),
-        head: written.timeout.map_or(Duration::from_secs(route_timeout.unwrap_or(300)), |period| period.0),
-        idle: config.server.stream_idle_timeout.0,
-    };
-    let base = written.base_url.as_ref().map(millgate_config::Expanded::as_str).or(kind.base_url.as_deref());
-    let (transport, prefix) = match base {
-        _ if kind.name == "mock" => (Transport::Mock, String::new()),
-        None => return Err(format!("providers.{name}: `base_url` is missing")),
-        Some(base) => {
-            let url = Url::parse(base).map_err(|error| format!("providers.{name}.base_url: {error}"))?;
-            let host = url.host_str().unwrap_or_default();
-            let port = url.port_or_known_default().unwrap_or(443);
-            let origin = Origin::new(url.scheme() == "https", host, port)
-                .ok_or_else(|| format!("providers.{name}.base_url: the host cannot be called"))?;
-            (Transport::Http(Arc::new(origin)), url.path().trim_end_matches('/').to_owned())
-        }
-    };
-    let version = written.api_version.as_deref().filter(|_| kind.takes_version());
-    let ways = kind.ways(version.is_some()).into_iter().map(|way| {
-        let path = way.path.replace("{version}", &Encoded(version.unwrap_or_default()).to_string());
-        let place = match path.split_once("{model}") {
-            Some((before, after)) => Place::ByModel(format!("{prefix}{before}"), after.to_owned()),
-            None => Place::Fixed(format!("{prefix}{path}")),
-        };
-        let whole = format!("{prefix}{}", path.replace("{model}", "m"));
-        whole.parse::<Uri>().map_err(|error| format!("providers.{name}: {error}"))?;
-        Ok(Way { dialect: way.dialect, operation: way.operation, stream: way.stream, place })
-    });
-    let ways = ways.collect::<Result<_, String>>()?;
-    Ok(Provider { name: name.into(), kind, transport, headers, deadlines, ways, prices: Mutex::default() })
 }

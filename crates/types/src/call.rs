@@ -14,6 +14,8 @@ pub enum Dialect {
     Anthropic,
     /// Google's `generateContent` and its relatives.
     Gemini,
+    /// AWS Bedrock's Converse; only providers speak it.
+    Bedrock,
     /// MLflow gateway invocations and MLflow's `/v1` paths (`mlflow gateway start`).
     Mlflow,
     /// The MLflow scoring protocol (`mlflow models serve`).
@@ -29,6 +31,7 @@ impl Dialect {
             Self::Responses => "responses",
             Self::Anthropic => "anthropic",
             Self::Gemini => "gemini",
+            Self::Bedrock => "bedrock",
             Self::Mlflow => "mlflow",
             Self::Scoring => "scoring",
         }

@@ -1,6 +1,7 @@
 //! Other forms of the document, each rewritten into the canonical tree. A rewritten node keeps the place and
 //! the path it had in the file, so that every later problem is reported in the file's own words.
 
+mod cloud;
 pub(crate) mod mlflow;
 pub(crate) mod routes;
 
@@ -92,6 +93,9 @@ fn provider(model: &Node, strict: bool, problems: &mut Problems) -> Option<Found
         model.members().iter().find(|(key, _)| key.name == "config" || key.name.ends_with("_config"));
     let mut headers = Vec::new();
     for (key, value) in config.map(|(_, node)| node.members()).unwrap_or_default() {
+        if cloud::field(&key.name, value, &mut settings, problems) {
+            continue;
+        }
         // `openai_api_key`, `together_api_key`, `api_key`: the field behind the provider's own prefix.
         let field =
             ["api_key", "api_base", "organization", "api_version", "version", "api_type", "deployment_name"]

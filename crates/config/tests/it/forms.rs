@@ -1,4 +1,4 @@
-use millgate_config::{EndpointType, Form, LimitBy, RouteConfig};
+use millgate_config::{CredentialConfig, EndpointType, Form, LimitBy, RouteConfig};
 
 use super::loaded;
 
@@ -129,4 +129,33 @@ fn mlflows_azure_settings_make_an_azure_provider() {
     let route = |index: usize| format!("{:?}", config.endpoints[index].route);
     assert!(route(0).contains("azure/my-deployment"), "{}", route(0));
     assert!(route(1).contains("azure-ad/gpt-5-mini"), "{}", route(1));
+}
+
+#[test]
+fn mlflows_settings_of_bedrock_and_vertex_are_read() {
+    let text = "endpoints:
+  - name: keys
+    endpoint_type: llm/v1/chat
+    model: {provider: bedrock, name: 'amazon.nova-lite-v1:0', config: {aws_config: {aws_region: eu-west-1,
+            aws_access_key_id: $PATH, aws_secret_access_key: $PATH}}}
+  - name: token
+    endpoint_type: llm/v1/chat
+    model: {provider: amazon-bedrock, name: m, config: {aws_config: {aws_region: us-east-1, aws_bearer_token: $PATH}}}
+  - name: vertex
+    endpoint_type: llm/v1/chat
+    model: {provider: vertex_ai, name: gemini-2.5-flash, config: {vertex_project: p, vertex_location: global,
+            vertex_credentials: Cargo.toml}}
+";
+    let config = loaded(text).config;
+    let bedrock = &config.providers["bedrock"];
+    assert_eq!(bedrock.region.as_ref().unwrap().as_str(), "eu-west-1");
+    let Some(CredentialConfig::Aws(aws)) = &bedrock.credential else { panic!("{bedrock:?}") };
+    assert_eq!(aws.access_key_id.as_ref().unwrap().expose(), std::env::var("PATH").unwrap());
+    assert!(config.providers["amazon-bedrock"].api_key.is_some());
+    let vertex = &config.providers["vertex-ai"];
+    assert_eq!(vertex.project.as_ref().unwrap().as_str(), "p");
+    let Some(CredentialConfig::Google(google)) = &vertex.credential else { panic!("{vertex:?}") };
+    assert_eq!(google.credentials_file.as_ref().unwrap().as_str(), "Cargo.toml");
+    let role = text.replace("aws_bearer_token: $PATH", "aws_role_arn: 'arn:aws:iam::0:role/r'");
+    assert!(super::problems(&role).contains("AWS roles are not assumed"));
 }

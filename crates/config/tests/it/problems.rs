@@ -97,3 +97,26 @@ fn an_alias_bomb_is_refused() {
     }
     assert!(!problems(&text).is_empty());
 }
+
+#[test]
+fn credentials_are_checked() {
+    let text = r"
+version: 1
+providers:
+  both: { kind: azure, base_url: 'https://r.openai.azure.com', api_key: env:PATH,
+          credential: { entra: { tenant_id: t, client_id: c, client_secret: env:PATH } } }
+  clear: { kind: azure, base_url: 'https://r.openai.azure.com',
+           credential: { entra: { tenant_id: 'a/b', client_id: c, client_secret: secret, authority: 'ftp://x' } } }
+  no_url: { kind: openai-compatible, base_url: 'https://x.example',
+            credential: { oauth: { client_id: c, client_secret: env:PATH } } }
+  unknown: { kind: openai, credential: { kerberos: {} } }
+  two: { kind: openai, credential: { google: {}, entra: {} } }
+  field: { kind: openai, credential: { google: { credential_file: x } } }
+  no_file: { kind: openai, credential: { google: { credentials_file: /nowhere/key.json, metadata_host: 'a/b' } } }
+  signed: { kind: openai, credential: { aws: { access_key_id: env:PATH, profile: p } } }
+  placed: { kind: openai, api_key: env:PATH, region: eu-west-1 }
+  bricks: { kind: databricks, base_url: 'https://w.example/serving-endpoints',
+            credential: { oauth: { client_id: c, client_secret: env:PATH } } }
+";
+    assert_snapshot!("credentials", problems(text));
+}

@@ -18,7 +18,7 @@ pub(super) fn call(call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
 }
 
 /// A model's version, as its name tells: `claude-sonnet-4-5-20250929`, `claude-3-5-haiku`, `claude-opus-4`.
-fn version(model: &str) -> Option<(u32, u32)> {
+pub(crate) fn version(model: &str) -> Option<(u32, u32)> {
     let (_, rest) = model.split_once("claude")?;
     let mut numbers = rest
         .split(|c: char| !c.is_ascii_alphanumeric())
@@ -29,10 +29,10 @@ fn version(model: &str) -> Option<(u32, u32)> {
 }
 
 /// The parts of the body that depend on each other.
-struct Plan {
-    max_tokens: u64,
-    thinking: Option<Value>,
-    effort: Option<String>,
+pub(crate) struct Plan {
+    pub(crate) max_tokens: u64,
+    pub(crate) thinking: Option<Value>,
+    pub(crate) effort: Option<String>,
 }
 
 fn chat(call: &ChatCall, quirks: &Quirks) -> Result<EncodedCall, Fault> {
@@ -46,6 +46,7 @@ fn chat(call: &ChatCall, quirks: &Quirks) -> Result<EncodedCall, Fault> {
     let mut writer = Writer { same, dropped };
     let mut body = Vec::with_capacity(1024);
     let mut top = Object::new(&mut body);
+    top.some("anthropic_version", quirks.anthropic_version.as_ref());
     if !quirks.omit_model && !call.model.is_empty() {
         top.field("model", &call.model);
     }
@@ -71,7 +72,8 @@ fn chat(call: &ChatCall, quirks: &Quirks) -> Result<EncodedCall, Fault> {
     Ok(EncodedCall { body, dropped: writer.dropped })
 }
 
-fn plan(call: &ChatCall, quirks: &Quirks, same: bool, dropped: &mut Vec<String>) -> Plan {
+/// How the model is told to think, and what its answer's bound must be then.
+pub(crate) fn plan(call: &ChatCall, quirks: &Quirks, same: bool, dropped: &mut Vec<String>) -> Plan {
     let limit = call.max_output_tokens;
     let mut plan =
         Plan { max_tokens: limit.unwrap_or(quirks.default_max_tokens), thinking: None, effort: None };
@@ -496,7 +498,7 @@ fn media(source: &MediaSource) -> Value {
 }
 
 /// Anthropic demands `additionalProperties: false` on every object of a schema.
-fn closed(mut schema: Value) -> Value {
+pub(crate) fn closed(mut schema: Value) -> Value {
     match &mut schema {
         Value::Object(map) => {
             let is_object = map.get("type").is_some_and(|kind| kind == "object");

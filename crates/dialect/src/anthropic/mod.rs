@@ -6,6 +6,7 @@ mod encode;
 mod error;
 mod stream;
 
+pub(crate) use encode::{Plan, closed, plan, version};
 use millgate_types::{Answer, Call, Dialect, Fault, Operation, RequestId, Usage};
 use serde_json::{Value, json};
 
@@ -53,7 +54,7 @@ impl Codec for Anthropic {
 }
 
 /// A tool call's arguments as the object that Anthropic wants; text that is none is wrapped, never lost.
-fn input(arguments: &str) -> Value {
+pub(crate) fn input(arguments: &str) -> Value {
     match serde_json::from_str::<Value>(arguments) {
         Ok(object @ Value::Object(_)) => object,
         _ if arguments.trim().is_empty() => json!({}),

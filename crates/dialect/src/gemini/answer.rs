@@ -265,6 +265,9 @@ pub(super) fn write_usage(out: &mut Vec<u8>, usage: &Usage) {
 }
 
 fn embedding(mut map: Map<String, Value>) -> Result<EmbeddingAnswer, Fault> {
+    if let Some(Value::Array(items)) = map.shift_remove("predictions") {
+        return predictions(&items, map);
+    }
     let items = match (map.shift_remove("embeddings"), map.shift_remove("embedding")) {
         (Some(Value::Array(items)), _) => items,
         (_, Some(one @ Value::Object(_))) => vec![one],
@@ -273,11 +276,7 @@ fn embedding(mut map: Map<String, Value>) -> Result<EmbeddingAnswer, Fault> {
     let data = items
         .iter()
         .enumerate()
-        .map(|(index, item)| {
-            let values = item.get("values").and_then(Value::as_array)?;
-            let values: Option<_> = values.iter().map(|value| Some(value.as_f64()? as f32)).collect();
-            Some(Embedding { index: index as u32, values: values? })
-        })
+        .map(|(index, item)| vector(index, item))
         .collect::<Option<_>>()
         .ok_or_else(|| error::nonsense(NONSENSE))?;
     Ok(EmbeddingAnswer {
@@ -286,6 +285,27 @@ fn embedding(mut map: Map<String, Value>) -> Result<EmbeddingAnswer, Fault> {
         usage: map.shift_remove("usageMetadata").as_ref().and_then(usage),
         dialect: Dialect::Gemini,
         extra: map,
+    })
+}
+
+fn vector(index: usize, item: &Value) -> Option<Embedding> {
+    let values = item.get("values").and_then(Value::as_array)?;
+    let values: Option<_> = values.iter().map(|value| Some(value.as_f64()? as f32)).collect();
+    Some(Embedding { index: index as u32, values: values? })
+}
+
+/// Vertex AI's answer to `:predict`: tokens are counted for each text.
+fn predictions(items: &[Value], extra: Map<String, Value>) -> Result<EmbeddingAnswer, Fault> {
+    let of = |item: &Value| item.get("embeddings").cloned().unwrap_or_default();
+    let data: Option<_> = items.iter().enumerate().map(|(index, item)| vector(index, &of(item))).collect();
+    let counts: Option<Vec<u64>> =
+        items.iter().map(|item| json::count(item.pointer("/embeddings/statistics/token_count"))).collect();
+    Ok(EmbeddingAnswer {
+        model: String::new(),
+        data: data.ok_or_else(|| error::nonsense(NONSENSE))?,
+        usage: counts.map(|counts| Usage { input: counts.iter().sum(), ..Usage::default() }),
+        dialect: Dialect::Gemini,
+        extra,
     })
 }
 

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use millgate_types::{
-    Block, Call, ChatCall, Dialect, EmbeddingCall, Fault, Message, Prompt, Reasoning, ResponseFormat, Role,
-    Tool, ToolChoice, code,
+    Block, Call, ChatCall, Dialect, Fault, Message, Reasoning, ResponseFormat, Role, Tool, ToolChoice,
 };
 use serde_json::{Map, Value, json};
 
+use super::embed;
 use super::parts::{self, Turn};
 use crate::json::Object;
 use crate::quirks::Quirks;
@@ -21,7 +21,7 @@ pub(super) fn call(call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
     match call {
         Call::Chat(call) => Ok(chat(call, quirks)),
         Call::Completion(call) => Ok(chat(&completion::completion_as_chat(call)?, quirks)),
-        Call::Embedding(call) => embedding(call),
+        Call::Embedding(call) => embed::call(call, quirks.embedding_style),
     }
 }
 
@@ -384,45 +384,6 @@ fn declaration(tool: &Tool) -> Value {
         out.insert("parametersJsonSchema".to_owned(), schema.clone());
     }
     Value::Object(out)
-}
-
-fn embedding(call: &EmbeddingCall) -> Result<EncodedCall, Fault> {
-    let texts = match &call.input {
-        Prompt::Text(text) => std::slice::from_ref(text),
-        Prompt::Texts(texts) => texts.as_slice(),
-        Prompt::Tokens(_) | Prompt::TokenLists(_) => {
-            return Err(Fault::client(code::UNSUPPORTED_PARAMETER, "the target takes texts, not tokens")
-                .with_param("input"));
-        }
-    };
-    let same = call.extra.dialect == Dialect::Gemini;
-    let mut dropped = Vec::new();
-    if call.user.is_some() {
-        dropped.push("user".to_owned());
-    }
-    if !same {
-        dropped.extend(call.extra.fields.keys().cloned());
-    }
-    let model =
-        if call.model.starts_with("models/") { call.model.clone() } else { format!("models/{}", call.model) };
-    let mut body = Vec::with_capacity(256);
-    let mut top = Object::new(&mut body);
-    let mut requests = top.array("requests");
-    for text in texts {
-        let mut request = requests.object();
-        request.field("model", &model);
-        request.field("content", &json!({"parts": [{"text": text}]}));
-        request.some("outputDimensionality", call.dimensions.as_ref());
-        if same {
-            for (key, value) in &call.extra.fields {
-                request.field(key, value);
-            }
-        }
-        request.end();
-    }
-    requests.end();
-    top.end();
-    Ok(EncodedCall { body, dropped })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod answer;
 mod decode;
+mod embed;
 mod encode;
 mod error;
 mod framing;

@@ -3,10 +3,7 @@
 
 use millgate_types::{Answer, Call, Dialect, Event, Fault, Operation, RequestId, Source, Usage};
 
-use crate::{
-    Codec, Context, EncodedCall, ErrorBody, Quirks, StreamDecoder, StreamEncoder, error, json,
-    not_implemented,
-};
+use crate::{Codec, EncodedCall, ErrorBody, Quirks, StreamDecoder, error, json, not_implemented};
 
 /// The scoring protocol.
 pub(crate) struct Scoring;
@@ -15,23 +12,14 @@ impl Codec for Scoring {
     fn dialect(&self) -> Dialect {
         Dialect::Scoring
     }
-    fn decode_call(&self, operation: Operation, _body: &[u8]) -> Result<Call, Fault> {
-        Err(not_implemented(Dialect::Scoring, operation))
-    }
     fn encode_call(&self, call: &Call, _quirks: &Quirks) -> Result<EncodedCall, Fault> {
         Err(not_implemented(Dialect::Scoring, call.operation()))
     }
     fn decode_answer(&self, operation: Operation, _body: &[u8]) -> Result<Answer, Fault> {
         Err(not_implemented(Dialect::Scoring, operation))
     }
-    fn encode_answer(&self, _answer: &Answer, context: &Context) -> Vec<u8> {
-        self.encode_fault(&not_implemented(Dialect::Scoring, Operation::Predict), context.request_id)
-    }
     fn stream_decoder(&self, operation: Operation) -> Box<dyn StreamDecoder> {
         Box::new(NoStream { operation, done: false })
-    }
-    fn stream_encoder(&self, operation: Operation, context: &Context) -> Box<dyn StreamEncoder> {
-        Box::new(NoStreamOut { operation, request_id: context.request_id, done: false })
     }
     fn encode_fault(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
         let mut out = Vec::new();
@@ -44,9 +32,6 @@ impl Codec for Scoring {
         body.field("request_id", &request_id.to_string());
         body.end();
         out
-    }
-    fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
-        self.encode_fault(fault, request_id)
     }
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         error::read(body)
@@ -83,24 +68,5 @@ impl StreamDecoder for NoStream {
         if !std::mem::replace(&mut self.done, true) {
             out.push(Event::Error(not_implemented(Dialect::Scoring, self.operation)));
         }
-    }
-}
-
-struct NoStreamOut {
-    operation: Operation,
-    request_id: RequestId,
-    done: bool,
-}
-
-impl StreamEncoder for NoStreamOut {
-    fn push(&mut self, event: Event, out: &mut Vec<u8>) {
-        if std::mem::replace(&mut self.done, true) {
-            return;
-        }
-        let fault = match event {
-            Event::Error(fault) => fault,
-            _ => not_implemented(Dialect::Scoring, self.operation),
-        };
-        out.extend_from_slice(&Scoring.fault_event(&fault, self.request_id));
     }
 }

@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use millgate_dialect::Context;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use millgate_dialect::{Context, eventstream};
 use millgate_types::{Dialect, EmbeddingFormat, Operation, RequestId};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// One recorded exchange.
 pub(crate) struct Recording {
@@ -56,7 +58,8 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 fn read(path: &Path) -> Option<Recording> {
     let text = fs::read_to_string(path).unwrap();
     let mut file: Value = serde_json::from_str(&text).unwrap();
-    let (dialect, operation) = match file["api"].as_str()? {
+    let api = file["api"].as_str()?.to_owned();
+    let (dialect, operation) = match api.as_str() {
         "chat" => (Dialect::OpenAi, Operation::Chat),
         "completions" => (Dialect::OpenAi, Operation::Completions),
         "embeddings" => (Dialect::OpenAi, Operation::Embeddings),
@@ -65,12 +68,21 @@ fn read(path: &Path) -> Option<Recording> {
         // Azure answered one call there with a chat completion.
         "responses" if file["response"]["body"]["choices"].is_array() => (Dialect::OpenAi, Operation::Chat),
         "responses" => (Dialect::Responses, Operation::Chat),
-        "batchEmbedContents" => (Dialect::Gemini, Operation::Embeddings),
+        "batchEmbedContents" | "embedContent" | "predict" => (Dialect::Gemini, Operation::Embeddings),
+        "converse" | "converse-stream" => (Dialect::Bedrock, Operation::Chat),
+        "invoke" if file["model"].as_str()?.contains("embed") => (Dialect::Bedrock, Operation::Embeddings),
         _ => return None,
     };
     let asked_as_answered = dialect != Dialect::OpenAi || operation != Operation::Chat;
     let response = &file["response"];
     let body = match (response["body_file"].as_str(), response["body_text"].as_str()) {
+        (Some(name), _) if response["framing"].as_str().is_some_and(|framing| framing.contains("base64")) => {
+            let text = fs::read_to_string(path.with_file_name(name)).unwrap();
+            STANDARD.decode(text.split_ascii_whitespace().collect::<String>()).unwrap()
+        }
+        (Some(name), _) if dialect == Dialect::Bedrock => {
+            framed(&fs::read_to_string(path.with_file_name(name)).unwrap())
+        }
         (Some(name), _) => fs::read(path.with_file_name(name)).unwrap(),
         // Bodies that the recorder cut are no answers.
         (None, Some(text)) if file["kind"] == "error" => text.as_bytes().to_vec(),
@@ -93,9 +105,24 @@ fn read(path: &Path) -> Option<Recording> {
         features,
         status: file["response"]["status"].as_u64().unwrap_or(0) as u16,
         request: Some(file["request"]["body"].take())
+            // Only callers' dialects read requests, and of Vertex AI's embeddings only the answers are Gemini's.
+            .filter(|_| dialect != Dialect::Bedrock && !["embedContent", "predict"].contains(&api.as_str()))
             .filter(|body| body.is_object() && (asked_as_answered || body.get("input").is_none())),
         body,
     })
+}
+
+/// Events of which only the payloads were recorded, a line each, in their frames again.
+fn framed(lines: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for line in lines.lines() {
+        let event: Map<String, Value> = serde_json::from_str(line).unwrap();
+        for (kind, payload) in event {
+            let headers = [(":event-type", kind.as_str()), (":message-type", "event")];
+            eventstream::write(&mut bytes, &headers, payload.to_string().as_bytes());
+        }
+    }
+    bytes
 }
 
 /// The curated recordings.

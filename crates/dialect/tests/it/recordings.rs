@@ -1,6 +1,6 @@
 //! Every recording decodes, keeps its numbers straight and can be shown in every dialect.
 
-use millgate_dialect::{aggregate, codec, replay};
+use millgate_dialect::{aggregate, codec, eventstream, replay};
 use millgate_types::{Answer, Block, Dialect, Event, Operation, Usage};
 use serde_json::Value;
 
@@ -55,7 +55,13 @@ fn raw_usage(recording: &Recording) -> Vec<Value> {
             }
         }
     };
-    if let Ok(Value::Array(items)) = serde_json::from_slice(&recording.body) {
+    if recording.dialect == Dialect::Bedrock && recording.kind == "stream" {
+        let read = eventstream::Parser::new().push(&recording.body, |frame| {
+            look(serde_json::from_slice(frame.payload).unwrap());
+            true
+        });
+        read.unwrap();
+    } else if let Ok(Value::Array(items)) = serde_json::from_slice(&recording.body) {
         items.into_iter().for_each(look);
     } else if recording.kind == "stream" {
         for line in String::from_utf8_lossy(&recording.body).lines() {
@@ -75,6 +81,14 @@ fn raw_usage(recording: &Recording) -> Vec<Value> {
 fn check_usage(recording: &Recording, usage: Option<Usage>) {
     let raw = raw_usage(recording);
     let id = &recording.id;
+    if raw.is_empty() && recording.operation == Operation::Embeddings && recording.dialect != Dialect::OpenAi
+    {
+        // Bedrock and Vertex AI count without a usage object.
+        let text = String::from_utf8_lossy(&recording.body);
+        let counts = ["inputTextTokenCount", "token_count"].iter().any(|key| text.contains(key));
+        assert_eq!(usage.is_some_and(|usage| usage.input > 0), counts, "{id}: {usage:?}");
+        return;
+    }
     if raw.is_empty() {
         assert_eq!(usage, None, "{id}: usage out of nowhere");
         return;
@@ -95,6 +109,15 @@ fn check_usage(recording: &Recording, usage: Option<Usage>) {
         if count("totalTokenCount").is_some() {
             assert_eq!(usage.total(), last("totalTokenCount"), "{id}: {raw:?}");
         }
+        return;
+    }
+    if recording.dialect == Dialect::Bedrock {
+        let usage = usage.unwrap_or_else(|| panic!("{id}: usage lost: {raw:?}"));
+        let last = |key: &str| count(key).unwrap_or(0);
+        let cached = last("cacheReadInputTokens") + last("cacheWriteInputTokens");
+        assert_eq!(usage.prompt_total(), last("inputTokens") + cached, "{id}: {raw:?}");
+        assert_eq!(usage.completion_total(), last("outputTokens"), "{id}: {raw:?}");
+        assert_eq!(usage.total(), last("totalTokens"), "{id}: {raw:?}");
         return;
     }
     let Some(usage) = usage else {

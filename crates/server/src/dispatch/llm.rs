@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, header};
 use http_body::{Body, Frame, SizeHint};
+use millgate_credential::Unauthorized;
 use millgate_dialect::{
     Context, StreamEncoder, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens, replay,
     scan, usage_of,
@@ -154,7 +155,7 @@ impl Attempt<'_> {
         translated: &mut Translated,
     ) -> Result<(Bytes, Way<'_>), Fault> {
         let call = &self.planned.call;
-        let native = self.native(operation) && facts.passes;
+        let native = self.native(operation) && facts.passes && !self.provider.kind.quirks.omit_model;
         let target = if native { call.dialect } else { self.provider.kind.dialect };
         let quirks = &self.provider.kind.quirks;
         let model: Cow<'_, str> = match (self.model, self.asked().and_then(|asked| asked.split_once('/'))) {
@@ -235,6 +236,14 @@ impl Attempt<'_> {
                 more.extend(self.head.headers.get(&name).map(|value| (name, value.clone())));
             }
         }
+        let asked = Unauthorized {
+            method: &Method::POST,
+            target: &target,
+            host: &origin.authority,
+            content_type: provider.headers.get(header::CONTENT_TYPE),
+            body: &body,
+        };
+        provider.credential.authorize(&asked, &mut more).await?;
         let outgoing = Outgoing {
             method: &Method::POST,
             target: &target,
@@ -261,6 +270,7 @@ impl Attempt<'_> {
                 .with_upstream_status(status.as_u16()));
         }
         let body = collect(body, MAX_ERROR_BODY).await.unwrap_or_default();
+        self.provider.credential.refused(status);
         Err(millgate_provider::classify(self.provider.kind, status.as_u16(), &head.headers, &body))
     }
 
@@ -272,13 +282,17 @@ impl Attempt<'_> {
         way: &Way<'_>,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
+        let counted = millgate_provider::counted(response.headers());
         let wanted = (way.lane == Lane::Pass).then(|| codec(way.dialect).usage_member());
         let (body, usage) = self.collect_json(response, wanted).await?;
         if way.lane == Lane::Pass {
             let usage = usage.and_then(|usage| usage_of(way.dialect, &usage)).unwrap_or_default();
             return Ok(self.counted(Reply::json(body.clone()), usage, &body, way, flight));
         }
-        let answer = self.decode_whole(&body, way)?;
+        let mut answer = self.decode_whole(&body, way)?;
+        if let Answer::Embedding(answer) = &mut answer {
+            answer.usage = answer.usage.or(counted);
+        }
         let usage = answer.usage().unwrap_or_default();
         let text = codec(self.planned.call.dialect).encode_answer(&answer, &self.context(way, flight));
         Ok(self.counted(Reply::json(text), usage, &body, way, flight))
@@ -355,7 +369,7 @@ impl Attempt<'_> {
         let call = &self.planned.call;
         let content_type =
             response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        if !content_type.starts_with(b"text/event-stream") {
+        if !content_type.starts_with(codec(way.dialect).stream_type().as_bytes()) {
             // A provider that does not stream this model answers whole.
             let (body, _) = self.collect_json(response, None).await?;
             let answer = codec(way.dialect).decode_answer(way.operation, &body)?;

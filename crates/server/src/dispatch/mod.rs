@@ -19,6 +19,12 @@ use crate::pipeline::{Planned, label};
 use crate::reply::{Reply, names};
 use crate::snapshot::{Snapshot, TargetKind};
 
+/// The model of a caller who says `provider/model`.
+fn named(planned: &Planned) -> &str {
+    let model = planned.call.facts.as_ref().and_then(|facts| facts.model.as_ref());
+    model.and_then(|model| model.name.split_once('/')).map_or("", |(_, model)| model)
+}
+
 /// Answers the call, or gives the fault of the last target tried.
 pub(crate) async fn dispatch(
     snapshot: &Snapshot,
@@ -35,6 +41,10 @@ pub(crate) async fn dispatch(
         let attempt = match &target.kind {
             TargetKind::Model(deployment) => predict::predict(deployment, &planned, head, flight).await,
             TargetKind::Provider { provider, model, price } => {
+                let provider = match model {
+                    Some(_) => provider,
+                    None => provider.for_model(named(&planned)),
+                };
                 let attempt = llm::Attempt {
                     planned: &planned,
                     provider,

@@ -56,7 +56,8 @@ async fn streams_are_priced_too() {
 async fn metric(gateway: &millgate_testkit::TestGateway, series: &str) -> u64 {
     let text = gateway.get("/metrics").await.text();
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {series} in {text}")).parse().unwrap()
+    let value = line.unwrap_or_else(|| panic!("no {series} in {text}"));
+    value.parse().expect("a whole number")
 }
 
 /// Waits until a series is there: a cancelled request's record leaves when its connection is seen to be gone.

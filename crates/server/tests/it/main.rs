@@ -2,7 +2,9 @@
 
 mod access;
 mod bad_input;
+mod bedrock;
 mod cost;
+mod credentials;
 mod faults;
 mod gemini;
 mod limits;
@@ -10,6 +12,7 @@ mod pass;
 mod reload;
 mod responses;
 mod translate;
+mod vertex;
 
 use millgate_testkit::{FakeProvider, TestGateway};
 

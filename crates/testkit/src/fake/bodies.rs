@@ -14,6 +14,10 @@ pub(super) enum Api {
     Generate,
     GenerateStream,
     BatchEmbed,
+    Predict,
+    Converse,
+    ConverseStream,
+    Invoke,
     Count,
 }
 
@@ -31,9 +35,41 @@ impl Api {
             (":streamGenerateContent", Self::GenerateStream),
             (":batchEmbedContents", Self::BatchEmbed),
             (":countTokens", Self::Count),
+            // Claude on Vertex AI.
+            (":rawPredict", Self::Messages),
+            (":streamRawPredict", Self::Messages),
+            (":predict", Self::Predict),
+            (":embedContent", Self::BatchEmbed),
+            ("/converse", Self::Converse),
+            ("/converse-stream", Self::ConverseStream),
+            ("/invoke", Self::Invoke),
         ]
         .into_iter()
         .find_map(|(end, api)| path.ends_with(end).then_some(api))
+    }
+
+    /// The path alone says so.
+    pub(super) fn always_streams(self) -> bool {
+        matches!(self, Self::GenerateStream | Self::ConverseStream)
+    }
+
+    pub(super) fn stream_type(self) -> &'static str {
+        match self {
+            Self::ConverseStream => "application/vnd.amazon.eventstream",
+            _ => "text/event-stream; charset=utf-8",
+        }
+    }
+
+    /// The header in which Bedrock tells the class of an error.
+    pub(super) fn error_class(self, status: u16) -> &'static str {
+        if !matches!(self, Self::Converse | Self::ConverseStream | Self::Invoke) {
+            return "";
+        }
+        match status {
+            403 => "x-amzn-errortype: AccessDeniedException:http://internal.amazon.com/\r\n",
+            429 => "x-amzn-errortype: ThrottlingException:http://internal.amazon.com/\r\n",
+            _ => "x-amzn-errortype: ValidationException:http://internal.amazon.com/\r\n",
+        }
     }
 }
 
@@ -76,6 +112,9 @@ pub(super) fn whole(api: Api, model: &str, request: &Value) -> Vec<u8> {
         Api::Responses => super::other::response(model, text, true),
         Api::Generate | Api::GenerateStream => super::other::generated(model, text),
         Api::BatchEmbed => super::other::embedded(request),
+        Api::Predict => super::other::predicted(request),
+        Api::Converse | Api::ConverseStream => super::bedrock::answer(model, text),
+        Api::Invoke => json!({ "embedding": [0.25, -0.5, 0.125, 1.0] }),
         Api::Count => json!({ "input_tokens": 42, "totalTokens": 42 }),
         Api::Messages => {
             let mut content = vec![json!({ "type": "text", "text": text })];
@@ -140,7 +179,10 @@ pub(super) fn error(api: Api, status: u16) -> Vec<u8> {
     let value = match api {
         Api::Messages => json!({ "type": "error", "error": { "type": anthropic, "message": message },
             "request_id": "req_fake" }),
-        Api::Generate | Api::GenerateStream | Api::BatchEmbed => super::other::error(status, message),
+        Api::Generate | Api::GenerateStream | Api::BatchEmbed | Api::Predict => {
+            super::other::error(status, message)
+        }
+        Api::Converse | Api::ConverseStream | Api::Invoke => json!({ "message": message }),
         _ => json!({ "error": { "message": message, "type": openai, "param": null, "code": null } }),
     };
     value.to_string().into_bytes()
@@ -168,6 +210,9 @@ pub(super) fn event(name: &str, value: &Value) -> Vec<u8> {
 
 /// The event that reports an error inside a stream.
 pub(super) fn error_event(api: Api) -> Vec<u8> {
+    if api == Api::ConverseStream {
+        return super::bedrock::exception();
+    }
     let body = error(api, if api == Api::Messages { 529 } else { 500 });
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
     if api == Api::Messages { event("error", &value) } else { data(&value) }
@@ -184,6 +229,7 @@ pub(super) fn script(api: Api, model: &str, request: &Value, chunks: Option<usiz
         Api::Messages => messages(model, &words),
         Api::Responses => super::other::response_events(model, &words),
         Api::GenerateStream => super::other::generated_events(model, &words),
+        Api::ConverseStream => super::bedrock::events(model, &words),
         Api::Completions => {
             let chunk = |text: &str, finish: Value| {
                 data(

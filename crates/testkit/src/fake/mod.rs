@@ -1,4 +1,4 @@
-//! The fake provider: an OpenAI, Anthropic and Google server on loopback. The model's name says how it behaves, so a
+//! The fake provider: an OpenAI, Anthropic, Google and Bedrock server on loopback. The model's name says how it behaves, so a
 //! test drives it through the gateway without any other channel.
 //!
 //! | model | behaviour |
@@ -14,10 +14,16 @@
 //! | `error-in-stream`, `error-first` | an error event after, or before, the first content |
 //! | `empty-stream`, `no-done`, `bad-json` | no events; no end marker; damaged JSON |
 //! | `redirect`, `huge` | 302 to `/__stolen`; an answer of 8 MiB |
+//!
+//! Paths that end in `/token` are token endpoints. Tokens are numbered, `token-1` being the first; a segment of the
+//! path says how the endpoint behaves: `lives-N` (seconds), `slow-Dms`, `status-NNN`, `fails-N` (the first N times),
+//! `html`.
 
+mod bedrock;
 mod bodies;
 mod other;
 mod server;
+mod token;
 
 use std::collections::VecDeque;
 use std::io;

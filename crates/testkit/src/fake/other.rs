@@ -115,8 +115,20 @@ pub(super) fn generated_events(model: &str, words: &[String]) -> Script {
 }
 
 pub(super) fn embedded(request: &Value) -> Value {
+    if request.get("content").is_some() {
+        return json!({ "embedding": { "values": [0.25, -0.5, 0.125, 1.0] },
+            "usageMetadata": { "promptTokenCount": 3, "totalTokenCount": 3 } });
+    }
     let count = request["requests"].as_array().map_or(0, Vec::len);
     json!({ "embeddings": vec![json!({ "values": [0.25, -0.5, 0.125, 1.0] }); count] })
+}
+
+/// Vertex AI's embeddings.
+pub(super) fn predicted(request: &Value) -> Value {
+    let count = request["instances"].as_array().map_or(0, Vec::len);
+    let one = json!({ "embeddings": { "values": [0.25, -0.5, 0.125, 1.0],
+        "statistics": { "token_count": 3, "truncated": false } } });
+    json!({ "predictions": vec![one; count], "metadata": { "billableCharacterCount": 9 } })
 }
 
 pub(super) fn error(status: u16, message: &str) -> Value {

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::bodies::{self, Api, Script};
-use super::{Log, Recorded};
+use super::{Log, Recorded, token};
 use crate::wire::{Buffered, Head, Length};
 
 const HUGE: usize = 8 << 20;
@@ -53,6 +53,11 @@ async fn connection(mut link: Buffered<TcpStream>, log: &Log, made: &Made) -> io
             continue;
         }
         record(log, method, path, &head, &body);
+        if path.ends_with("/token") {
+            let (status, kind, body) = token::answer(path, log).await;
+            link.stream.write_all(&whole_answer(status, kind, "", &body)).await?;
+            continue;
+        }
         let Some(api) = Api::of(path) else {
             let answer = whole_answer(404, "application/json", "", &bodies::error(Api::Chat, 404));
             link.stream.write_all(&answer).await?;
@@ -86,10 +91,12 @@ async fn control(stream: &mut TcpStream, method: &str, log: &Log) -> io::Result<
     stream.write_all(&whole_answer(200, "application/json", "", &body)).await
 }
 
-/// The model's name where the path holds it: Google's way, and that of Azure's deployments.
+/// The model's name where the path holds it: Google's way, Bedrock's, and that of Azure's deployments.
 fn named(path: &str) -> Option<&str> {
-    if let Some((_, rest)) = path.split_once("/deployments/") {
-        return rest.split('/').next();
+    for before in ["/deployments/", "/model/"] {
+        if let Some((_, rest)) = path.split_once(before) {
+            return rest.split('/').next();
+        }
     }
     path.split_once("/models/")?.1.rsplit_once(':').map(|(model, _)| model)
 }
@@ -99,7 +106,7 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
     let mut asked = Asked::read(body);
     if let Some(model) = named(path) {
         asked.model = model.to_owned();
-        asked.stream = api == Api::GenerateStream;
+        asked.stream = asked.stream || api.always_streams() || path.contains(":streamRawPredict");
     }
     let model = asked.model.as_str();
     let streams = asked.stream && api != Api::Embeddings;
@@ -111,7 +118,8 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
                 (Some("retry"), Some(seconds)) => format!("retry-after: {seconds}\r\n"),
                 _ => String::new(),
             };
-            let answer = whole_answer(status, "application/json", &retry, &bodies::error(api, status));
+            let more = retry + api.error_class(status);
+            let answer = whole_answer(status, "application/json", &more, &bodies::error(api, status));
             stream.write_all(&answer).await?;
         }
         "html" => {
@@ -128,7 +136,7 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
             let pause = millis(parts.next());
             let script = bodies::script(api, model, &asked.value(), Some(count));
             if streams {
-                play(stream, script, pause).await?;
+                play(stream, api, script, pause).await?;
             } else {
                 usual(stream, api, &asked, made).await?;
             }
@@ -177,25 +185,25 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
         }
         ("cut-stream", true) => {
             let Script { start, content, .. } = script();
-            stream.write_all(STREAM_HEAD).await?;
+            stream.write_all(stream_head(api).as_bytes()).await?;
             for event in start.iter().chain(&content[..2]) {
                 stream.write_all(&chunk(event)).await?;
             }
             tokio::time::sleep(PAUSE).await;
             return Ok(false);
         }
-        ("empty-stream", true) => events(stream, &[]).await?,
-        ("bad-json", true) => events(stream, &[b"data: {\"id\": oops\n\n".to_vec()]).await?,
+        ("empty-stream", true) => events(stream, api, &[]).await?,
+        ("bad-json", true) => events(stream, api, &[b"data: {\"id\": oops\n\n".to_vec()]).await?,
         ("huge", true) => {
             let mut line = b"data: {\"filler\":\"".to_vec();
             line.resize(HUGE, b'x');
-            events(stream, &[line]).await?;
+            events(stream, api, &[line]).await?;
         }
-        ("error-first", true) => events(stream, &[bodies::error_event(api)]).await?,
+        ("error-first", true) => events(stream, api, &[bodies::error_event(api)]).await?,
         ("error-in-stream", true) => {
             let Script { start, content, .. } = script();
             let content = [start, content[..2].to_vec()].concat();
-            let mut first = STREAM_HEAD.to_vec();
+            let mut first = stream_head(api).into_bytes();
             first.extend(content.iter().flat_map(|event| chunk(event)));
             stream.write_all(&first).await?;
             tokio::time::sleep(PAUSE).await;
@@ -204,7 +212,7 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
         }
         ("no-done", true) => {
             let Script { start, content, .. } = script();
-            events(stream, &[start, content].concat()).await?;
+            events(stream, api, &[start, content].concat()).await?;
         }
         _ => usual(stream, api, asked, made).await?,
     }
@@ -214,9 +222,10 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
 /// The answer without faults, from memory when it was made before.
 async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made) -> io::Result<()> {
     let streams = asked.stream && api != Api::Embeddings;
-    if [Api::Embeddings, Api::BatchEmbed, Api::Count].contains(&api) {
+    if [Api::Embeddings, Api::BatchEmbed, Api::Predict, Api::Invoke, Api::Count].contains(&api) {
         let body = bodies::whole(api, &asked.model, &asked.value());
-        return stream.write_all(&whole_answer(200, "application/json", "", &body)).await;
+        let counted = if api == Api::Invoke { "x-amzn-bedrock-input-token-count: 3\r\n" } else { "" };
+        return stream.write_all(&whole_answer(200, "application/json", counted, &body)).await;
     }
     let usage = streams && asked.includes_usage();
     let key = (api, asked.model.clone(), streams, usage);
@@ -225,7 +234,7 @@ async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
         let bytes: Rc<[u8]> = if streams {
             let Script { start, content, finish, end } =
                 bodies::script(api, &asked.model, &asked.value(), None);
-            stream_answer(&[start, content, finish, vec![end]].concat()).into()
+            stream_answer(api, &[start, content, finish, vec![end]].concat()).into()
         } else {
             let body = bodies::whole(api, &asked.model, &asked.value());
             whole_answer(200, "application/json", "", &body).into()
@@ -240,8 +249,8 @@ async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
 }
 
 /// A stream whose content comes piece by piece.
-async fn play(stream: &mut TcpStream, script: Script, pause: Duration) -> io::Result<()> {
-    let mut first = STREAM_HEAD.to_vec();
+async fn play(stream: &mut TcpStream, api: Api, script: Script, pause: Duration) -> io::Result<()> {
+    let mut first = stream_head(api).into_bytes();
     for event in &script.start {
         first.extend_from_slice(&chunk(event));
     }
@@ -262,15 +271,20 @@ async fn play(stream: &mut TcpStream, script: Script, pause: Duration) -> io::Re
     stream.write_all(&last).await
 }
 
-async fn events(stream: &mut TcpStream, events: &[Vec<u8>]) -> io::Result<()> {
-    stream.write_all(&stream_answer(events)).await
+async fn events(stream: &mut TcpStream, api: Api, events: &[Vec<u8>]) -> io::Result<()> {
+    stream.write_all(&stream_answer(api, events)).await
 }
 
-const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
-    cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
+fn stream_head(api: Api) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {}\r\ncache-control: no-cache\r\n\
+         transfer-encoding: chunked\r\n\r\n",
+        api.stream_type()
+    )
+}
 
-fn stream_answer(events: &[Vec<u8>]) -> Vec<u8> {
-    let mut out = STREAM_HEAD.to_vec();
+fn stream_answer(api: Api, events: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = stream_head(api).into_bytes();
     for event in events {
         out.extend_from_slice(&chunk(event));
     }
@@ -291,7 +305,7 @@ fn whole_answer(status: u16, content_type: &str, more: &str, body: &[u8]) -> Vec
     [head.as_bytes(), body].concat()
 }
 
-fn millis(text: Option<&str>) -> Duration {
+pub(super) fn millis(text: Option<&str>) -> Duration {
     let number = text.map(|text| text.trim_end_matches("ms")).and_then(|text| text.parse().ok());
     Duration::from_millis(number.unwrap_or(0))
 }
