@@ -123,9 +123,19 @@ pub enum EndpointType {
     /// Embeddings.
     #[serde(rename = "llm/v1/embeddings")]
     Embeddings,
+    /// Documents in the order of their relevance to a query, in Cohere's shape.
+    #[serde(rename = "llm/v1/rerank")]
+    Rerank,
+    /// Judgements over content, in OpenAI's shape.
+    #[serde(rename = "llm/v1/moderations")]
+    Moderations,
 }
 
 impl EndpointType {
+    /// The types that providers serve.
+    pub const LLM: [Self; 5] =
+        [Self::Chat, Self::Completions, Self::Embeddings, Self::Rerank, Self::Moderations];
+
     /// The word as config and MLflow write it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -134,6 +144,8 @@ impl EndpointType {
             Self::Chat => "llm/v1/chat",
             Self::Completions => "llm/v1/completions",
             Self::Embeddings => "llm/v1/embeddings",
+            Self::Rerank => "llm/v1/rerank",
+            Self::Moderations => "llm/v1/moderations",
         }
     }
 
@@ -145,6 +157,8 @@ impl EndpointType {
             Self::Chat => Operation::Chat,
             Self::Completions => Operation::Completions,
             Self::Embeddings => Operation::Embeddings,
+            Self::Rerank => Operation::Rerank,
+            Self::Moderations => Operation::Moderations,
         }
     }
 }

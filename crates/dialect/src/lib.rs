@@ -6,6 +6,7 @@
 
 mod aggregate;
 mod anthropic;
+mod cohere;
 mod completion;
 mod count;
 mod error;
@@ -134,6 +135,7 @@ pub static DIALECTS: &[&dyn Codec] = &[
     &responses::Responses,
     &anthropic::Anthropic,
     &gemini::Gemini,
+    &cohere::Cohere,
     &mlflow::Mlflow,
     &scoring::Scoring,
 ];

@@ -1,5 +1,6 @@
 //! How one target differs from the dialect it speaks, as data; `millgate-provider` fills it from its catalogue.
 
+use millgate_types::Operation;
 use serde::Deserialize;
 
 /// Switches of an encoder. The default is a well-behaved OpenAI-compatible server.
@@ -12,6 +13,9 @@ pub struct Quirks {
     pub strip: Vec<String>,
     /// Top-level fields the target names otherwise, as `[ours, theirs]`.
     pub rename: Vec<(String, String)>,
+    /// Operations (`chat`, `moderations`) whose answers the target gives in its own way: they are translated for
+    /// callers of the same dialect too.
+    pub translate: Vec<String>,
     /// Takes `stream_options.include_usage`.
     pub supports_stream_options: bool,
     /// Takes the `developer` role; otherwise it becomes `system`.
@@ -48,6 +52,7 @@ impl Default for Quirks {
             max_tokens_name: MaxTokensName::MaxTokens,
             strip: Vec::new(),
             rename: Vec::new(),
+            translate: Vec::new(),
             supports_stream_options: true,
             supports_developer_role: false,
             tool_choice_required: "required".to_owned(),
@@ -63,6 +68,23 @@ impl Default for Quirks {
             default_max_tokens: 8192,
             thinking: ThinkingStyle::Auto,
         }
+    }
+}
+
+impl Quirks {
+    /// What the target calls a top-level field; `None` when it refuses it.
+    #[must_use]
+    pub fn name_of<'a>(&'a self, key: &'a str) -> Option<&'a str> {
+        if self.strip.iter().any(|stripped| stripped == key) {
+            return None;
+        }
+        Some(self.rename.iter().find(|(ours, _)| ours == key).map_or(key, |(_, theirs)| theirs))
+    }
+
+    /// Whether answers of the operation are translated though caller and target speak the same dialect.
+    #[must_use]
+    pub fn translates(&self, operation: Operation) -> bool {
+        self.translate.iter().any(|name| name == operation.name())
     }
 }
 

@@ -77,8 +77,13 @@ impl ProviderKind {
     /// take the place of the plain ones.
     #[must_use]
     pub fn ways(&self, versioned: bool) -> Vec<Way<'_>> {
-        let operations =
-            [Operation::Chat, Operation::Completions, Operation::Embeddings, Operation::CountTokens];
+        let operations = [
+            Operation::Chat,
+            Operation::Completions,
+            Operation::Embeddings,
+            Operation::Moderations,
+            Operation::CountTokens,
+        ];
         let paths = if versioned { &self.versioned_paths } else { &self.paths };
         let mut found = Vec::with_capacity(4);
         for (paths, stream) in [(&self.stream_paths, true), (paths, false)] {
@@ -86,6 +91,13 @@ impl ProviderKind {
                 Some(Way { dialect: self.dialect, operation, stream, path: paths.of(operation)? })
             }));
         }
+        // Whoever reranks does it in Cohere's shape.
+        found.extend(self.paths.rerank.as_deref().map(|path| Way {
+            dialect: Dialect::Cohere,
+            operation: Operation::Rerank,
+            stream: false,
+            path,
+        }));
         found.extend(paths.responses.as_deref().map(|path| Way {
             dialect: Dialect::Responses,
             operation: Operation::Chat,
@@ -210,6 +222,7 @@ enum DialectName {
     Openai,
     Anthropic,
     Gemini,
+    Cohere,
     Mlflow,
 }
 
@@ -228,6 +241,9 @@ struct Paths {
     chat: Option<String>,
     completions: Option<String>,
     embeddings: Option<String>,
+    /// In Cohere's shape, whatever the provider's dialect is.
+    rerank: Option<String>,
+    moderations: Option<String>,
     count_tokens: Option<String>,
     /// OpenAI's Responses API, which some providers have beside chat completions.
     responses: Option<String>,
@@ -239,6 +255,8 @@ impl Paths {
             Operation::Chat => self.chat.as_deref(),
             Operation::Completions => self.completions.as_deref(),
             Operation::Embeddings => self.embeddings.as_deref(),
+            Operation::Rerank => self.rerank.as_deref(),
+            Operation::Moderations => self.moderations.as_deref(),
             Operation::CountTokens => self.count_tokens.as_deref(),
             Operation::Predict => None,
         }
@@ -257,6 +275,7 @@ impl Entry {
                 DialectName::Openai => Dialect::OpenAi,
                 DialectName::Anthropic => Dialect::Anthropic,
                 DialectName::Gemini => Dialect::Gemini,
+                DialectName::Cohere => Dialect::Cohere,
                 DialectName::Mlflow => Dialect::Mlflow,
             },
             base_url: self.base_url,
@@ -296,7 +315,8 @@ mod tests {
             if let Some(url) = &kind.base_url {
                 assert!(url.starts_with("http") && !url.ends_with('/'), "{url}");
             }
-            let operations = [Operation::Chat, Operation::Completions, Operation::Embeddings];
+            let operations =
+                [Operation::Chat, Operation::Completions, Operation::Embeddings, Operation::Rerank];
             let paths: Vec<&str> = operations.iter().filter_map(|operation| kind.path(*operation)).collect();
             assert!(!paths.is_empty() && paths.iter().all(|path| path.starts_with('/')), "{}", kind.name);
         }

@@ -163,9 +163,15 @@ fn check_method(surface: Surface<'_>, head: &Parts, flight: &mut Flight) -> Resu
     Err(Fault::client(code::METHOD_NOT_ALLOWED, "this path takes another method"))
 }
 
-/// Registered models are asked in the scoring protocol, wherever they are called.
+/// Registered models are asked in the scoring protocol, wherever they are called; rerank and moderations have one
+/// shape each.
 fn natural(kind: EndpointType, llm: Dialect) -> Dialect {
-    if kind == EndpointType::Predict { Dialect::Scoring } else { llm }
+    match kind {
+        EndpointType::Predict => Dialect::Scoring,
+        EndpointType::Rerank => Dialect::Cohere,
+        EndpointType::Moderations => Dialect::OpenAi,
+        _ => llm,
+    }
 }
 
 fn unknown_endpoint(name: &str) -> Fault {
@@ -247,7 +253,11 @@ async fn decode(
             return Err(Fault::invalid_value("model", public));
         }
         (Some(endpoint), _) => endpoint,
-        (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
+        (None, None) => {
+            let only = snapshot.moderations.as_ref().filter(|_| operation == Operation::Moderations);
+            let missing = || Fault::invalid_value("model", "`model` is missing");
+            Arc::clone(only.ok_or_else(missing)?)
+        }
         (None, Some(model)) => {
             let direct = || snapshot.direct(&model.name, operation.served_by());
             let found = snapshot.by_name(&model.name).or_else(direct);

@@ -101,6 +101,13 @@ impl Provider {
         self.ways.iter().any(|way| way.dialect == dialect && way.operation == operation)
     }
 
+    /// The dialect to speak for an operation: the provider's own where it has it there.
+    pub(crate) fn dialect(&self, operation: Operation) -> Option<Dialect> {
+        let mut ways = self.ways.iter().filter(|way| way.operation == operation);
+        let own = ways.clone().find(|way| way.dialect == self.kind.dialect);
+        own.or_else(|| ways.next()).map(|way| way.dialect)
+    }
+
     /// The request target of an operation; `None` where the provider has no such operation.
     pub(crate) fn uri(
         &self,
@@ -165,6 +172,8 @@ pub(crate) struct Snapshot {
     by_path: HashMap<String, Arc<Endpoint>>,
     /// For `provider/model` called directly: per provider and operation an endpoint named after the provider.
     direct: HashMap<(String, Operation), Arc<Endpoint>>,
+    /// The endpoint for moderation calls that name none, as OpenAI's may: the only one there is.
+    pub(crate) moderations: Option<Arc<Endpoint>>,
     keys: Option<HashMap<[u8; 32], Principal>>,
     pub(crate) body_limits: BodyLimits,
     pub(crate) max_answer: usize,
@@ -259,12 +268,14 @@ impl Builder {
         let mut direct = HashMap::new();
         if config.access.allow_provider_models {
             for (name, provider) in &providers {
-                for kind in [EndpointType::Chat, EndpointType::Completions, EndpointType::Embeddings] {
+                for kind in EndpointType::LLM {
                     let endpoint = direct_endpoint(name, provider, kind)?;
                     direct.insert(((*name).to_owned(), kind.operation()), Arc::new(endpoint));
                 }
             }
         }
+        let mut judges = endpoints.iter().filter(|endpoint| endpoint.kind == EndpointType::Moderations);
+        let moderations = judges.next().filter(|_| judges.next().is_none()).cloned();
         let deployments = resolver.deployments;
         self.limiters = limiters;
         self.registries = registries;
@@ -281,6 +292,7 @@ impl Builder {
             by_name: endpoints.iter().map(|e| (Arc::clone(&e.name), Arc::clone(e))).collect(),
             by_path: endpoints.iter().filter_map(|e| Some((e.path.clone()?, Arc::clone(e)))).collect(),
             endpoints,
+            moderations,
             direct,
             keys,
             body_limits: BodyLimits {

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::{ModerationCall, RerankCall};
+
 /// A wire format. What a caller speaks, and what a provider speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {
@@ -14,6 +16,8 @@ pub enum Dialect {
     Anthropic,
     /// Google's `generateContent` and its relatives.
     Gemini,
+    /// Cohere v2: chat, embed and rerank. Rerank is what others that have it speak too, and callers of it.
+    Cohere,
     /// MLflow gateway invocations and MLflow's `/v1` paths (`mlflow gateway start`).
     Mlflow,
     /// The MLflow scoring protocol (`mlflow models serve`).
@@ -29,6 +33,7 @@ impl Dialect {
             Self::Responses => "responses",
             Self::Anthropic => "anthropic",
             Self::Gemini => "gemini",
+            Self::Cohere => "cohere",
             Self::Mlflow => "mlflow",
             Self::Scoring => "scoring",
         }
@@ -44,6 +49,10 @@ pub enum Operation {
     Completions,
     /// Vectors for texts (`llm/v1/embeddings`).
     Embeddings,
+    /// Documents in the order of their relevance to a query (`llm/v1/rerank`).
+    Rerank,
+    /// Judgements over content (`llm/v1/moderations`).
+    Moderations,
     /// How many tokens a chat call's input has.
     CountTokens,
     /// A registered model's prediction.
@@ -57,6 +66,12 @@ impl Operation {
         if self == Self::CountTokens { Self::Chat } else { self }
     }
 
+    /// Whether there are answers as streams of events.
+    #[must_use]
+    pub fn streams(self) -> bool {
+        matches!(self, Self::Chat | Self::Completions)
+    }
+
     /// The name that logs and metrics show.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -64,6 +79,8 @@ impl Operation {
             Self::Chat => "chat",
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
+            Self::Rerank => "rerank",
+            Self::Moderations => "moderations",
             Self::CountTokens => "count-tokens",
             Self::Predict => "predict",
         }
@@ -79,6 +96,10 @@ pub enum Call {
     Completion(CompletionCall),
     /// Texts to embed.
     Embedding(EmbeddingCall),
+    /// Documents to put in order.
+    Rerank(RerankCall),
+    /// Content to judge.
+    Moderation(ModerationCall),
 }
 
 /// Top-level fields that the canonical form does not name. They travel to targets of the dialect they came
@@ -432,6 +453,8 @@ impl Call {
             Self::Chat(call) => &call.model,
             Self::Completion(call) => &call.model,
             Self::Embedding(call) => &call.model,
+            Self::Rerank(call) => &call.model,
+            Self::Moderation(call) => &call.model,
         }
     }
 
@@ -441,6 +464,8 @@ impl Call {
             Self::Chat(call) => &mut call.model,
             Self::Completion(call) => &mut call.model,
             Self::Embedding(call) => &mut call.model,
+            Self::Rerank(call) => &mut call.model,
+            Self::Moderation(call) => &mut call.model,
         };
         model.clone_into(slot);
     }
@@ -450,7 +475,7 @@ impl Call {
         match self {
             Self::Chat(call) => call.stream = stream,
             Self::Completion(call) => call.stream = stream,
-            Self::Embedding(_) => {}
+            Self::Embedding(_) | Self::Rerank(_) | Self::Moderation(_) => {}
         }
     }
 
@@ -460,7 +485,7 @@ impl Call {
         match self {
             Self::Chat(call) => call.stream,
             Self::Completion(call) => call.stream,
-            Self::Embedding(_) => false,
+            Self::Embedding(_) | Self::Rerank(_) | Self::Moderation(_) => false,
         }
     }
 
@@ -471,6 +496,8 @@ impl Call {
             Self::Chat(_) => Operation::Chat,
             Self::Completion(_) => Operation::Completions,
             Self::Embedding(_) => Operation::Embeddings,
+            Self::Rerank(_) => Operation::Rerank,
+            Self::Moderation(_) => Operation::Moderations,
         }
     }
 }

@@ -28,8 +28,24 @@ pub struct Usage {
     pub image_input: u64,
     /// What the provider itself says the call cost; preferred over our price book.
     pub reported_cost: Option<Money>,
+    /// What the provider bills, where it says that it is not what it counted (Cohere).
+    pub billed: Option<Billed>,
     /// True when we counted because the provider did not say.
     pub estimated: bool,
+}
+
+/// What a provider bills, where that is something else than the tokens it saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Billed {
+    /// Tokens of the prompt.
+    pub input: u64,
+    /// Tokens of the answer.
+    pub output: u64,
+    /// Image tokens of the prompt.
+    pub image_input: u64,
+    /// Searches (Cohere's rerank: a query with up to 100 documents).
+    pub search_units: u64,
 }
 
 impl Usage {

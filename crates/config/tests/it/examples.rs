@@ -4,9 +4,11 @@ use std::path::Path;
 use super::problems;
 
 /// The variables that examples name, and variables that every test process has instead.
-const VARIABLES: [(&str, &str); 4] = [
+const VARIABLES: [(&str, &str); 6] = [
     ("OPENAI_API_KEY", "PATH"),
     ("ANTHROPIC_API_KEY", "PATH"),
+    ("COHERE_API_KEY", "PATH"),
+    ("VOYAGE_API_KEY", "PATH"),
     ("MILLGATE_KEY_ALICE", "PATH"),
     ("MILLGATE_KEY_BATCH", "CARGO_MANIFEST_DIR"),
 ];
@@ -29,5 +31,5 @@ fn every_example_loads_without_a_problem() {
         assert!(text.starts_with("# "), "{} does not say how to try it", path.display());
         count += 1;
     }
-    assert!(count >= 7, "only {count} examples found");
+    assert!(count >= 8, "only {count} examples found");
 }

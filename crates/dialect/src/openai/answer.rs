@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
-use super::{reasoning, usage};
+use super::{moderation, reasoning, usage};
 use crate::json::{self, Object};
 use crate::{Context, completion, error, not_implemented};
 
@@ -21,7 +21,10 @@ pub(crate) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault>
         Operation::Chat => chat(object(body)?).map(Answer::Chat),
         Operation::Completions => completion_answer(object(body)?).map(Answer::Completion),
         Operation::Embeddings => embedding(body).map(Answer::Embedding),
-        Operation::CountTokens | Operation::Predict => Err(not_implemented(Dialect::OpenAi, operation)),
+        Operation::Moderations => moderation::decode_answer(body).map(Answer::Moderation),
+        Operation::Rerank | Operation::CountTokens | Operation::Predict => {
+            Err(not_implemented(Dialect::OpenAi, operation))
+        }
     }
 }
 
@@ -328,6 +331,13 @@ pub(crate) fn encode(answer: &Answer, context: &Context) -> Vec<u8> {
         Answer::Chat(answer) => write_chat(&mut out, answer, context),
         Answer::Completion(answer) => write_completion(&mut out, answer, context),
         Answer::Embedding(answer) => write_embedding(&mut out, answer, context),
+        Answer::Moderation(answer) => moderation::encode_answer(&mut out, answer, context),
+        Answer::Rerank(_) => {
+            return super::error::body(
+                &not_implemented(Dialect::OpenAi, Operation::Rerank),
+                context.request_id,
+            );
+        }
     }
     out
 }

@@ -6,7 +6,7 @@ use millgate_types::{
 };
 use serde_json::{Map, Value};
 
-use super::reasoning;
+use super::{moderation, reasoning};
 use crate::json::{self, At};
 use crate::{check_model, not_implemented, refuse_control_field};
 
@@ -28,7 +28,8 @@ pub(crate) fn call(operation: Operation, body: Map<String, Value>, rules: Rules)
         Operation::Chat | Operation::CountTokens => chat(body, rules).map(|call| Call::Chat(Box::new(call))),
         Operation::Completions => completion(body, rules).map(Call::Completion),
         Operation::Embeddings => embedding(body).map(Call::Embedding),
-        Operation::Predict => Err(not_implemented(Dialect::OpenAi, operation)),
+        Operation::Moderations => moderation::decode_call(body).map(Call::Moderation),
+        Operation::Rerank | Operation::Predict => Err(not_implemented(Dialect::OpenAi, operation)),
     }
 }
 

@@ -1,28 +1,34 @@
 //! Requests for providers that speak OpenAI's shape.
 
 use millgate_types::{
-    Block, Call, ChatCall, CompletionCall, Dialect, EmbeddingCall, EmbeddingFormat, Extra, MediaSource,
-    Message, Prompt, Reasoning, ResponseFormat, Role, Sampling, Tool, ToolChoice,
+    Block, Call, ChatCall, CompletionCall, Dialect, EmbeddingCall, EmbeddingFormat, Extra, Fault,
+    MediaSource, Message, Operation, Prompt, Reasoning, ResponseFormat, Role, Sampling, Tool, ToolChoice,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::reasoning;
+use super::{moderation, reasoning};
 use crate::json::{Array, Object};
 use crate::quirks::{MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport};
-use crate::{EncodedCall, completion};
+use crate::{EncodedCall, completion, not_implemented};
 
-pub(crate) fn call(call: &Call, quirks: &Quirks) -> EncodedCall {
+pub(crate) fn call(call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
     let mut body = Vec::with_capacity(1024);
     let mut top = Top { object: Object::new(&mut body), quirks, dropped: Vec::new() };
     match call {
         Call::Chat(call) => chat(call, &mut top),
         Call::Completion(call) => completion_call(call, &mut top),
         Call::Embedding(call) => embedding(call, &mut top),
+        Call::Moderation(call) => {
+            top.model(&call.model);
+            moderation::write_input(&mut top.object, &call.input);
+            top.extra(&call.extra);
+        }
+        Call::Rerank(_) => return Err(not_implemented(Dialect::OpenAi, Operation::Rerank)),
     }
     let Top { object, dropped, .. } = top;
     object.end();
-    EncodedCall { body, dropped }
+    Ok(EncodedCall { body, dropped })
 }
 
 /// The body's top level: applies the strip and rename lists.
@@ -35,12 +41,10 @@ struct Top<'a> {
 impl Top<'_> {
     fn field<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) {
         let quirks = self.quirks;
-        if quirks.strip.iter().any(|stripped| stripped == key) {
-            self.dropped.push(key.to_owned());
-            return;
+        match quirks.name_of(key) {
+            Some(name) => self.object.field(name, value),
+            None => self.dropped.push(key.to_owned()),
         }
-        let name = quirks.rename.iter().find(|(ours, _)| ours == key).map_or(key, |(_, theirs)| theirs);
-        self.object.field(name, value);
     }
     fn some<T: Serialize>(&mut self, key: &str, value: Option<&T>) {
         if let Some(value) = value {

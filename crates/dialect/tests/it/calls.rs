@@ -26,7 +26,7 @@ pub(crate) fn with_usage(call: &mut Call) {
             }
         }
         Call::Completion(call) => call.include_usage = call.stream,
-        Call::Embedding(_) => {}
+        Call::Embedding(_) | Call::Rerank(_) | Call::Moderation(_) => {}
     }
 }
 

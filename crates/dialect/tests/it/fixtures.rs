@@ -65,6 +65,11 @@ fn read(path: &Path) -> Option<Recording> {
         // Azure answered one call there with a chat completion.
         "responses" if file["response"]["body"]["choices"].is_array() => (Dialect::OpenAi, Operation::Chat),
         "responses" => (Dialect::Responses, Operation::Chat),
+        // Bedrock's has a shape of its own.
+        "rerank" | "rerank-v1" | "rerank-v2" if file["provider"] != "bedrock" => {
+            (Dialect::Cohere, Operation::Rerank)
+        }
+        "moderations" => (Dialect::OpenAi, Operation::Moderations),
         "batchEmbedContents" => (Dialect::Gemini, Operation::Embeddings),
         _ => return None,
     };

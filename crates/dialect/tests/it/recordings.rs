@@ -9,8 +9,15 @@ use crate::fixtures::{self, Recording};
 const INBOUND: [Dialect; 5] =
     [Dialect::OpenAi, Dialect::Responses, Dialect::Anthropic, Dialect::Gemini, Dialect::Mlflow];
 
-/// Dialects that have more than chats to answer.
-const ALL_OPERATIONS: [Dialect; 2] = [Dialect::OpenAi, Dialect::Mlflow];
+/// The dialects that callers ask for the operation in.
+fn inbound(operation: Operation) -> &'static [Dialect] {
+    match operation {
+        Operation::Chat => &INBOUND,
+        Operation::Rerank => &[Dialect::Cohere],
+        Operation::Moderations => &[Dialect::OpenAi],
+        _ => &[Dialect::OpenAi, Dialect::Mlflow],
+    }
+}
 
 pub(crate) fn decode(recording: &Recording, chunk: usize) -> Vec<Event> {
     let mut decoder = codec(recording.dialect).stream_decoder(recording.operation);
@@ -48,6 +55,7 @@ fn raw_usage(recording: &Recording) -> Vec<Value> {
             &value["message"]["usage"],
             &value["x_groq"]["usage"],
             &value["usageMetadata"],
+            &value["meta"]["billed_units"],
             &value["response"]["usage"],
         ] {
             if usage.is_object() {
@@ -97,6 +105,11 @@ fn check_usage(recording: &Recording, usage: Option<Usage>) {
         }
         return;
     }
+    if recording.operation == Operation::Rerank && count("total_tokens").is_none() {
+        let searches = usage.and_then(|usage| usage.billed).map(|billed| billed.search_units);
+        assert_eq!(searches, count("search_units"), "{id}: {raw:?}");
+        return;
+    }
     let Some(usage) = usage else {
         assert!(count("total_tokens").or(count("output_tokens")).is_none(), "{id}: usage lost: {raw:?}");
         return;
@@ -123,18 +136,13 @@ fn check_usage(recording: &Recording, usage: Option<Usage>) {
 }
 
 fn show(recording: &Recording, answer: &Answer) {
-    for dialect in INBOUND {
+    for dialect in inbound(recording.operation).iter().copied() {
         let text = codec(dialect).encode_answer(answer, &fixtures::context());
         let value: Value = serde_json::from_slice(&text).unwrap();
         let id = &recording.id;
         if dialect == Dialect::Anthropic {
-            if recording.operation == Operation::Chat {
-                assert_eq!(value["type"], "message", "{id}");
-                assert!(value["usage"]["input_tokens"].is_u64(), "{id}");
-            }
-            continue;
-        }
-        if !ALL_OPERATIONS.contains(&dialect) && recording.operation != Operation::Chat {
+            assert_eq!(value["type"], "message", "{id}");
+            assert!(value["usage"]["input_tokens"].is_u64(), "{id}");
             continue;
         }
         let key = if dialect == Dialect::Gemini { "modelVersion" } else { "model" };
@@ -150,7 +158,12 @@ fn show(recording: &Recording, answer: &Answer) {
 }
 
 fn text_and_tools(answer: &Answer) -> (String, Vec<(String, String, String)>) {
-    let Answer::Chat(answer) = answer else { return (format!("{:?}", answer.usage()), Vec::new()) };
+    let answer = match answer {
+        Answer::Chat(answer) => answer,
+        Answer::Rerank(answer) => return (format!("{:?} {:?}", answer.results, answer.usage), Vec::new()),
+        Answer::Moderation(answer) => return (format!("{:?}", answer.results), Vec::new()),
+        other => return (format!("{:?}", other.usage()), Vec::new()),
+    };
     let (mut text, mut tools) = (String::new(), Vec::new());
     for block in answer.choices.iter().flat_map(|choice| &choice.content) {
         match block {
@@ -215,10 +228,7 @@ fn every_stream_decodes_whole_and_shows_in_every_dialect() {
 fn show_stream(recording: &Recording, events: &[Event]) {
     let id = &recording.id;
     let whole = aggregate(recording.dialect, recording.operation, decode(recording, usize::MAX));
-    for dialect in INBOUND {
-        if !ALL_OPERATIONS.contains(&dialect) && recording.operation != Operation::Chat {
-            continue;
-        }
+    for dialect in inbound(recording.operation).iter().copied() {
         let mut encoder = codec(dialect).stream_encoder(recording.operation, &fixtures::context());
         let mut bytes = Vec::new();
         for event in decode(recording, usize::MAX) {
@@ -249,7 +259,7 @@ fn choices(answer: &Answer) -> usize {
     match answer {
         Answer::Chat(answer) => answer.choices.len(),
         Answer::Completion(answer) => answer.choices.len(),
-        Answer::Embedding(_) => 0,
+        Answer::Embedding(_) | Answer::Rerank(_) | Answer::Moderation(_) => 0,
     }
 }
 

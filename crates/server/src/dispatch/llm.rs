@@ -48,6 +48,15 @@ impl Translated {
         }
         self.0.as_mut().ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the call was lost"))
     }
+
+    /// What an answer needs from its call: ranks are put in order and cut to what was asked for.
+    fn settle(&self, answer: &mut Answer) -> Result<(), Fault> {
+        let (Answer::Rerank(answer), Some(Call::Rerank(call))) = (answer, &self.0) else { return Ok(()) };
+        answer.settle(call).map_err(|_| {
+            let public = "the provider ranked a document that it was not sent";
+            Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public)
+        })
+    }
 }
 
 /// One try at one target.
@@ -93,7 +102,7 @@ impl Attempt<'_> {
         let mut reply = if way.stream {
             self.stream(response, &way, flight).await?
         } else {
-            self.whole(response, &way, flight).await?
+            self.whole(response, &way, translated, flight).await?
         };
         if !way.dropped.is_empty()
             && let Ok(dropped) = HeaderValue::from_str(&way.dropped.join(", "))
@@ -106,7 +115,7 @@ impl Attempt<'_> {
     /// What to ask the provider for.
     fn operation(&self) -> Result<Operation, Fault> {
         let wanted = self.planned.call.operation;
-        let own = |operation| self.provider.has(self.provider.kind.dialect, operation);
+        let own = |operation| self.provider.dialect(operation).is_some();
         if self.native(wanted) || own(wanted) {
             return Ok(wanted);
         }
@@ -145,9 +154,10 @@ impl Attempt<'_> {
         flight: &Flight,
     ) -> Result<(Bytes, Way), Fault> {
         let call = &self.planned.call;
-        let native = self.native(operation) && facts.passes;
-        let target = if native { call.dialect } else { self.provider.kind.dialect };
         let quirks = &self.provider.kind.quirks;
+        let native = self.native(operation) && facts.passes && !quirks.translates(operation);
+        let own = self.provider.dialect(operation).unwrap_or(self.provider.kind.dialect);
+        let target = if native { call.dialect } else { own };
         let asked = facts.model.as_ref().map(|model| &*model.name);
         let model: Cow<'_, str> = match (self.model, asked.and_then(|asked| asked.split_once('/'))) {
             (Some(model), _) | (None, Some((_, model))) => model.into(),
@@ -165,7 +175,7 @@ impl Attempt<'_> {
             embedding_format,
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         };
-        let stream = facts.stream && call.operation != Operation::Embeddings;
+        let stream = facts.stream && call.operation.streams();
         if native && operation == call.operation {
             let ask = stream
                 && target == Dialect::OpenAi
@@ -198,6 +208,7 @@ impl Attempt<'_> {
                 call.include_usage = true;
                 EmbeddingFormat::Float
             }
+            Call::Rerank(_) | Call::Moderation(_) => EmbeddingFormat::Float,
         };
         let as_chat = match canonical {
             Call::Completion(call) if operation == Operation::Chat => {
@@ -267,6 +278,7 @@ impl Attempt<'_> {
         &self,
         response: Response<AnswerBody>,
         way: &Way,
+        translated: &Translated,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
         let status = response.status();
@@ -279,7 +291,8 @@ impl Attempt<'_> {
             }
             return Ok(Reply::json(body));
         }
-        let answer = self.decode_whole(&body, way)?;
+        let mut answer = self.decode_whole(&body, way)?;
+        translated.settle(&mut answer)?;
         flight.consumed(answer.usage().unwrap_or_default());
         Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &way.context)))
     }
@@ -293,7 +306,7 @@ impl Attempt<'_> {
         let failed = is_html || {
             let members = scan::members(&body).map_err(|fault| not_an_answer(head.status.as_u16(), fault))?;
             let has = |name: &str| members.iter().any(|m| m.name == name && m.kind != scan::Kind::Null);
-            has("error") && !has("choices") && !has("content") && !has("data")
+            has("error") && !has("choices") && !has("content") && !has("data") && !has("results")
         };
         if failed {
             // Some providers report errors under 200.

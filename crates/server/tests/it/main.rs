@@ -6,6 +6,7 @@ mod cost;
 mod faults;
 mod gemini;
 mod limits;
+mod operations;
 mod pass;
 mod reload;
 mod responses;

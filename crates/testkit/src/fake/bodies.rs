@@ -15,6 +15,8 @@ pub(super) enum Api {
     GenerateStream,
     BatchEmbed,
     Count,
+    Rerank,
+    Moderations,
 }
 
 impl Api {
@@ -31,9 +33,16 @@ impl Api {
             (":streamGenerateContent", Self::GenerateStream),
             (":batchEmbedContents", Self::BatchEmbed),
             (":countTokens", Self::Count),
+            ("/rerank", Self::Rerank),
+            ("/moderations", Self::Moderations),
         ]
         .into_iter()
         .find_map(|(end, api)| path.ends_with(end).then_some(api))
+    }
+
+    /// Whether its answers may be streams, and are the same for every request to a model.
+    pub(super) fn streams(self) -> bool {
+        ![Self::Embeddings, Self::BatchEmbed, Self::Count, Self::Rerank, Self::Moderations].contains(&self)
     }
 }
 
@@ -42,7 +51,7 @@ const JSON_TEXT: &str = "{\"answer\": 42}";
 pub(super) const CREATED: u64 = 1_760_000_000;
 
 /// The whole answer.
-pub(super) fn whole(api: Api, model: &str, request: &Value) -> Vec<u8> {
+pub(super) fn whole(api: Api, path: &str, model: &str, request: &Value) -> Vec<u8> {
     let text = if model == "json" { JSON_TEXT } else { TEXT };
     let answer = match api {
         Api::Chat => {
@@ -76,6 +85,8 @@ pub(super) fn whole(api: Api, model: &str, request: &Value) -> Vec<u8> {
         Api::Responses => super::other::response(model, text, true),
         Api::Generate | Api::GenerateStream => super::other::generated(model, text),
         Api::BatchEmbed => super::other::embedded(request),
+        Api::Rerank => super::operations::reranked(path, model, request),
+        Api::Moderations => super::operations::judged(path, model, request),
         Api::Count => json!({ "input_tokens": 42, "totalTokens": 42 }),
         Api::Messages => {
             let mut content = vec![json!({ "type": "text", "text": text })];

@@ -96,13 +96,13 @@ fn named(path: &str) -> Option<&str> {
 
 /// Answers one call; false when the connection is over.
 async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made: &Made) -> io::Result<bool> {
-    let mut asked = Asked::read(body);
+    let mut asked = Asked::read(path, body);
     if let Some(model) = named(path) {
         asked.model = model.to_owned();
         asked.stream = api == Api::GenerateStream;
     }
     let model = asked.model.as_str();
-    let streams = asked.stream && api != Api::Embeddings;
+    let streams = asked.stream && api.streams();
     let mut parts = model.split('-');
     match parts.next().unwrap_or_default() {
         "status" => {
@@ -141,7 +141,7 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
 async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made) -> io::Result<bool> {
     let model = asked.model.as_str();
     let script = || bodies::script(api, model, &asked.value(), None);
-    match (model, asked.stream && api != Api::Embeddings) {
+    match (model, asked.stream && api.streams()) {
         ("reset", _) => {
             stream.set_zero_linger()?;
             return Ok(false);
@@ -169,7 +169,7 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
             stream.write_all(&whole_answer(200, "application/json", "", &body)).await?;
         }
         ("cut-stream", false) => {
-            let body = bodies::whole(api, model, &asked.value());
+            let body = bodies::whole(api, asked.path, model, &asked.value());
             let mut answer = whole_answer(200, "application/json", "", &body);
             answer.truncate(answer.len() - 20);
             stream.write_all(&answer).await?;
@@ -213,9 +213,9 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
 
 /// The answer without faults, from memory when it was made before.
 async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made) -> io::Result<()> {
-    let streams = asked.stream && api != Api::Embeddings;
-    if [Api::Embeddings, Api::BatchEmbed, Api::Count].contains(&api) {
-        let body = bodies::whole(api, &asked.model, &asked.value());
+    let streams = asked.stream && api.streams();
+    if !api.streams() {
+        let body = bodies::whole(api, asked.path, &asked.model, &asked.value());
         return stream.write_all(&whole_answer(200, "application/json", "", &body)).await;
     }
     let usage = streams && asked.includes_usage();
@@ -227,7 +227,7 @@ async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
                 bodies::script(api, &asked.model, &asked.value(), None);
             stream_answer(&[start, content, finish, vec![end]].concat()).into()
         } else {
-            let body = bodies::whole(api, &asked.model, &asked.value());
+            let body = bodies::whole(api, asked.path, &asked.model, &asked.value());
             whole_answer(200, "application/json", "", &body).into()
         };
         let mut made = made.borrow_mut();
@@ -300,12 +300,13 @@ fn millis(text: Option<&str>) -> Duration {
 struct Asked<'a> {
     model: String,
     stream: bool,
+    path: &'a str,
     body: &'a [u8],
 }
 
 impl<'a> Asked<'a> {
     /// Large prompts are not parsed when the model stands near the front, where clients and gateways put it.
-    fn read(body: &'a [u8]) -> Self {
+    fn read(path: &'a str, body: &'a [u8]) -> Self {
         let quick = &body[..body.len().min(200)];
         let model = memchr::memmem::find(quick, b"\"model\":\"").and_then(|at| {
             let rest = &quick[at + 9..];
@@ -316,12 +317,13 @@ impl<'a> Asked<'a> {
             let stream = ["\"stream\":true", "\"stream\": true"]
                 .iter()
                 .any(|text| memchr::memmem::find(body, text.as_bytes()).is_some());
-            return Self { model, stream, body };
+            return Self { model, stream, path, body };
         }
         let value: Value = serde_json::from_slice(body).unwrap_or_default();
         Self {
             model: value["model"].as_str().unwrap_or_default().to_owned(),
             stream: value["stream"] == true,
+            path,
             body,
         }
     }

@@ -1,0 +1,114 @@
+//! Cohere v2: rerank for callers and for every provider that has it, and Cohere itself as a provider of chats and
+//! vectors. Nobody calls the gateway in Cohere's chat shape, so chats are written for the provider and read back
+//! from it only.
+
+mod rerank;
+mod usage;
+
+use millgate_types::{Answer, Call, Dialect, Event, Fault, Operation, RequestId, Usage};
+
+use crate::json::{self, Object};
+use crate::{
+    Codec, Context, EncodedCall, ErrorBody, Quirks, StreamDecoder, StreamEncoder, error, not_implemented,
+};
+
+/// Cohere's dialect.
+pub(crate) struct Cohere;
+
+impl Codec for Cohere {
+    fn dialect(&self) -> Dialect {
+        Dialect::Cohere
+    }
+    fn decode_call(&self, operation: Operation, body: &[u8]) -> Result<Call, Fault> {
+        match operation {
+            Operation::Rerank => rerank::decode_call(json::parse_object(body)?).map(Call::Rerank),
+            _ => Err(not_implemented(Dialect::Cohere, operation)),
+        }
+    }
+    fn encode_call(&self, call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
+        match call {
+            Call::Rerank(call) => Ok(rerank::encode_call(call, quirks)),
+            _ => Err(not_implemented(Dialect::Cohere, call.operation())),
+        }
+    }
+    fn decode_answer(&self, operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
+        match operation {
+            Operation::Rerank => rerank::decode_answer(body).map(Answer::Rerank),
+            _ => Err(not_implemented(Dialect::Cohere, operation)),
+        }
+    }
+    fn encode_answer(&self, answer: &Answer, context: &Context) -> Vec<u8> {
+        match answer {
+            Answer::Rerank(answer) => rerank::encode_answer(answer, context),
+            _ => self.encode_fault(&not_implemented(Dialect::Cohere, Operation::Chat), context.request_id),
+        }
+    }
+    fn stream_decoder(&self, operation: Operation) -> Box<dyn StreamDecoder> {
+        Box::new(NoStream { operation, done: false })
+    }
+    fn stream_encoder(&self, operation: Operation, context: &Context) -> Box<dyn StreamEncoder> {
+        Box::new(NoStreamOut { operation, request_id: context.request_id, done: false })
+    }
+    fn encode_fault(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        let mut body = Object::new(&mut out);
+        body.field("id", &request_id.to_string());
+        body.field("message", &fault.public);
+        body.field("code", fault.code.name);
+        body.some("param", fault.param.as_ref());
+        body.field("source", fault.source.name());
+        body.some("upstream_status", fault.upstream_status.as_ref());
+        body.end();
+        out
+    }
+    fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
+        self.encode_fault(fault, request_id)
+    }
+    fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
+        error::read(body)
+    }
+    /// Rerankers differ in small things (`top_k`, `data`, unsorted results): none is passed through unread.
+    fn passes(&self, _operation: Operation) -> bool {
+        false
+    }
+    fn read_usage(&self, text: &[u8]) -> Option<Usage> {
+        usage::read(&serde_json::from_slice(text).ok()?)
+    }
+}
+
+/// The end of a stream that this dialect does not have.
+struct NoStream {
+    operation: Operation,
+    done: bool,
+}
+
+impl StreamDecoder for NoStream {
+    fn push(&mut self, _bytes: &[u8], out: &mut Vec<Event>) {
+        self.finish(out);
+    }
+    fn finish(&mut self, out: &mut Vec<Event>) {
+        if !std::mem::replace(&mut self.done, true) {
+            out.push(Event::Error(not_implemented(Dialect::Cohere, self.operation)));
+        }
+    }
+}
+
+/// No caller streams in this dialect: what is asked for is answered by one error.
+struct NoStreamOut {
+    operation: Operation,
+    request_id: RequestId,
+    done: bool,
+}
+
+impl StreamEncoder for NoStreamOut {
+    fn push(&mut self, event: Event, out: &mut Vec<u8>) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        let fault = match event {
+            Event::Error(fault) => fault,
+            _ => not_implemented(Dialect::Cohere, self.operation),
+        };
+        out.extend_from_slice(&Cohere.encode_fault(&fault, self.request_id));
+    }
+}
