@@ -70,6 +70,10 @@ pub struct ProviderConfig {
     /// it, Azure deployments are called at their classic paths; without, at the newer `/openai/v1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_version: Option<String>,
+    /// What vectors are for, where the provider asks (Cohere): `search_document` (the default), `search_query`,
+    /// `classification`, `clustering`. A caller's own `input_type` wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_type: Option<String>,
     /// Headers added to every request, for example `OpenAI-Organization`.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub headers: IndexMap<String, Secret>,

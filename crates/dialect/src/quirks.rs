@@ -38,6 +38,10 @@ pub struct Quirks {
     pub sampling: bool,
     /// Takes `strict` on tools.
     pub strict_tools: bool,
+    /// What vectors are for, where the target asks and the caller does not say (Cohere).
+    pub input_type: String,
+    /// Most texts in one embedding request; more are sent in several.
+    pub max_inputs: Option<usize>,
     /// The model's name is not part of the body (Azure deployments, Bedrock, Vertex).
     pub omit_model: bool,
     /// The bound to send when the caller gave none and the dialect demands one (Anthropic).
@@ -64,6 +68,8 @@ impl Default for Quirks {
             cache_control: false,
             sampling: true,
             strict_tools: true,
+            input_type: "search_document".to_owned(),
+            max_inputs: None,
             omit_model: false,
             default_max_tokens: 8192,
             thinking: ThinkingStyle::Auto,

@@ -80,6 +80,12 @@ pub(crate) enum Piece<'a> {
         index: u32,
         text: &'a str,
     },
+    /// A citation of the text between two places, in characters.
+    Citation {
+        citation: &'a Value,
+        start: usize,
+        end: usize,
+    },
     Finish(&'a FinishReason),
 }
 
@@ -94,7 +100,8 @@ pub(crate) trait ChunkWriter: Send {
 }
 
 enum Kind {
-    Text,
+    /// Where it began in the choice's text, in characters.
+    Text(usize),
     Refusal,
     Reasoning {
         text: String,
@@ -116,6 +123,8 @@ struct ChoiceState {
     index: u32,
     tools: u32,
     details: usize,
+    /// Characters of text so far.
+    text: usize,
     finished: bool,
     logprobs: Option<Value>,
 }
@@ -147,7 +156,7 @@ impl<W: ChunkWriter> ChunkEncoder<W> {
         let place = self.choice(choice, out);
         let state = &mut self.choices[place];
         let kind = match kind {
-            BlockKind::Text => Kind::Text,
+            BlockKind::Text => Kind::Text(state.text),
             BlockKind::Refusal => Kind::Refusal,
             BlockKind::Reasoning => Kind::Reasoning { text: String::new(), signature: None },
             BlockKind::RedactedReasoning { data } => {
@@ -174,9 +183,14 @@ impl<W: ChunkWriter> ChunkEncoder<W> {
             return;
         };
         match (&mut part.kind, delta) {
-            (Kind::Text, Delta::Text(text)) => {
+            (Kind::Text(_), Delta::Text(text)) => {
+                self.choices[place].text += text.chars().count();
                 let logprobs = self.choices[place].logprobs.take();
                 self.writer.chunk(choice, &Piece::Text(&text), logprobs.as_ref(), out);
+            }
+            (Kind::Text(start), Delta::Citation(citation)) => {
+                let (start, end) = (*start, self.choices[place].text);
+                self.writer.chunk(choice, &Piece::Citation { citation: &citation, start, end }, None, out);
             }
             (Kind::Refusal, Delta::Text(text)) => {
                 let logprobs = self.choices[place].logprobs.take();

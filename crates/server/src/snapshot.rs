@@ -12,6 +12,7 @@ use millgate_config::{
     Compat, Config, EndpointConfig, EndpointType, EnvManager, KeyMode, LimitBy, LimitConfig, Network,
     ProviderConfig, RouteConfig, RuntimeChoice,
 };
+use millgate_dialect::Quirks;
 use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
 use millgate_policy::{Limiter, Rate, Route};
 use millgate_provider::ProviderKind;
@@ -66,6 +67,8 @@ impl std::fmt::Debug for TargetKind {
 pub(crate) struct Provider {
     pub(crate) name: Arc<str>,
     pub(crate) kind: &'static ProviderKind,
+    /// The kind's, with what the configuration says otherwise.
+    pub(crate) quirks: Quirks,
     pub(crate) transport: Transport,
     /// Credential, content type and configured headers, as every request carries them.
     pub(crate) headers: HeaderMap,
@@ -540,5 +543,9 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
         Ok(Way { dialect: way.dialect, operation: way.operation, stream: way.stream, place })
     });
     let ways = ways.collect::<Result<_, String>>()?;
-    Ok(Provider { name: name.into(), kind, transport, headers, deadlines, ways })
+    let mut quirks = kind.quirks.clone();
+    if let Some(purpose) = &written.input_type {
+        purpose.clone_into(&mut quirks.input_type);
+    }
+    Ok(Provider { name: name.into(), kind, quirks, transport, headers, deadlines, ways })
 }

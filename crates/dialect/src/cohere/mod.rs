@@ -2,14 +2,19 @@
 //! vectors. Nobody calls the gateway in Cohere's chat shape, so chats are written for the provider and read back
 //! from it only.
 
+mod answer;
+mod encode;
 mod rerank;
+mod stream;
 mod usage;
 
 use millgate_types::{Answer, Call, Dialect, Event, Fault, Operation, RequestId, Usage};
 
 use crate::json::{self, Object};
+use crate::stream::SseDecoder;
 use crate::{
-    Codec, Context, EncodedCall, ErrorBody, Quirks, StreamDecoder, StreamEncoder, error, not_implemented,
+    Codec, Context, EncodedCall, ErrorBody, Quirks, StreamDecoder, StreamEncoder, completion, error,
+    not_implemented,
 };
 
 /// Cohere's dialect.
@@ -27,15 +32,15 @@ impl Codec for Cohere {
     }
     fn encode_call(&self, call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
         match call {
+            Call::Chat(call) => encode::chat(call, quirks),
+            Call::Completion(call) => encode::chat(&completion::completion_as_chat(call)?, quirks),
+            Call::Embedding(call) => encode::embed(call, quirks),
             Call::Rerank(call) => Ok(rerank::encode_call(call, quirks)),
-            _ => Err(not_implemented(Dialect::Cohere, call.operation())),
+            Call::Moderation(_) => Err(not_implemented(Dialect::Cohere, call.operation())),
         }
     }
     fn decode_answer(&self, operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
-        match operation {
-            Operation::Rerank => rerank::decode_answer(body).map(Answer::Rerank),
-            _ => Err(not_implemented(Dialect::Cohere, operation)),
-        }
+        answer::decode(operation, body)
     }
     fn encode_answer(&self, answer: &Answer, context: &Context) -> Vec<u8> {
         match answer {
@@ -43,8 +48,8 @@ impl Codec for Cohere {
             _ => self.encode_fault(&not_implemented(Dialect::Cohere, Operation::Chat), context.request_id),
         }
     }
-    fn stream_decoder(&self, operation: Operation) -> Box<dyn StreamDecoder> {
-        Box::new(NoStream { operation, done: false })
+    fn stream_decoder(&self, _operation: Operation) -> Box<dyn StreamDecoder> {
+        Box::new(SseDecoder::new(stream::ChatReader::default()))
     }
     fn stream_encoder(&self, operation: Operation, context: &Context) -> Box<dyn StreamEncoder> {
         Box::new(NoStreamOut { operation, request_id: context.request_id, done: false })
@@ -73,23 +78,6 @@ impl Codec for Cohere {
     }
     fn read_usage(&self, text: &[u8]) -> Option<Usage> {
         usage::read(&serde_json::from_slice(text).ok()?)
-    }
-}
-
-/// The end of a stream that this dialect does not have.
-struct NoStream {
-    operation: Operation,
-    done: bool,
-}
-
-impl StreamDecoder for NoStream {
-    fn push(&mut self, _bytes: &[u8], out: &mut Vec<Event>) {
-        self.finish(out);
-    }
-    fn finish(&mut self, out: &mut Vec<Event>) {
-        if !std::mem::replace(&mut self.done, true) {
-            out.push(Event::Error(not_implemented(Dialect::Cohere, self.operation)));
-        }
     }
 }
 

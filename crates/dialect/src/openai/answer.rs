@@ -395,9 +395,11 @@ fn message(mut item: Object<'_>, choice: &Choice, dialect: Dialect) {
     }
     item.some("reasoning_content", reasoning::text(&choice.content).as_ref());
     item.some("reasoning_details", reasoning::details(&choice.content).as_ref());
-    let annotations = annotations(&choice.content);
-    if !annotations.is_empty() && !choice.extra.contains_key("annotations") {
-        item.field("annotations", &annotations);
+    let (annotations, citations) = annotations(&choice.content);
+    for (key, found) in [("annotations", annotations), ("citations", citations)] {
+        if !found.is_empty() && !choice.extra.contains_key(key) {
+            item.field(key, &found);
+        }
     }
     extra(&mut item, dialect, &choice.extra);
     item.end();
@@ -427,23 +429,34 @@ pub(crate) fn call_value(block: &Block) -> Option<Value> {
     }
 }
 
-/// Web citations in OpenAI's form, from the citations that Anthropic hangs on text blocks.
-fn annotations(content: &[Block]) -> Vec<Value> {
-    let mut found = Vec::new();
+/// A citation of the web in OpenAI's form, `url_citation`. `None`: its source has no address, as passages of
+/// documents have none, and OpenAI no form for it. `start` and `end` are where the cited text stands, in characters,
+/// unless the citation says so itself, from `start` on.
+pub(crate) fn annotation(citation: &Value, start: usize, end: usize) -> Option<Value> {
+    let url = citation.get("url").and_then(Value::as_str)?;
+    let title = citation.get("title").and_then(Value::as_str).unwrap_or_default();
+    let own = |key: &str| Some(start + usize::try_from(citation.get(key)?.as_u64()?).ok()?);
+    let (start, end) = (own("start").unwrap_or(start), own("end").unwrap_or(end));
+    Some(json!({"type": "url_citation",
+        "url_citation": {"start_index": start, "end_index": end, "url": url, "title": title}}))
+}
+
+/// The citations that hang on text blocks: those of the web in OpenAI's form, and the others as they came.
+fn annotations(content: &[Block]) -> (Vec<Value>, Vec<Value>) {
+    let (mut found, mut others) = (Vec::new(), Vec::new());
     let mut at = 0;
     for block in content {
         let Block::Text { text, citations, .. } = block else { continue };
         let end = at + text.chars().count();
         for citation in citations {
-            if let Some(url) = citation.get("url").and_then(Value::as_str) {
-                let title = citation.get("title").and_then(Value::as_str).unwrap_or_default();
-                found.push(json!({"type": "url_citation",
-                    "url_citation": {"start_index": at, "end_index": end, "url": url, "title": title}}));
+            match annotation(citation, at, end) {
+                Some(annotation) => found.push(annotation),
+                None => others.push(citation.clone()),
             }
         }
         at = end;
     }
-    found
+    (found, others)
 }
 
 fn write_completion(out: &mut Vec<u8>, answer: &CompletionAnswer, context: &Context) {

@@ -2,6 +2,8 @@
 //! name spliced in, and the answer's bytes come back (pass lane). Otherwise decode, encode, and back
 //! (translate lane).
 
+mod batch;
+
 use std::borrow::Cow;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
@@ -82,6 +84,8 @@ struct Way {
     hide_usage: bool,
     context: Context,
     dropped: Vec<String>,
+    /// Bodies of further requests that belong to the call.
+    rest: Vec<Bytes>,
     price: Option<&'static millgate_provider::Price>,
 }
 
@@ -101,6 +105,8 @@ impl Attempt<'_> {
         let response = self.check(response).await?;
         let mut reply = if way.stream {
             self.stream(response, &way, flight).await?
+        } else if !way.rest.is_empty() {
+            self.batched(response, &way, flight).await?
         } else {
             self.whole(response, &way, translated, flight).await?
         };
@@ -154,7 +160,7 @@ impl Attempt<'_> {
         flight: &Flight,
     ) -> Result<(Bytes, Way), Fault> {
         let call = &self.planned.call;
-        let quirks = &self.provider.kind.quirks;
+        let quirks = &self.provider.quirks;
         let native = self.native(operation) && facts.passes && !quirks.translates(operation);
         let own = self.provider.dialect(operation).unwrap_or(self.provider.kind.dialect);
         let target = if native { call.dialect } else { own };
@@ -192,6 +198,7 @@ impl Attempt<'_> {
                 hide_usage: ask,
                 context,
                 dropped: Vec::new(),
+                rest: Vec::new(),
                 price,
             };
             return Ok((body, way));
@@ -216,7 +223,9 @@ impl Attempt<'_> {
             }
             _ => None,
         };
-        let encoded = codec(target).encode_call(as_chat.as_ref().unwrap_or(canonical), quirks)?;
+        let (first, rest) = batch::split(canonical, target, quirks)?;
+        let other = as_chat.or_else(|| first.map(Call::Embedding));
+        let encoded = codec(target).encode_call(other.as_ref().unwrap_or(canonical), quirks)?;
         let way = Way {
             lane: Lane::Translate,
             dialect: target,
@@ -226,6 +235,7 @@ impl Attempt<'_> {
             stream,
             hide_usage: false,
             dropped: encoded.dropped,
+            rest,
             price,
         };
         Ok((encoded.body.into(), way))

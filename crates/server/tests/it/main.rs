@@ -2,6 +2,7 @@
 
 mod access;
 mod bad_input;
+mod cohere;
 mod cost;
 mod faults;
 mod gemini;

@@ -17,6 +17,8 @@ pub(super) enum Api {
     Count,
     Rerank,
     Moderations,
+    CohereChat,
+    CohereEmbed,
 }
 
 impl Api {
@@ -35,6 +37,8 @@ impl Api {
             (":countTokens", Self::Count),
             ("/rerank", Self::Rerank),
             ("/moderations", Self::Moderations),
+            ("/v2/chat", Self::CohereChat),
+            ("/v2/embed", Self::CohereEmbed),
         ]
         .into_iter()
         .find_map(|(end, api)| path.ends_with(end).then_some(api))
@@ -42,7 +46,15 @@ impl Api {
 
     /// Whether its answers may be streams, and are the same for every request to a model.
     pub(super) fn streams(self) -> bool {
-        ![Self::Embeddings, Self::BatchEmbed, Self::Count, Self::Rerank, Self::Moderations].contains(&self)
+        let whole = [
+            Self::Embeddings,
+            Self::BatchEmbed,
+            Self::Count,
+            Self::Rerank,
+            Self::Moderations,
+            Self::CohereEmbed,
+        ];
+        !whole.contains(&self)
     }
 }
 
@@ -85,6 +97,8 @@ pub(super) fn whole(api: Api, path: &str, model: &str, request: &Value) -> Vec<u
         Api::Responses => super::other::response(model, text, true),
         Api::Generate | Api::GenerateStream => super::other::generated(model, text),
         Api::BatchEmbed => super::other::embedded(request),
+        Api::CohereChat => super::cohere::answer(model, text),
+        Api::CohereEmbed => super::cohere::embedded(request),
         Api::Rerank => super::operations::reranked(path, model, request),
         Api::Moderations => super::operations::judged(path, model, request),
         Api::Count => json!({ "input_tokens": 42, "totalTokens": 42 }),
@@ -152,6 +166,7 @@ pub(super) fn error(api: Api, status: u16) -> Vec<u8> {
         Api::Messages => json!({ "type": "error", "error": { "type": anthropic, "message": message },
             "request_id": "req_fake" }),
         Api::Generate | Api::GenerateStream | Api::BatchEmbed => super::other::error(status, message),
+        Api::CohereChat | Api::CohereEmbed => json!({ "id": "fake", "message": message }),
         _ => json!({ "error": { "message": message, "type": openai, "param": null, "code": null } }),
     };
     value.to_string().into_bytes()
@@ -193,6 +208,7 @@ pub(super) fn script(api: Api, model: &str, request: &Value, chunks: Option<usiz
     };
     match api {
         Api::Messages => messages(model, &words),
+        Api::CohereChat => super::cohere::events(model, &words),
         Api::Responses => super::other::response_events(model, &words),
         Api::GenerateStream => super::other::generated_events(model, &words),
         Api::Completions => {

@@ -16,6 +16,7 @@
 //! | `redirect`, `huge` | 302 to `/__stolen`; an answer of 8 MiB |
 
 mod bodies;
+mod cohere;
 mod operations;
 mod other;
 mod server;
