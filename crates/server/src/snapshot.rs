@@ -1,6 +1,7 @@
 //! What runs: built whole from a checked [`Config`], never changed, swapped as one. A request keeps the one
 //! it began with.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +87,7 @@ struct Way {
 
 /// The request target of a way.
 enum Place {
-    Fixed(Uri),
+    Fixed(String),
     /// The model's name stands between the two.
     ByModel(String, String),
 }
@@ -112,24 +113,24 @@ impl Provider {
     }
 
     /// The request target of an operation; `None` where the provider has no such operation.
-    pub(crate) fn uri(
+    pub(crate) fn target(
         &self,
         dialect: Dialect,
         operation: Operation,
         stream: bool,
         model: &str,
-    ) -> Option<Uri> {
+    ) -> Option<Cow<'_, str>> {
         // Targets for streams only stand in front.
         let way = self
             .ways
             .iter()
             .find(|way| way.dialect == dialect && way.operation == operation && (stream || !way.stream))?;
         match &way.place {
-            Place::Fixed(uri) => Some(uri.clone()),
+            Place::Fixed(target) => Some(target.into()),
             Place::ByModel(before, after) => {
                 // Google's own names repeat the folder.
                 let model = model.strip_prefix("models/").unwrap_or(model);
-                format!("{before}{}{after}", Encoded(model)).parse().ok()
+                Some(format!("{before}{}{after}", Encoded(model)).into())
             }
         }
     }
@@ -536,10 +537,10 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
         let path = way.path.replace("{version}", &Encoded(version.unwrap_or_default()).to_string());
         let place = match path.split_once("{model}") {
             Some((before, after)) => Place::ByModel(format!("{prefix}{before}"), after.to_owned()),
-            None => Place::Fixed(
-                format!("{prefix}{path}").parse().map_err(|error| format!("providers.{name}: {error}"))?,
-            ),
+            None => Place::Fixed(format!("{prefix}{path}")),
         };
+        let whole = format!("{prefix}{}", path.replace("{model}", "m"));
+        whole.parse::<Uri>().map_err(|error| format!("providers.{name}: {error}"))?;
         Ok(Way { dialect: way.dialect, operation: way.operation, stream: way.stream, place })
     });
     let ways = ways.collect::<Result<_, String>>()?;

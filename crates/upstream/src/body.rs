@@ -8,55 +8,99 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use crate::UpstreamError;
-use crate::connection::Link;
+use crate::connection::Connection;
+use crate::head::Framing;
+use crate::{UpstreamError, pool};
 
-/// Chunks that one read brought are handed on as one frame, up to this size.
-const COALESCE_LIMIT: usize = 64 * 1024;
-
-/// The body of an answer. Reading it drives the connection; reading it to the end gives the connection back
-/// for reuse; dropping it earlier closes the connection, which cancels the work upstream.
+/// The body of an answer. Each frame is what one read brought, without the framing of the wire. Reading it to
+/// the end gives the connection back for reuse; dropping it earlier closes the connection, which cancels the
+/// work upstream.
 pub struct UpstreamBody {
-    incoming: Incoming,
-    link: Option<Link>,
+    /// `None` once the body is at its end or broke.
+    connection: Option<Connection>,
+    framing: Framing,
+    /// What came with the head, as it came.
+    rest: Bytes,
+    /// The connection may be used again.
+    keep: bool,
     /// Made at the first wait: most answers are whole when their head is read.
     timer: Option<Pin<Box<Sleep>>>,
     idle: Duration,
-    last_frame: Instant,
-    /// An error that came behind data: the data goes out first, the error at the next call.
-    failed: Option<UpstreamError>,
+    /// When the wait for the next bytes began.
+    waiting: Option<Instant>,
 }
 
 impl UpstreamBody {
-    pub(crate) fn new(incoming: Incoming, link: Link, idle: Duration) -> Self {
-        let link = Some(link);
-        let mut body = Self { incoming, link, timer: None, idle, last_frame: Instant::now(), failed: None };
-        if body.incoming.is_end_stream() {
-            body.give_back();
+    pub(crate) fn new(
+        framing: Framing,
+        rest: Bytes,
+        connection: Connection,
+        keep: bool,
+        idle: Duration,
+    ) -> Self {
+        let connection = Some(connection);
+        let mut body = Self { connection, framing, rest, keep, timer: None, idle, waiting: None };
+        if body.framing.is_end() {
+            body.end();
         }
         body
     }
 
-    fn give_back(&mut self) {
-        if let Some(link) = self.link.take() {
-            link.check_in();
+    /// The last byte was read.
+    fn end(&mut self) {
+        // Bytes behind the end answer no question of ours.
+        let keep = self.keep && self.rest.is_empty();
+        if let Some(connection) = self.connection.take()
+            && keep
+        {
+            pool::check_in(connection);
         }
+    }
+
+    fn fail(&mut self, error: UpstreamError) -> UpstreamError {
+        self.connection = None;
+        self.rest = Bytes::new();
+        error
     }
 
     /// The idle time-out. The timer is moved only when it fires, not at every frame.
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let mut deadline = self.last_frame + self.idle;
+        let began = *self.waiting.get_or_insert_with(Instant::now);
+        let mut deadline = began + self.idle;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         loop {
             ready!(timer.as_mut().poll(context));
-            deadline = self.last_frame + self.idle;
+            deadline = began + self.idle;
             if deadline <= Instant::now() {
                 return Poll::Ready(());
             }
             timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// The next piece: of what came with the head, then of what the connection brings.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, UpstreamError>> {
+        if let Some(what) = self.framing.failure() {
+            return Poll::Ready(Err(UpstreamError::NotHttp(what)));
+        }
+        if !self.rest.is_empty() {
+            return Poll::Ready(Ok(self.framing.take(&mut self.rest)));
+        }
+        let Self { connection, framing, rest, .. } = self;
+        let Some(connection) = connection else { return Poll::Ready(Ok(Bytes::new())) };
+        let read = connection.poll_read(context, |bytes| match framing {
+            Framing::Close if bytes.is_empty() => {
+                *framing = Framing::Length(0);
+                Ok(Bytes::new())
+            }
+            _ if bytes.is_empty() => Err(UpstreamError::Broken(std::io::ErrorKind::UnexpectedEof.into())),
+            _ => Ok(framing.read(bytes, rest)),
+        });
+        match ready!(read) {
+            Ok(piece) => Poll::Ready(piece),
+            Err(error) => Poll::Ready(Err(UpstreamError::Broken(error))),
         }
     }
 }
@@ -70,75 +114,35 @@ impl Body for UpstreamBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let this = &mut *self;
-        if let Some(error) = this.failed.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let mut first: Option<Bytes> = None;
-        let mut more: Option<BytesMut> = None;
-        loop {
-            let mut polled = Pin::new(&mut this.incoming).poll_frame(context);
-            if polled.is_pending()
-                && let Some(link) = this.link.as_mut()
-            {
-                let _closed = link.poll_closed(context);
-                polled = Pin::new(&mut this.incoming).poll_frame(context);
-            }
-            match polled {
-                Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers say nothing a gateway needs.
-                    let Ok(data) = frame.into_data() else { continue };
-                    match (&mut first, &mut more) {
-                        (None, _) => first = Some(data),
-                        (Some(head), None) => {
-                            let mut joined = BytesMut::with_capacity(head.len() + data.len() + 4096);
-                            joined.extend_from_slice(head);
-                            joined.extend_from_slice(&data);
-                            more = Some(joined);
-                        }
-                        (Some(_), Some(joined)) => joined.extend_from_slice(&data),
-                    }
-                    let size = more.as_ref().map_or(0, BytesMut::len);
-                    if size < COALESCE_LIMIT && !this.incoming.is_end_stream() {
-                        continue;
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    this.link = None;
-                    if first.is_none() {
-                        return Poll::Ready(Some(Err(UpstreamError::Http(error))));
-                    }
-                    this.failed = Some(UpstreamError::Http(error));
-                }
-                Poll::Ready(None) if first.is_none() => {
-                    this.give_back();
-                    return Poll::Ready(None);
-                }
-                Poll::Pending if first.is_none() => {
+        while this.connection.is_some() {
+            let piece = match this.poll_piece(context) {
+                Poll::Ready(Ok(piece)) => piece,
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(this.fail(error)))),
+                Poll::Pending => {
                     ready!(this.poll_idle(context));
-                    this.link = None;
-                    return Poll::Ready(Some(Err(UpstreamError::Idle)));
+                    return Poll::Ready(Some(Err(this.fail(UpstreamError::Idle))));
                 }
-                // What was read goes out first; the end comes at the next call.
-                Poll::Ready(None) | Poll::Pending => {}
-            }
-            this.last_frame = Instant::now();
-            let data = match more {
-                Some(joined) => joined.freeze(),
-                None => first.unwrap_or_default(),
             };
-            if this.failed.is_none() && this.incoming.is_end_stream() {
-                this.give_back();
+            this.waiting = None;
+            if this.framing.is_end() {
+                this.end();
             }
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+            if !piece.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
         }
+        Poll::Ready(None)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.failed.is_none() && self.incoming.is_end_stream()
+        self.connection.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.framing {
+            Framing::Length(left) => SizeHint::with_exact(*left),
+            _ => SizeHint::default(),
+        }
     }
 }
 

@@ -1,193 +1,165 @@
-//! Connections: made, driven in the request's task, kept idle per thread, used again.
+//! One connection: opened, asked, read. It owns no buffer: bytes are read into the thread's scratch memory and
+//! copied out as far as they came, so that a stream that waits weighs next to nothing.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::{Origin, UpstreamBody, UpstreamError, tls};
+use crate::head::{self, Head, MAX_HEAD};
+use crate::outgoing::Outbox;
+use crate::{Origin, UpstreamError, tls};
 
-/// Idle connections kept per origin and thread; more are closed.
-const MAX_IDLE_PER_ORIGIN: usize = 256;
-/// An idle connection older than this is closed rather than used: most servers close theirs at 60 s or more.
-const MAX_IDLE_AGE: Duration = Duration::from_secs(55);
-
-/// How long an attempt may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadlines {
-    /// Name look-up, TCP and TLS together.
-    pub connect: Duration,
-    /// From sending the request to the response's head.
-    pub head: Duration,
-    /// Between two frames of the body.
-    pub idle: Duration,
-}
-
-/// The client. It has no state of its own: idle connections live in the thread that made them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Client;
+/// Bytes read at once. What one read brought is handed on as one piece.
+const SCRATCH: usize = 64 << 10;
 
 thread_local! {
-    static IDLE: RefCell<HashMap<u64, Vec<Idle>>> = RefCell::new(HashMap::new());
+    static SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
 }
 
-struct Idle {
-    link: Link,
-    since: Instant,
+/// A live connection.
+pub(crate) struct Connection {
+    pub(crate) origin: u64,
+    socket: Socket,
 }
 
-/// A live connection: the sender and the half that does the IO.
-pub(crate) struct Link {
-    origin: u64,
-    sender: http1::SendRequest<Full<Bytes>>,
-    io: http1::Connection<TokioIo<Socket>, Full<Bytes>>,
-    closed: bool,
+/// Why an exchange failed.
+pub(crate) enum Failure {
+    /// Nothing of the request has left: another connection may take it.
+    Unsent(UpstreamError),
+    /// It may have been acted upon.
+    Sent(UpstreamError),
 }
 
-impl Client {
-    /// Sends `request` (origin-form URI; `Host` is added) and waits for the response's head. A connection
-    /// taken from the pool that turns out dead before the request was written is replaced by a fresh one.
-    pub async fn send(
-        self,
-        origin: &Arc<Origin>,
-        mut request: Request<Full<Bytes>>,
-        deadlines: &Deadlines,
-    ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        request.headers_mut().insert(http::header::HOST, origin.authority.clone());
-        let attempt = async {
-            while let Some(mut link) = check_out(origin.id).await {
-                match link.exchange(request).await {
-                    Ok(response) => return Ok((link, response)),
-                    Err(mut failure) => match failure.take_message() {
-                        Some(unsent) => request = unsent,
-                        None => return Err(UpstreamError::Http(failure.into_error())),
-                    },
+impl Connection {
+    pub(crate) async fn open(origin: &Origin) -> Result<Self, UpstreamError> {
+        let stream =
+            TcpStream::connect((origin.host.as_str(), origin.port)).await.map_err(UpstreamError::Connect)?;
+        stream.set_nodelay(true).map_err(UpstreamError::Connect)?;
+        let socket = if origin.tls {
+            let name = ServerName::try_from(origin.host.clone()).map_err(|error| {
+                UpstreamError::Connect(io::Error::new(io::ErrorKind::InvalidInput, error))
+            })?;
+            let connector = TlsConnector::from(tls::config());
+            let stream = connector.connect(name, stream).await.map_err(UpstreamError::Connect)?;
+            Socket::Tls(Box::new(stream))
+        } else {
+            Socket::Plain(stream)
+        };
+        Ok(Self { origin: origin.id, socket })
+    }
+
+    /// Whether the connection is silent and open, as one that waits for its next request should be.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.poll_read(&mut Context::from_waker(Waker::noop()), <[u8]>::len).is_pending()
+    }
+
+    /// Reads once and lets `take` see what came; nothing at the end.
+    pub(crate) fn poll_read<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Poll<io::Result<T>> {
+        SPACE.with_borrow_mut(|space| {
+            let mut buffer = ReadBuf::new(space);
+            ready!(Pin::new(&mut self.socket).poll_read(context, &mut buffer))?;
+            Poll::Ready(Ok(take(buffer.filled())))
+        })
+    }
+
+    /// Writes the request and reads the head of its answer, with the bytes that came behind it. An answer that
+    /// comes before the request is written whole is taken; the connection is not used again then.
+    pub(crate) async fn exchange(
+        &mut self,
+        outbox: &mut Outbox,
+        method: &Method,
+    ) -> Result<(Head, Bytes), Failure> {
+        let mut sent = false;
+        let mut broken: Option<io::Error> = None;
+        let mut gathered = BytesMut::new();
+        poll_fn(|context| {
+            if !sent && broken.is_none() {
+                match outbox.poll_write(&mut self.socket, context) {
+                    Poll::Ready(Ok(())) => sent = true,
+                    Poll::Ready(Err(error)) if !outbox.begun() => {
+                        return Poll::Ready(Err(Failure::Unsent(UpstreamError::Broken(error))));
+                    }
+                    // The upstream may have said why before it closed.
+                    Poll::Ready(Err(error)) => broken = Some(error),
+                    Poll::Pending => {}
                 }
             }
-            let mut link = match tokio::time::timeout(deadlines.connect, connect(origin)).await {
-                Ok(link) => link?,
-                Err(_) => return Err(UpstreamError::ConnectTimeout),
-            };
-            match link.exchange(request).await {
-                Ok(response) => Ok((link, response)),
-                Err(failure) => Err(UpstreamError::Http(failure.into_error())),
+            loop {
+                let before = gathered.len();
+                let read = self.poll_read(context, |bytes| gathered.extend_from_slice(bytes));
+                match (read, broken.take()) {
+                    (Poll::Pending, None) => return Poll::Pending,
+                    (Poll::Pending | Poll::Ready(Err(_)), Some(error)) | (Poll::Ready(Err(error)), None) => {
+                        return Poll::Ready(Err(Failure::Sent(UpstreamError::Broken(error))));
+                    }
+                    (Poll::Ready(Ok(())), writing) => broken = writing,
+                }
+                if gathered.len() == before {
+                    let closed = broken.take().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                    return Poll::Ready(Err(Failure::Sent(UpstreamError::Broken(closed))));
+                }
+                match split_head(&mut gathered, before, method) {
+                    Ok(None) => {}
+                    Ok(Some((mut head, rest))) => {
+                        head.keep_alive &= sent;
+                        return Poll::Ready(Ok((head, rest)));
+                    }
+                    Err(what) => return Poll::Ready(Err(Failure::Sent(UpstreamError::NotHttp(what)))),
+                }
             }
-        };
-        let (link, response) = match tokio::time::timeout(deadlines.head, attempt).await {
-            Ok(done) => done?,
-            Err(_) => return Err(UpstreamError::Timeout),
-        };
-        let (head, incoming) = response.into_parts();
-        Ok(Response::from_parts(head, UpstreamBody::new(incoming, link, deadlines.idle)))
-    }
-
-    /// Closes this thread's idle connections that are too old or that the other side has closed. Each data
-    /// thread calls it every few seconds.
-    pub fn sweep(self) {
-        IDLE.with_borrow_mut(|pool| {
-            let mut context = Context::from_waker(Waker::noop());
-            pool.retain(|_, idle| {
-                idle.retain_mut(|idle| {
-                    idle.since.elapsed() < MAX_IDLE_AGE && !idle.link.poll_closed(&mut context)
-                });
-                !idle.is_empty()
-            });
-        });
-    }
-}
-
-/// The youngest idle connection that is still open.
-async fn check_out(origin: u64) -> Option<Link> {
-    poll_fn(|context| {
-        loop {
-            let popped = IDLE.with_borrow_mut(|pool| pool.get_mut(&origin).and_then(Vec::pop));
-            let Some(mut idle) = popped else { return Poll::Ready(None) };
-            let usable = idle.since.elapsed() < MAX_IDLE_AGE && !idle.link.poll_closed(context);
-            if usable && idle.link.sender.is_ready() {
-                return Poll::Ready(Some(idle.link));
-            }
-        }
-    })
-    .await
-}
-
-async fn connect(origin: &Origin) -> Result<Link, UpstreamError> {
-    let stream =
-        TcpStream::connect((origin.host.as_str(), origin.port)).await.map_err(UpstreamError::Connect)?;
-    stream.set_nodelay(true).map_err(UpstreamError::Connect)?;
-    let socket = if origin.tls {
-        let name = ServerName::try_from(origin.host.clone())
-            .map_err(|error| UpstreamError::Connect(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        let stream =
-            TlsConnector::from(tls::config()).connect(name, stream).await.map_err(UpstreamError::Connect)?;
-        Socket::Tls(Box::new(stream))
-    } else {
-        Socket::Plain(stream)
-    };
-    let (sender, io) = http1::Builder::new()
-        .max_headers(128)
-        .handshake(TokioIo::new(socket))
-        .await
-        .map_err(UpstreamError::Http)?;
-    Ok(Link { origin: origin.id, sender, io, closed: false })
-}
-
-impl Link {
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unsent> {
-        let mut response = pin!(self.sender.try_send_request(request));
-        let (io, closed) = (&mut self.io, &mut self.closed);
-        poll_fn(|context| {
-            if let Poll::Ready(done) = response.as_mut().poll(context) {
-                return Poll::Ready(done);
-            }
-            if !*closed && Pin::new(&mut *io).poll(context).is_ready() {
-                *closed = true;
-            }
-            response.as_mut().poll(context)
         })
         .await
     }
-
-    /// Lets the connection read and write. True once it is closed.
-    pub(crate) fn poll_closed(&mut self, context: &mut Context<'_>) -> bool {
-        if !self.closed && Pin::new(&mut self.io).poll(context).is_ready() {
-            self.closed = true;
-        }
-        self.closed
-    }
-
-    /// Gives the connection back once its response is read to the end.
-    pub(crate) fn check_in(mut self) {
-        if self.poll_closed(&mut Context::from_waker(Waker::noop())) || !self.sender.is_ready() {
-            return;
-        }
-        IDLE.with_borrow_mut(|pool| {
-            let idle = pool.entry(self.origin).or_default();
-            if idle.len() < MAX_IDLE_PER_ORIGIN {
-                idle.push(Idle { link: self, since: Instant::now() });
-            }
-        });
-    }
 }
 
-/// A failed send, with the request when it was never written.
-type Unsent = hyper::client::conn::TrySendError<Request<Full<Bytes>>>;
+/// Takes the final response's head off `gathered`, of which the first `before` bytes were looked at already.
+fn split_head(
+    gathered: &mut BytesMut,
+    before: usize,
+    method: &Method,
+) -> Result<Option<(Head, Bytes)>, &'static str> {
+    let mut looked_at = before;
+    loop {
+        // Looked at only when it may be whole: a head that drips in is not parsed once per byte.
+        let news = &gathered[looked_at.saturating_sub(3)..];
+        let blank_line =
+            news.windows(2).any(|pair| pair == b"\n\n") || news.windows(3).any(|t| t == b"\n\r\n");
+        if !blank_line && gathered.len() < MAX_HEAD && looked_at > 0 {
+            return Ok(None);
+        }
+        let bytes = std::mem::take(gathered).freeze();
+        let Some(head) = head::parse(&bytes, method)? else {
+            *gathered = bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+            return Ok(None);
+        };
+        let rest = bytes.slice(head.length..);
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err("the answer switches to another protocol");
+        }
+        if !head.status.is_informational() {
+            return Ok(Some((head, rest)));
+        }
+        *gathered = BytesMut::from(&rest[..]);
+        looked_at = 0;
+        if gathered.is_empty() {
+            return Ok(None);
+        }
+    }
+}
 
 /// A plain or TLS stream. Vectored writes are passed on, so that head and body leave in one call.
 enum Socket {

@@ -19,12 +19,12 @@ pub enum UpstreamError {
     /// Nothing came for the idle time-out in the middle of a body.
     #[error("the body stalled")]
     Idle,
-    /// The connection broke, or what came was not HTTP.
-    #[error("the exchange failed")]
-    Http(#[source] hyper::Error),
-    /// The connection broke, told without the library's own error.
+    /// The connection broke, or was closed before the answer was whole.
     #[error("the connection broke")]
-    Broken,
+    Broken(#[source] io::Error),
+    /// What came was not HTTP; what was wrong with it.
+    #[error("the answer is no HTTP: {0}")]
+    NotHttp(&'static str),
     /// The body is over the limit for whole answers.
     #[error("the body is over the limit of {0} bytes")]
     TooLarge(usize),
@@ -33,11 +33,7 @@ pub enum UpstreamError {
 impl UpstreamError {
     /// The request surely never reached the upstream, so that another attempt cannot do it twice.
     pub fn is_unsent(&self) -> bool {
-        match self {
-            Self::Connect(_) | Self::ConnectTimeout => true,
-            Self::Http(error) => error.is_canceled(),
-            _ => false,
-        }
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout)
     }
 
     /// The one conversion into the pipeline's error.
@@ -53,10 +49,10 @@ impl UpstreamError {
                 (code::UPSTREAM_TIMEOUT, Retry::NextTarget, "the provider did not answer in time")
             }
             Self::Idle => (code::UPSTREAM_TIMEOUT, Retry::NextTarget, "the provider's answer stalled"),
-            Self::Http(error) if error.is_parse() => {
+            Self::NotHttp(_) => {
                 (code::UPSTREAM_ERROR, Retry::NextTarget, "the provider answered something that is not HTTP")
             }
-            Self::Http(_) | Self::Broken => {
+            Self::Broken(_) => {
                 (code::UPSTREAM_ERROR, Retry::SameTarget(None), "the connection to the provider broke")
             }
             Self::TooLarge(_) => {

@@ -1,15 +1,21 @@
-//! The HTTP client of the request path. A connection is driven by the task of the request that uses it: no
-//! connection task, no channel hop, no second wake-up per frame. Idle connections are kept per thread, so a
-//! checkout takes no lock. Must not know anything of providers or dialects; control-plane calls (registry,
-//! webhooks) do not come here.
+//! The HTTP/1.1 client of the request path. A connection is read and written by the task of the request that
+//! uses it: no connection task, no channel, no second wake-up per frame, and no buffer that waits with it for
+//! the next bytes. Idle connections are kept per thread, so a checkout takes no lock. Must not know anything
+//! of providers or dialects; control-plane calls (registry, webhooks) do not come here.
 
 mod body;
+mod chunked;
+mod client;
 mod connection;
 mod error;
+mod head;
 mod origin;
+mod outgoing;
+mod pool;
 mod tls;
 
 pub use body::{UpstreamBody, collect};
-pub use connection::{Client, Deadlines};
+pub use client::{Client, Deadlines};
 pub use error::UpstreamError;
 pub use origin::Origin;
+pub use outgoing::{Outgoing, Payload, PayloadStream};

@@ -11,14 +11,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, header};
+use http::{HeaderName, HeaderValue, Method, Response, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
 use millgate_dialect::{
     Context, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens, replay, scan, usage_of,
 };
 use millgate_types::{Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, code};
-use millgate_upstream::{Client, UpstreamBody, UpstreamError, collect};
+use millgate_upstream::{Client, Outgoing, Payload, UpstreamBody, UpstreamError, collect};
 
 use super::facts::Facts;
 use super::mock::{self, MockBody};
@@ -247,20 +246,23 @@ impl Attempt<'_> {
             Transport::Mock => return mock::answer(way.operation, &body).await,
             Transport::Http(origin) => origin,
         };
-        let uri = provider.uri(way.dialect, way.operation, way.stream, &way.model);
-        let uri = uri.ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the provider has no such path"))?;
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = provider.headers.clone();
+        let target = provider.target(way.dialect, way.operation, way.stream, &way.model);
+        let target =
+            target.ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the provider has no such path"))?;
+        let mut more = Vec::new();
         if provider.kind.dialect == Dialect::Anthropic && self.planned.call.dialect == Dialect::Anthropic {
-            for name in &ANTHROPIC_HEADERS {
-                if let Some(value) = self.head.headers.get(name) {
-                    request.headers_mut().insert(name.clone(), value.clone());
-                }
+            for name in ANTHROPIC_HEADERS {
+                more.extend(self.head.headers.get(&name).map(|value| (name, value.clone())));
             }
         }
-        match Client.send(origin, request, &provider.deadlines).await {
+        let outgoing = Outgoing {
+            method: &Method::POST,
+            target: &target,
+            headers: &provider.headers,
+            more: &more,
+            body: Payload::Whole(body),
+        };
+        match Client.send(origin, outgoing, &provider.deadlines).await {
             Ok(response) => Ok(response.map(AnswerBody::Upstream)),
             Err(error) => Err(error.into_fault()),
         }
@@ -390,7 +392,6 @@ fn not_an_answer(status: u16, fault: Fault) -> Fault {
 }
 
 /// The body of a provider's answer.
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one; the mock is for demos")]
 pub(super) enum AnswerBody {
     Upstream(UpstreamBody),
     Mock(MockBody),

@@ -340,7 +340,9 @@ impl Body for MockBody {
                 Some(Step::Stall) => STALL,
                 Some(Step::Break) => {
                     this.steps.clear();
-                    return Poll::Ready(Some(Err(UpstreamError::Broken)));
+                    return Poll::Ready(Some(Err(UpstreamError::Broken(
+                        std::io::ErrorKind::UnexpectedEof.into(),
+                    ))));
                 }
                 Some(Step::Data(_)) => {
                     let Some(Step::Data(data)) = this.steps.pop_front() else { continue };
