@@ -27,6 +27,10 @@ pub struct Config {
     pub registries: IndexMap<String, RegistryConfig>,
     /// What clients call.
     pub endpoints: Vec<EndpointConfig>,
+    /// Providers' own APIs, passed through: `openai: { provider: openai }` serves `/openai/...`. Nothing is served so
+    /// unless it stands here.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub native: IndexMap<String, NativeConfig>,
     /// Who may call.
     pub access: AccessConfig,
     /// Limits and time-outs of the listener.
@@ -45,6 +49,7 @@ impl Default for Config {
             providers: IndexMap::new(),
             registries: IndexMap::new(),
             endpoints: Vec::new(),
+            native: IndexMap::new(),
             access: AccessConfig::default(),
             server: ServerConfig::default(),
             models: ModelsConfig::default(),
@@ -192,6 +197,24 @@ pub struct EndpointConfig {
     /// How a registered model is served. Only for `predict`.
     #[serde(default)]
     pub serving: ServingConfig,
+}
+
+/// A provider's own API under a path of its own. Every caller may do there what the provider's credential may.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NativeConfig {
+    /// The provider that serves it, by its name under `providers`.
+    pub provider: String,
+    /// Rate limits; all of them hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitConfig>,
+    /// Largest request body. Bodies are passed on piece by piece, so this is no question of memory.
+    #[serde(default = "default_max_upload")]
+    pub max_body: ByteSize,
+}
+
+fn default_max_upload() -> ByteSize {
+    ByteSize(512 << 20)
 }
 
 /// Where requests go: a target (`provider/model`, a `models:/` URI, another endpoint's name), or a node with

@@ -12,8 +12,8 @@ mod value;
 
 pub use document::{
     AccessConfig, AccessLog, Compat, Config, EndpointConfig, EndpointType, EnvManager, Isolation, KeyConfig,
-    KeyMode, LimitBy, LimitConfig, LogConfig, ModelsConfig, Network, ProviderConfig, RegistryConfig,
-    RouteConfig, RuntimeChoice, ServerConfig, ServingConfig, Split,
+    KeyMode, LimitBy, LimitConfig, LogConfig, ModelsConfig, NativeConfig, Network, ProviderConfig,
+    RegistryConfig, RouteConfig, RuntimeChoice, ServerConfig, ServingConfig, Split,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
 pub use schema::json_schema;

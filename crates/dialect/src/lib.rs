@@ -32,7 +32,7 @@ pub use completion::{chat_as_completion, completion_as_chat};
 pub use count::estimate_tokens;
 pub use error::redact;
 pub use quirks::{MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport, ThinkingStyle};
-pub use watch::{Passed, Watch, usage_of};
+pub use watch::{Passed, Watch, model_in, usage_of};
 
 /// One wire format, both ways. Callers' bytes are read strictly, upstreams' bytes tolerantly.
 pub trait Codec: Sync {

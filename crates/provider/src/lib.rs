@@ -258,7 +258,7 @@ impl Paths {
             Operation::Rerank => self.rerank.as_deref(),
             Operation::Moderations => self.moderations.as_deref(),
             Operation::CountTokens => self.count_tokens.as_deref(),
-            Operation::Predict => None,
+            Operation::Predict | Operation::Native => None,
         }
     }
 }

@@ -23,8 +23,9 @@ use millgate_types::{Dialect, Fault, Operation, Principal, code};
 
 use crate::dispatch::{self, Facts};
 use crate::flight::Flight;
+use crate::native::Native;
 use crate::reply::{Reply, ReplyBody, names};
-use crate::snapshot::{Endpoint, Sharer, Snapshot, Target};
+use crate::snapshot::{Endpoint, Limit, Sharer, Snapshot, Target};
 use crate::surface::{self, Surface};
 use crate::{Gateway, body, listing};
 
@@ -75,6 +76,11 @@ async fn handle(
     let addressed = match address(snapshot, head, flight)? {
         To::Call(addressed) => addressed,
         To::Listing(surface) => return listing::listing(snapshot, surface, head),
+        To::Native(native, path) => {
+            let headers = within(gateway, &native.limits, &native.label, &principal, peer, flight)?;
+            let call = dispatch::NativeCall { native, path, body, headers };
+            return Ok(dispatch::native(snapshot, call, head, flight).await);
+        }
     };
     let decoded = decode(snapshot, addressed, principal, head, body, flight).await?;
     let admitted = admit(gateway, decoded, peer, flight)?;
@@ -89,6 +95,8 @@ enum To<'a> {
     Call(Addressed),
     /// For callers: lists of what there is.
     Listing(Surface<'a>),
+    /// A provider's own API, at this path.
+    Native(Arc<Native>, &'a str),
 }
 
 /// A call, and what its path says about it.
@@ -118,6 +126,13 @@ fn address<'a>(snapshot: &Snapshot, head: &'a Parts, flight: &mut Flight) -> Res
     let own = snapshot.by_path(path);
     let surface = if own.is_some() { Surface::OwnPath } else { surface::read(path) };
     if surface == Surface::OwnPath && own.is_none() {
+        if let Some((native, path)) = snapshot.native(path) {
+            let record = flight.record();
+            record.dialect = Some(native.provider.kind.dialect);
+            record.endpoint = Some(Arc::clone(&native.label));
+            record.operation = Some(Operation::Native);
+            return Ok(To::Native(Arc::clone(native), path));
+        }
         return Err(Fault::client(code::NOT_FOUND, "nothing is served at this path"));
     }
     flight.record().dialect = Some(surface.dialect());
@@ -296,9 +311,23 @@ struct Admitted {
 }
 
 fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr, flight: &mut Flight) -> Result<Admitted, Fault> {
+    let endpoint = &call.endpoint;
+    let headers = within(gateway, &endpoint.limits, &endpoint.name, &call.principal, peer, flight)?;
+    Ok(Admitted { call, headers })
+}
+
+/// Asks each limit; gives the `x-ratelimit-*` of the last one.
+fn within(
+    gateway: &Gateway,
+    limits: &[Limit],
+    name: &str,
+    principal: &Principal,
+    peer: IpAddr,
+    flight: &mut Flight,
+) -> Result<Vec<(HeaderName, HeaderValue)>, Fault> {
     let mut headers = Vec::new();
-    for limit in &call.endpoint.limits {
-        let sharer = match (limit.by, &call.principal) {
+    for limit in limits {
+        let sharer = match (limit.by, principal) {
             (LimitBy::Endpoint, _) => Sharer::Endpoint,
             (LimitBy::Key, Principal::Key(name)) => Sharer::Key(Arc::clone(name)),
             (LimitBy::Ip | LimitBy::Key, _) => Sharer::Ip(peer),
@@ -314,13 +343,13 @@ fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr, flight: &mut Flight) ->
                     "the limit of {} requests per {} s at endpoint `{}` is used up",
                     rate.requests,
                     rate.window.as_secs_f64(),
-                    call.endpoint.name
+                    name
                 );
                 return Err(Fault::client(code::RATE_LIMIT_EXCEEDED, public).with_retry_after(retry_after));
             }
         }
     }
-    Ok(Admitted { call, headers })
+    Ok(headers)
 }
 
 fn rate_limit_headers(limit: u64, remaining: u64, reset: Duration) -> Vec<(HeaderName, HeaderValue)> {

@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use crate::body::BodyLimits;
+use crate::native::{self, Native};
 
 /// Who shares a counter: an endpoint, a key's name, or an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +72,8 @@ pub(crate) struct Provider {
     /// The kind's, with what the configuration says otherwise.
     pub(crate) quirks: Quirks,
     pub(crate) transport: Transport,
+    /// The path of its address, without a slash at the end.
+    pub(crate) base: String,
     /// Credential, content type and configured headers, as every request carries them.
     pub(crate) headers: HeaderMap,
     pub(crate) deadlines: Deadlines,
@@ -178,6 +181,7 @@ pub(crate) struct Snapshot {
     direct: HashMap<(String, Operation), Arc<Endpoint>>,
     /// The endpoint for moderation calls that name none, as OpenAI's may: the only one there is.
     pub(crate) moderations: Option<Arc<Endpoint>>,
+    natives: HashMap<String, Arc<Native>>,
     keys: Option<HashMap<[u8; 32], Principal>>,
     pub(crate) body_limits: BodyLimits,
     pub(crate) max_answer: usize,
@@ -197,6 +201,11 @@ impl Snapshot {
     pub(crate) fn direct(&self, model: &str, operation: Operation) -> Option<&Arc<Endpoint>> {
         let (provider, _) = model.split_once('/')?;
         self.direct.get(&(provider.to_owned(), operation))
+    }
+
+    /// The provider whose own API a path belongs to, and the path there.
+    pub(crate) fn native<'p>(&self, path: &'p str) -> Option<(&Arc<Native>, &'p str)> {
+        native::find(&self.natives, path)
     }
 
     /// The principal of a key; everybody is anonymous where no keys are asked for.
@@ -251,23 +260,34 @@ impl Builder {
         for written in &config.endpoints {
             let route = resolver.endpoint(written)?;
             let name: Arc<str> = written.name.as_str().into();
-            let limits = written.limits.iter().enumerate().map(|(index, limit)| {
-                let key = (Arc::clone(&name), index);
-                let kept = self.limiters.get(&key).filter(|(known, _)| known == limit);
-                let limiter = kept.map_or_else(|| Arc::new(limiter(limit)), |(_, kept)| Arc::clone(kept));
-                limiters.insert(key, (limit.clone(), Arc::clone(&limiter)));
-                Limit { by: limit.by, limiter }
-            });
+            let limits = self.limits(&name, &written.limits, &mut limiters);
             endpoints.push(Arc::new(Endpoint {
                 header: header_value(&written.name)?,
                 kind: written.kind,
                 path: written.path.clone(),
-                limits: limits.collect(),
+                limits,
                 shown_model: shown_model(&route),
                 route,
                 config: written.clone(),
                 name,
             }));
+        }
+        let mut natives = HashMap::new();
+        for (name, written) in &config.native {
+            let label: Arc<str> = format!("native/{name}").into();
+            let provider = providers.get(written.provider.as_str());
+            let provider = provider.ok_or_else(|| format!("native.{name}: the provider is not there"))?;
+            let target = format!("{}/*", written.provider);
+            let native = Native {
+                header: header_value(&label)?,
+                target_header: header_value(&target)?,
+                target: target.into(),
+                provider: Arc::clone(provider),
+                limits: self.limits(&label, &written.limits, &mut limiters),
+                max_body: written.max_body.0,
+                label,
+            };
+            natives.insert(name.clone(), Arc::new(native));
         }
         let mut direct = HashMap::new();
         if config.access.allow_provider_models {
@@ -298,6 +318,7 @@ impl Builder {
             endpoints,
             moderations,
             direct,
+            natives,
             keys,
             body_limits: BodyLimits {
                 size: server.max_body.0 as usize,
@@ -307,6 +328,18 @@ impl Builder {
             max_answer: server.max_answer.0 as usize,
             deployments,
         })
+    }
+
+    /// Limiters whose settings did not change keep their counts.
+    fn limits(&self, name: &Arc<str>, written: &[LimitConfig], limiters: &mut Limiters) -> Vec<Limit> {
+        let limit = |(index, limit): (usize, &LimitConfig)| {
+            let key = (Arc::clone(name), index);
+            let kept = self.limiters.get(&key).filter(|(known, _)| known == limit);
+            let limiter = kept.map_or_else(|| Arc::new(limiter(limit)), |(_, kept)| Arc::clone(kept));
+            limiters.insert(key, (limit.clone(), Arc::clone(&limiter)));
+            Limit { by: limit.by, limiter }
+        };
+        written.iter().enumerate().map(limit).collect()
     }
 
     /// Registries whose settings did not change stay, with what they know.
@@ -548,5 +581,5 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
     if let Some(purpose) = &written.input_type {
         purpose.clone_into(&mut quirks.input_type);
     }
-    Ok(Provider { name: name.into(), kind, quirks, transport, headers, deadlines, ways })
+    Ok(Provider { name: name.into(), kind, quirks, transport, base: prefix, headers, deadlines, ways })
 }

@@ -57,6 +57,8 @@ pub enum Operation {
     CountTokens,
     /// A registered model's prediction.
     Predict,
+    /// Whatever a provider's own API does, passed through.
+    Native,
 }
 
 impl Operation {
@@ -83,6 +85,7 @@ impl Operation {
             Self::Moderations => "moderations",
             Self::CountTokens => "count-tokens",
             Self::Predict => "predict",
+            Self::Native => "native",
         }
     }
 }

@@ -52,6 +52,25 @@ endpoints:
 }
 
 #[test]
+fn providers_own_apis_are_checked() {
+    let text = r"
+providers:
+  mock: { kind: mock }
+  openai: { kind: openai, base_url: 'http://127.0.0.1:1/v1' }
+endpoints:
+  - { name: a, type: llm/v1/chat, path: /openai/chat, route: mock/echo }
+native:
+  openai: { provider: openai, limits: [ { requests: 0, per: 0s } ] }
+  v1: { provider: openai }
+  rerank: { provider: openai }
+  a/b: { provider: openai }
+  other: { provider: opnai }
+  pretend: { provider: mock }
+";
+    assert_snapshot!("native", problems(text));
+}
+
+#[test]
 fn yaml_itself_is_checked() {
     assert_snapshot!("yaml_unclosed", problems("endpoints: [\n"));
     assert_snapshot!("yaml_duplicate", problems("a: 1\na: 2\n"));

@@ -22,9 +22,7 @@ pub(crate) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault>
         Operation::Completions => completion_answer(object(body)?).map(Answer::Completion),
         Operation::Embeddings => embedding(body).map(Answer::Embedding),
         Operation::Moderations => moderation::decode_answer(body).map(Answer::Moderation),
-        Operation::Rerank | Operation::CountTokens | Operation::Predict => {
-            Err(not_implemented(Dialect::OpenAi, operation))
-        }
+        _ => Err(not_implemented(Dialect::OpenAi, operation)),
     }
 }
 

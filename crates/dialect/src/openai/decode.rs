@@ -29,7 +29,9 @@ pub(crate) fn call(operation: Operation, body: Map<String, Value>, rules: Rules)
         Operation::Completions => completion(body, rules).map(Call::Completion),
         Operation::Embeddings => embedding(body).map(Call::Embedding),
         Operation::Moderations => moderation::decode_call(body).map(Call::Moderation),
-        Operation::Rerank | Operation::Predict => Err(not_implemented(Dialect::OpenAi, operation)),
+        Operation::Rerank | Operation::Predict | Operation::Native => {
+            Err(not_implemented(Dialect::OpenAi, operation))
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::reply::{Pieces, Reply, names};
 use crate::snapshot::{Provider, Transport};
 
 /// Error bodies are read up to here.
-const MAX_ERROR_BODY: usize = 64 << 10;
+pub(super) const MAX_ERROR_BODY: usize = 64 << 10;
 /// Headers of Anthropic's callers that their provider needs to see.
 const ANTHROPIC_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("anthropic-beta"), HeaderName::from_static("anthropic-version")];

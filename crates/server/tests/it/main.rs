@@ -7,6 +7,7 @@ mod cost;
 mod faults;
 mod gemini;
 mod limits;
+mod native;
 mod operations;
 mod pass;
 mod reload;

@@ -14,9 +14,12 @@
 //! | `error-in-stream`, `error-first` | an error event after, or before, the first content |
 //! | `empty-stream`, `no-done`, `bad-json` | no events; no end marker; damaged JSON |
 //! | `redirect`, `huge` | 302 to `/__stolen`; an answer of 8 MiB |
+//!
+//! Files, images and audio have no model; there the path tells.
 
 mod bodies;
 mod cohere;
+mod native;
 mod operations;
 mod other;
 mod server;

@@ -53,6 +53,12 @@ async fn connection(mut link: Buffered<TcpStream>, log: &Log, made: &Made) -> io
             continue;
         }
         record(log, method, path, &head, &body);
+        if super::native::serves(path) {
+            if super::native::answer(&mut link.stream, method, path, &head, &body).await? {
+                continue;
+            }
+            return Ok(());
+        }
         let Some(api) = Api::of(path) else {
             let answer = whole_answer(404, "application/json", "", &bodies::error(Api::Chat, 404));
             link.stream.write_all(&answer).await?;
@@ -266,7 +272,8 @@ async fn events(stream: &mut TcpStream, events: &[Vec<u8>]) -> io::Result<()> {
     stream.write_all(&stream_answer(events)).await
 }
 
-const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
+pub(super) const STREAM_HEAD: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
     cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
 
 fn stream_answer(events: &[Vec<u8>]) -> Vec<u8> {
@@ -278,11 +285,11 @@ fn stream_answer(events: &[Vec<u8>]) -> Vec<u8> {
     out
 }
 
-fn chunk(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
-fn whole_answer(status: u16, content_type: &str, more: &str, body: &[u8]) -> Vec<u8> {
+pub(super) fn whole_answer(status: u16, content_type: &str, more: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 {status} Status\r\ncontent-type: {content_type}\r\nx-request-id: req_fake\r\n{more}\
          content-length: {}\r\n\r\n",
