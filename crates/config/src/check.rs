@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use millgate_types::ModelRef;
+use millgate_types::{Dialect, ModelRef};
 use url::Url;
 
-use crate::document::{Config, EndpointConfig, EndpointType, KeyMode, LimitConfig, RouteConfig};
+use crate::document::{ChatApi, Config, EndpointConfig, EndpointType, KeyMode, LimitConfig, RouteConfig};
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
 use crate::value::Period;
@@ -127,6 +127,10 @@ impl Checker<'_> {
                     self.error(&at("kind"), format!("`{}` is not a kind of provider", provider.kind), hint);
                 }
                 Some(kind) => {
+                    if provider.api == Some(ChatApi::Responses) && kind.dialect != Dialect::OpenAi {
+                        let reason = format!("`{}` has no Responses API", provider.kind);
+                        self.error(&at("api"), reason, "only providers with OpenAI's API may have it");
+                    }
                     if kind.base_url.is_none() && provider.base_url.is_none() && kind.name != "mock" {
                         let hint = "for example `base_url: http://10.0.0.7:8000/v1`";
                         self.error(&at("base_url"), "the field `base_url` is missing", hint);

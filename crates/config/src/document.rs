@@ -75,6 +75,10 @@ pub struct ProviderConfig {
     /// it, Azure deployments are called at their classic paths; without, at the newer `/openai/v1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_version: Option<String>,
+    /// The API that chats go by, where the provider has two: `chat`, the default, or `responses` (OpenAI's Responses).
+    /// Callers of the Responses API reach it in either case where the provider has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<ChatApi>,
     /// What vectors are for, where the provider asks (Cohere): `search_document` (the default), `search_query`,
     /// `classification`, `clustering`. A caller's own `input_type` wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,6 +93,16 @@ pub struct ProviderConfig {
     /// `MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Period>,
+}
+
+/// The API that chats go by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChatApi {
+    /// Chat completions.
+    Chat,
+    /// OpenAI's Responses API.
+    Responses,
 }
 
 /// A model registry.

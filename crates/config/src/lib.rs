@@ -11,8 +11,8 @@ mod schema;
 mod value;
 
 pub use document::{
-    AccessConfig, AccessLog, Compat, Config, EndpointConfig, EndpointType, EnvManager, Isolation, KeyConfig,
-    KeyMode, LimitBy, LimitConfig, LogConfig, ModelsConfig, NativeConfig, Network, ProviderConfig,
+    AccessConfig, AccessLog, ChatApi, Compat, Config, EndpointConfig, EndpointType, EnvManager, Isolation,
+    KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig, ModelsConfig, NativeConfig, Network, ProviderConfig,
     RegistryConfig, RouteConfig, RuntimeChoice, ServerConfig, ServingConfig, Split,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};

@@ -10,8 +10,8 @@ use http::header::CONTENT_TYPE;
 use http::uri::Uri;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use millgate_config::{
-    Compat, Config, EndpointConfig, EndpointType, EnvManager, KeyMode, LimitBy, LimitConfig, Network,
-    ProviderConfig, RouteConfig, RuntimeChoice,
+    ChatApi, Compat, Config, EndpointConfig, EndpointType, EnvManager, KeyMode, LimitBy, LimitConfig,
+    Network, ProviderConfig, RouteConfig, RuntimeChoice,
 };
 use millgate_dialect::Quirks;
 use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
@@ -576,7 +576,14 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
         whole.parse::<Uri>().map_err(|error| format!("providers.{name}: {error}"))?;
         Ok(Way { dialect: way.dialect, operation: way.operation, stream: way.stream, place })
     });
-    let ways = ways.collect::<Result<_, String>>()?;
+    let mut ways = ways.collect::<Result<Vec<_>, String>>()?;
+    if written.api == Some(ChatApi::Responses) {
+        ways.retain(|way| way.operation != Operation::Chat || way.dialect == Dialect::Responses);
+        if !ways.iter().any(|way| way.dialect == Dialect::Responses) {
+            let place = Place::Fixed(format!("{prefix}/responses"));
+            ways.push(Way { dialect: Dialect::Responses, operation: Operation::Chat, stream: false, place });
+        }
+    }
     let mut quirks = kind.quirks.clone();
     if let Some(purpose) = &written.input_type {
         purpose.clone_into(&mut quirks.input_type);

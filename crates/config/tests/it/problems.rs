@@ -11,6 +11,7 @@ providers:
   openai: { kind: opnai, api_key: env:MILLGATE_NOT_SET }
   local: { kind: openai-compatible, base_url: 'file:///etc/passwd' }
   box: { kind: openai-compatible }
+  claude: { kind: anthropic, api: responses }
 endpoints:
   - name: chat
     type: llm/v1/caht

@@ -433,8 +433,11 @@ pub(crate) fn call_value(block: &Block) -> Option<Value> {
 pub(crate) fn annotation(citation: &Value, start: usize, end: usize) -> Option<Value> {
     let url = citation.get("url").and_then(Value::as_str)?;
     let title = citation.get("title").and_then(Value::as_str).unwrap_or_default();
-    let own = |key: &str| Some(start + usize::try_from(citation.get(key)?.as_u64()?).ok()?);
-    let (start, end) = (own("start").unwrap_or(start), own("end").unwrap_or(end));
+    let own = |short: &str, long: &str| {
+        let place = citation.get(short).or_else(|| citation.get(long))?.as_u64()?;
+        Some(start + usize::try_from(place).ok()?)
+    };
+    let (start, end) = (own("start", "start_index").unwrap_or(start), own("end", "end_index").unwrap_or(end));
     Some(json!({"type": "url_citation",
         "url_citation": {"start_index": start, "end_index": end, "url": url, "title": title}}))
 }

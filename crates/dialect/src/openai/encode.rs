@@ -185,7 +185,7 @@ fn reasoning_parameter(reasoning: &Reasoning, top: &mut Top<'_>) {
 }
 
 /// An Anthropic caller's budget in words.
-fn effort_of(reasoning: &Reasoning) -> Option<String> {
+pub(crate) fn effort_of(reasoning: &Reasoning) -> Option<String> {
     let word = match reasoning.budget_tokens {
         Some(0..=2048) => "low",
         Some(2049..=16_384) => "medium",
