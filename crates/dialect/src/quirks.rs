@@ -32,6 +32,8 @@ pub struct Quirks {
     pub needs_content: bool,
     /// Content of several text parts is written as one string.
     pub flatten_text: bool,
+    /// Sound and documents stand bare in their parts, `input_audio: BASE64` and `document_url: URL` (Mistral).
+    pub bare_media: bool,
     /// Takes `cache_control` marks (OpenRouter, Anthropic).
     pub cache_control: bool,
     /// Takes `temperature`, `top_p` and `top_k`.
@@ -65,6 +67,7 @@ impl Default for Quirks {
             reasoning_parameter: ReasoningParameter::Effort,
             needs_content: false,
             flatten_text: false,
+            bare_media: false,
             cache_control: false,
             sampling: true,
             strict_tools: true,
@@ -122,6 +125,8 @@ pub enum SchemaSupport {
 pub enum ReasoningField {
     /// Nowhere: it is left out.
     None,
+    /// Inside the content, as its first part (Mistral).
+    Content,
     /// `reasoning_content`.
     ReasoningContent,
     /// `reasoning`.

@@ -145,6 +145,15 @@ pub(super) fn visible(content: Option<Value>, blocks: &mut Vec<Block>) {
                             blocks.push(Block::Reasoning { text, signature: None });
                         }
                     }
+                    // Mistral's: which of the sources the text before it rests on.
+                    Some("reference") => match blocks.last_mut() {
+                        Some(Block::Text { citations, .. }) => citations.push(part),
+                        _ => blocks.push(Block::Text {
+                            text: String::new(),
+                            cache_control: None,
+                            citations: vec![part],
+                        }),
+                    },
                     Some("refusal") => blocks.push(Block::Refusal { text: text(part.get("refusal")) }),
                     _ => blocks.push(Block::Other { dialect: Dialect::OpenAi, value: part }),
                 }

@@ -6,7 +6,7 @@ use millgate_types::{
 };
 use serde_json::{Map, Value};
 
-use super::{moderation, reasoning};
+use super::{answer, moderation, reasoning};
 use crate::json::{self, At};
 use crate::{check_model, not_implemented, refuse_control_field};
 
@@ -363,6 +363,13 @@ fn part(value: Value, at: &At<'_>) -> Result<Block, Fault> {
         "text" => {
             let text = json::string(need(&mut map, "text")?, &at.key("text"))?;
             Block::Text { text, cache_control, citations: Vec::new() }
+        }
+        // Mistral's thinking, as its callers echo it.
+        "thinking"
+            if map.get("thinking").is_some_and(|thinking| thinking.is_array() || thinking.is_string()) =>
+        {
+            let text = answer::thinking_text(&Value::Object(map));
+            Block::Reasoning { text, signature: None }
         }
         "refusal" => Block::Refusal { text: json::string(need(&mut map, "refusal")?, &at.key("refusal"))? },
         "image_url" => {

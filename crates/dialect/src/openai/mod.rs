@@ -8,6 +8,7 @@ pub(crate) mod error;
 mod moderation;
 mod reasoning;
 pub(crate) mod stream;
+mod texts;
 pub(crate) mod usage;
 
 use millgate_types::{Answer, Call, Dialect, Fault, Operation, RequestId, Usage};

@@ -318,3 +318,34 @@ fn sealed_thinking_goes_back_by_responses_and_nobody_elses_does() {
     );
     assert_eq!(plain["include"], Value::Null, "models that do not think refuse it");
 }
+
+/// Mistral's thinking stands in the content, both ways; sound and documents stand bare.
+#[test]
+fn mistral_gets_thinking_in_its_content() {
+    let quirks = Quirks {
+        reasoning_field: ReasoningField::Content,
+        bare_media: true,
+        rename: vec![("seed".to_owned(), "random_seed".to_owned())],
+        ..Quirks::default()
+    };
+    let native = json!([{"type": "thinking", "thinking": [{"type": "text", "text": "12 x 12."}]}, {"type": "text", "text": "144"}]);
+    let body = json!({"model": "m", "seed": 3, "messages": [
+        {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+            {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}}]},
+        {"role": "assistant", "content": "144", "reasoning_content": "12 x 12."},
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": native}]});
+    let (sent, dropped) = translated(Dialect::OpenAi, Dialect::OpenAi, &quirks, &body);
+    assert_eq!(
+        sent["messages"][0]["content"],
+        json!([{"type": "input_audio", "input_audio": "AA=="},
+            {"type": "document_url", "document_url": "data:application/pdf;base64,AA==", "document_name": "a.pdf"}])
+    );
+    assert_eq!((&sent["messages"][1]["content"], &sent["messages"][3]["content"]), (&native, &native));
+    assert_eq!((&sent["random_seed"], dropped), (&json!(3), vec![]));
+    let thinking = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}, {"type": "text", "text": "Yes."}]},
+        {"role": "user", "content": "More"}]});
+    let (sent, _) = translated(Dialect::Anthropic, Dialect::OpenAi, &quirks, &thinking);
+    assert_eq!(sent["messages"][1]["content"][0]["thinking"][0]["text"], "Hm.");
+}

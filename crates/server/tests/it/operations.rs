@@ -185,3 +185,32 @@ async fn a_moderation_without_a_model_goes_to_the_only_endpoint() {
         );
     }
 }
+
+/// Mistral's lists are its own: callers get OpenAI's shape, and what Mistral refuses is left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn mistrals_lists_become_text_and_thinking() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = gateway(&fake).await;
+    let body = json!({ "model": "mistral/reasoning", "seed": 7, "user": "u", "max_completion_tokens": 9,
+        "safe_prompt": true, "messages": [{ "role": "user", "content": "Hi" },
+            { "role": "assistant", "content": "Yes.", "reasoning_content": "Hm." }, { "role": "user", "content": "And?" }] });
+    let answer = gateway.post("/v1/chat/completions", &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let sent = fake.last().json();
+    assert_eq!(
+        (&sent["random_seed"], &sent["max_tokens"], &sent["safe_prompt"]),
+        (&json!(7), &json!(9), &json!(true))
+    );
+    assert_eq!((&sent["user"], &sent["seed"]), (&Value::Null, &Value::Null));
+    assert_eq!(sent["messages"][1]["content"][0]["type"], "thinking", "{sent}");
+    assert_eq!(answer.header("x-millgate-dropped"), Some("user"));
+    let message = &answer.json()["choices"][0]["message"];
+    assert_eq!(message["content"], "Hello from the fake provider.");
+    assert_eq!(message["reasoning_content"], "Let me think.");
+    let body = json!({ "model": "mistral/mistral-embed", "input": "x", "dimensions": 8 });
+    assert_eq!(gateway.post("/v1/embeddings", &body).await.status, 200);
+    assert_eq!(
+        (&fake.last().json()["output_dimension"], &fake.last().json()["dimensions"]),
+        (&json!(8), &Value::Null)
+    );
+}

@@ -76,7 +76,10 @@ pub(super) fn whole(api: Api, path: &str, model: &str, request: &Value) -> Vec<u
                 message["tool_calls"] = json!([{ "id": "call_fake1", "type": "function",
                     "function": { "name": "get_weather", "arguments": "{\"city\":\"Paris\"}" } }]);
             }
-            if model == "reasoning" {
+            if model == "reasoning" && path.contains("/mistral/") {
+                message["content"] = json!([{ "type": "thinking", "closed": true,
+                    "thinking": [{ "type": "text", "text": "Let me think." }] }, { "type": "text", "text": text }]);
+            } else if model == "reasoning" {
                 message["reasoning_content"] = "Let me think.".into();
             }
             json!({
