@@ -116,6 +116,24 @@ pub fn inner_members<'a>(member: &Member<'a>) -> Result<Vec<Member<'a>>, Fault> 
     Ok(Scanner { body: member.text, at: 0 }.object()?)
 }
 
+/// Shows the members of a provider's answer that is one JSON object, in order: the name as it stands between
+/// its quotes, what the value is, its text. The JSON is checked as in [`members`]; names may stand twice.
+pub fn visit<'a>(body: &'a [u8], see: impl FnMut(&'a [u8], Kind, &'a [u8])) -> Result<(), Fault> {
+    if let Err(error) = std::str::from_utf8(body) {
+        return Err(invalid(error.valid_up_to(), "not UTF-8").into());
+    }
+    let mut scanner = Scanner { body, at: 0 };
+    scanner.space();
+    scanner.visit(see)?;
+    scanner.end()?;
+    Ok(())
+}
+
+/// The same for an object inside a body that was checked already. What is not an object shows nothing.
+pub fn visit_inner<'a>(object: &'a [u8], see: impl FnMut(&'a [u8], Kind, &'a [u8])) {
+    let _checked_before = Scanner { body: object, at: 0 }.visit(see);
+}
+
 /// Why a body is refused. Small, because every step of the scanner returns it: with a whole [`Fault`] in its
 /// place the scan took twice as long.
 #[derive(Debug)]
@@ -193,34 +211,53 @@ impl<'a> Scanner<'a> {
 
     fn object(&mut self) -> Result<Vec<Member<'a>>, Refused> {
         let mut found: Vec<Member<'a>> = Vec::with_capacity(12);
-        self.expect(b'{', "expected an object")?;
-        self.space();
-        if self.peek() == Some(b'}') {
-            self.at += 1;
-            return Ok(found);
-        }
-        loop {
-            self.space();
-            let name_at = self.at;
-            let name = self.string()?;
-            let name = unescape(&self.body[name]);
+        self.walk(|body, name, kind, span| {
+            let name_at = name.start - 1;
+            let name = unescape(&body[name]);
             if found.iter().any(|member| member.name == name) {
                 let shown: String = name.chars().take(64).collect();
                 return Err(Refused::Twice(name_at, shown.into()));
             }
+            found.push(Member { name, kind, text: &body[span.clone()], span });
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn visit(&mut self, mut see: impl FnMut(&'a [u8], Kind, &'a [u8])) -> Result<(), Refused> {
+        self.walk(|body, name, kind, span| {
+            see(&body[name], kind, &body[span]);
+            Ok(())
+        })
+    }
+
+    /// Steps over an object and shows each member: the span of its name between the quotes, its kind, the span
+    /// of its value.
+    fn walk(
+        &mut self,
+        mut see: impl FnMut(&'a [u8], Range<usize>, Kind, Range<usize>) -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        self.expect(b'{', "expected an object")?;
+        self.space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.space();
+            let name = self.string()?;
             self.space();
             self.expect(b':', "expected `:`")?;
             self.space();
             let start = self.at;
             let kind = self.value(1)?;
-            let span = start..self.at;
-            found.push(Member { name, kind, text: &self.body[span.clone()], span });
+            see(self.body, name, kind, start..self.at)?;
             self.space();
             match self.peek() {
                 Some(b',') => self.at += 1,
                 Some(b'}') => {
                     self.at += 1;
-                    return Ok(found);
+                    return Ok(());
                 }
                 _ => return Err(self.unexpected("expected `,` or `}`")),
             }

@@ -1,5 +1,7 @@
 //! The access log: one JSON object per request and line.
 
+use std::io::Write as _;
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use millgate_types::Exchange;
@@ -19,7 +21,21 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
         line.number("first_byte_us", first.as_micros() as u64);
     }
     if let Some(peer) = exchange.peer {
-        line.text("peer", &peer.to_string());
+        line.key("peer");
+        line.out.push(b'"');
+        match peer {
+            // Written by hand: the usual kind, and formatting is a third of the line's cost.
+            IpAddr::V4(address) => {
+                for (index, octet) in address.octets().into_iter().enumerate() {
+                    if index > 0 {
+                        line.out.push(b'.');
+                    }
+                    line.out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+                }
+            }
+            IpAddr::V6(address) => drop(write!(line.out, "{address}")),
+        }
+        line.out.push(b'"');
     }
     let texts = [
         ("principal", exchange.principal.as_deref()),
@@ -61,7 +77,10 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
         }
     }
     if let Some(cost) = exchange.cost {
-        line.text("cost_usd", &cost.to_string());
+        line.key("cost_usd");
+        line.out.push(b'"');
+        cost.write(line.out);
+        line.out.push(b'"');
     }
     line.number("config", exchange.config_generation);
     out.extend_from_slice(b"}\n");

@@ -3,6 +3,7 @@
 //! A provider that speaks a known dialect is one entry in `catalog.yaml`; nothing elsewhere may ask for a
 //! provider by name.
 
+mod catalogue;
 mod classify;
 mod hint;
 mod price;
@@ -15,9 +16,10 @@ use millgate_dialect::{Codec, Quirks, codec};
 use millgate_types::{Dialect, Fault, Operation, code};
 use serde::Deserialize;
 
+pub use catalogue::{ModelInfo, catalogue_date, model, models};
 pub use classify::classify;
 pub use hint::retry_after;
-pub use price::{Price, price, price_book_date};
+pub use price::Price;
 
 /// What is known of a provider.
 #[derive(Clone, Debug)]

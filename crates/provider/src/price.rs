@@ -1,13 +1,9 @@
-//! The price book: what a model's tokens cost, from the embedded table (`data/model_prices.json`). A model
-//! that is not in it has no price, which is something else than a price of zero.
+//! What tokens cost, in integers.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
 
 use millgate_types::{Billed, Money, Usage};
 use serde::Deserialize;
-
-use crate::ProviderKind;
 
 /// Prices in pico-USD (10^-12) per token: the cheapest models cost less than a nano-USD per token.
 type Pico = u64;
@@ -82,41 +78,9 @@ fn sum(parts: &[(u64, Pico)]) -> Option<Money> {
     i64::try_from((pico + 500) / 1000).ok().map(Money)
 }
 
-/// The price of a provider's model. `None` when the book does not know it.
-#[must_use]
-pub fn price(kind: &ProviderKind, model: &str) -> Option<&'static Price> {
-    let vendor = kind.prices.as_deref().unwrap_or(&kind.name);
-    BOOK.prices.get(vendor)?.get(model)
-}
-
-/// The month the embedded prices were read, for example `2026-11`.
-#[must_use]
-pub fn price_book_date() -> &'static str {
-    &BOOK.as_of
-}
-
-struct Book {
-    as_of: String,
-    prices: HashMap<String, HashMap<String, Price>>,
-}
-
-#[derive(Deserialize)]
-struct Table {
-    as_of: String,
-    models: Vec<Row>,
-}
-
-#[derive(Deserialize)]
-struct Row {
-    provider: String,
-    model: String,
-    #[serde(default)]
-    price: Option<Listed>,
-}
-
 /// USD per token.
 #[derive(Clone, Deserialize)]
-struct Listed {
+pub(crate) struct Listed {
     input: Option<f64>,
     output: Option<f64>,
     cache_read: Option<f64>,
@@ -152,7 +116,7 @@ impl Listed {
         }
     }
 
-    fn price(&self) -> Option<Price> {
+    pub(crate) fn price(&self) -> Option<Price> {
         self.input.or(self.output)?;
         let base = self.rates(None);
         let mut tiers: Vec<_> = self
@@ -169,24 +133,12 @@ impl Listed {
     }
 }
 
-static BOOK: LazyLock<Book> = LazyLock::new(|| {
-    let table: Table = serde_json::from_str(include_str!("../data/model_prices.json"))
-        .expect("the price table is part of the binary and parsed by this crate's tests");
-    let mut prices: HashMap<String, HashMap<String, Price>> = HashMap::new();
-    for row in table.models {
-        if let Some(price) = row.price.as_ref().and_then(Listed::price) {
-            prices.entry(row.provider).or_default().insert(row.model, price);
-        }
-    }
-    Book { as_of: table.as_of, prices }
-});
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(kind: &str, model: &str) -> Option<&'static Price> {
-        price(crate::kind(kind).unwrap(), model)
+    fn of(kind: &str, model: &str) -> Option<Price> {
+        crate::model(crate::kind(kind).unwrap(), model)?.price
     }
 
     #[test]
@@ -196,13 +148,6 @@ mod tests {
         assert_eq!(of("openai", "gpt-4o-mini").unwrap().cost(&usage), Some(Money(270_000)));
         let usage = Usage { input: 10, cache_write: 100, cache_read: 1000, output: 10, ..Usage::default() };
         assert_eq!(of("anthropic", "claude-haiku-4-5").unwrap().cost(&usage), Some(Money(285_000)));
-    }
-
-    #[test]
-    fn a_model_that_is_not_in_the_book_has_no_price() {
-        assert_eq!(of("openai", "gpt-does-not-exist"), None);
-        assert_eq!(of("mock", "echo"), None);
-        assert!(!price_book_date().is_empty());
     }
 
     #[test]
@@ -230,8 +175,9 @@ mod tests {
 
     #[test]
     fn long_prompts_are_billed_whole_at_their_tier() {
-        let tiered = BOOK.prices.values().flatten().find(|(_, price)| !price.tiers.is_empty());
-        let (_, price) = tiered.expect("the table holds tiered prices");
+        let gemini = crate::kind("gemini").unwrap();
+        let prices = crate::models(gemini).filter_map(|model| crate::model(gemini, &model)?.price);
+        let price = prices.into_iter().find(|price| !price.tiers.is_empty()).expect("the table holds tiers");
         let (above, rates) = &price.tiers[0];
         let usage = |input| Usage { input, ..Usage::default() };
         let expected = |count: u64, rate: Pico| {

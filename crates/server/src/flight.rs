@@ -23,7 +23,7 @@ pub(crate) struct Flight {
     /// Headers that a refusal carries: `Allow`, `x-ratelimit-*`.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// What the target's tokens cost.
-    pub(crate) price: Option<&'static Price>,
+    pub(crate) price: Option<Arc<Price>>,
 }
 
 impl Flight {
@@ -85,8 +85,8 @@ impl Flight {
 
     /// Notes what was consumed so far, and what it cost.
     pub(crate) fn consumed(&mut self, usage: Usage) {
-        let price = self.price;
-        let record = self.record();
+        let price = self.price.as_ref();
+        let record = self.record.as_mut().expect("the record leaves only with the flight itself");
         if record.usage == usage {
             return;
         }
@@ -95,7 +95,7 @@ impl Flight {
     }
 
     /// Notes the price once the model is known, for what was consumed already too.
-    pub(crate) fn priced(&mut self, price: Option<&'static Price>) {
+    pub(crate) fn priced(&mut self, price: Option<Arc<Price>>) {
         self.price = price;
         let usage = std::mem::take(&mut self.record().usage);
         self.consumed(usage);

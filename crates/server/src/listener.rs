@@ -1,29 +1,33 @@
 //! Connections. One acceptor deals them to data threads in turn; a data thread owns its connections for
 //! their whole life and runs them on a single-threaded runtime, so that a request never crosses threads.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures_util::task::AtomicWaker;
 use http::Request;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
+use hyper::server::conn::http1;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::reply::ReplyBody;
 use crate::{Gateway, pipeline};
 
 /// Headers of one request together, in bytes.
 const MAX_HEAD: usize = 64 << 10;
-/// Header fields of one request.
-const MAX_FIELDS: usize = 100;
 /// HTTP/2 streams of one connection.
 const MAX_STREAMS: u32 = 100;
 /// A connection that waits for its next request is closed after this.
@@ -184,21 +188,35 @@ async fn accept(
     }
 }
 
-/// What the sweeper sees of a connection.
+thread_local! {
+    /// Sweeps of this data thread so far: the clock of its connections, in seconds.
+    static TICKS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// What the data thread sees of a connection.
 pub(crate) struct Connection {
     /// [`IDLE`], [`HEAD`] or [`BUSY`].
     state: AtomicU8,
-    /// Milliseconds on the thread's clock at which the state began.
-    since: AtomicU64,
+    /// The tick at which the state began.
+    since: AtomicU32,
     requests: AtomicU32,
     /// HTTP/2: bytes that come while no request runs may be any frame, not the beginning of a head.
     framed: AtomicBool,
-    close: Notify,
+    /// [`SERVE`], [`FINISH`] or [`CUT`].
+    order: AtomicU8,
+    /// The connection's task.
+    task: AtomicWaker,
 }
 
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const BUSY: u8 = 2;
+
+const SERVE: u8 = 0;
+/// Finish the requests there are, then close.
+const FINISH: u8 = 1;
+/// Close now.
+const CUT: u8 = 2;
 
 struct DataThread {
     gateway: Arc<Gateway>,
@@ -216,7 +234,6 @@ impl DataThread {
     }
 
     async fn serve(self, mut deal: mpsc::UnboundedReceiver<Dealt>) {
-        let epoch = Instant::now();
         let mut live: Vec<Weak<Connection>> = Vec::new();
         let mut tasks = tokio::task::JoinSet::new();
         let mut sweep = tokio::time::interval(SWEEP);
@@ -227,51 +244,118 @@ impl DataThread {
             tokio::select! {
                 dealt = deal.recv(), if open => match dealt {
                     Some((stream, ticket)) => {
+                        let order = if *phase.borrow() == Phase::Open { SERVE } else { FINISH };
                         let connection = Arc::new(Connection {
                             state: AtomicU8::new(HEAD),
-                            since: AtomicU64::new(epoch.elapsed().as_millis() as u64),
+                            since: AtomicU32::new(TICKS.get()),
                             requests: AtomicU32::new(0),
                             framed: AtomicBool::new(false),
-                            close: Notify::new(),
+                            order: AtomicU8::new(order),
+                            task: AtomicWaker::new(),
                         });
                         live.push(Arc::downgrade(&connection));
-                        let gateway = Arc::clone(&self.gateway);
-                        let phase = self.phase.clone();
-                        tasks.spawn(drive(gateway, stream, ticket, connection, phase, epoch));
+                        tasks.spawn(drive(Arc::clone(&self.gateway), stream, ticket, connection));
                     }
                     None => open = false,
                 },
                 Some(_) = tasks.join_next() => {}
                 _ = sweep.tick() => {
+                    TICKS.set(TICKS.get().wrapping_add(1));
                     millgate_upstream::Client.sweep();
-                    live.retain(|connection| self.keep(connection, epoch));
+                    live.retain(|connection| self.keep(connection));
                 }
-                _ = phase.wait_for(|phase| *phase == Phase::Closed) => return,
+                changed = phase.changed() => match *phase.borrow_and_update() {
+                    Phase::Closing if changed.is_ok() => {
+                        live.iter().filter_map(Weak::upgrade).for_each(|connection| connection.order(FINISH));
+                    }
+                    Phase::Open if changed.is_ok() => {}
+                    _ => return,
+                },
             }
         }
     }
 
     /// Closes a connection that takes too long over a request's head or has been silent too long between
     /// requests. False once it is gone.
-    fn keep(&self, connection: &Weak<Connection>, epoch: Instant) -> bool {
+    fn keep(&self, connection: &Weak<Connection>) -> bool {
         let Some(connection) = connection.upgrade() else { return false };
-        let age = epoch.elapsed().as_millis() as u64 - connection.since.load(Ordering::Relaxed);
+        let age = TICKS.get().wrapping_sub(connection.since.load(Ordering::Relaxed));
         let limit = match connection.state.load(Ordering::Relaxed) {
             HEAD if !connection.framed.load(Ordering::Relaxed) => self.limits.header_timeout,
             HEAD | IDLE => KEEP_ALIVE,
             _ => return true,
         };
-        if u128::from(age) > limit.as_millis() {
-            connection.close.notify_one();
+        if Duration::from_secs(age.into()) > limit {
+            connection.order(CUT);
         }
         true
     }
 }
 
 impl Connection {
-    fn enter(&self, state: u8, epoch: Instant) {
-        self.since.store(epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
+    fn enter(&self, state: u8) {
+        self.since.store(TICKS.get(), Ordering::Relaxed);
         self.state.store(state, Ordering::Relaxed);
+    }
+
+    fn order(&self, order: u8) {
+        self.order.fetch_max(order, Ordering::Release);
+        self.task.wake();
+    }
+
+    /// Runs the connection until it ends or is told to.
+    async fn run<S: Served>(&self, served: S) {
+        let mut served = std::pin::pin!(served);
+        let mut finishing = false;
+        poll_fn(|context| {
+            match self.order.load(Ordering::Acquire) {
+                CUT => return Poll::Ready(()),
+                FINISH if !finishing => {
+                    finishing = true;
+                    served.as_mut().finish();
+                }
+                _ => {}
+            }
+            // A connection that broke has told its requests already.
+            served.as_mut().poll(context).map(drop)
+        })
+        .await;
+    }
+}
+
+/// A connection at work, by whichever version of HTTP.
+trait Served: Future {
+    /// Takes no more requests.
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<I, S, B> Served for http1::Connection<I, S>
+where
+    Self: Future,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    B: http_body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, B> Served for Pin<Box<auto::Connection<'_, I, S, TokioExecutor>>>
+where
+    Self: Future,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Future: 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: http_body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    TokioExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.get_mut().as_mut().graceful_shutdown();
     }
 }
 
@@ -280,19 +364,25 @@ async fn drive(
     stream: std::net::TcpStream,
     ticket: Ticket,
     connection: Arc<Connection>,
-    mut phase: watch::Receiver<Phase>,
-    epoch: Instant,
 ) {
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let _delayed = stream.set_nodelay(true);
     let peer = ticket.peer;
+    // A task's waker stays the same for its whole life.
+    poll_fn(|context| {
+        connection.task.register(context.waker());
+        Poll::Ready(())
+    })
+    .await;
+    let mut first = [0; 3];
+    let Some(seen) = first_bytes(&stream, &connection, &mut first).await else { return };
     let service = service_fn(|request: Request<Incoming>| {
-        connection.enter(BUSY, epoch);
+        connection.enter(BUSY);
         if request.version() == http::Version::HTTP_2 {
             connection.framed.store(true, Ordering::Relaxed);
         }
         connection.requests.fetch_add(1, Ordering::Relaxed);
-        let done = Done { connection: Arc::clone(&connection), epoch };
+        let done = Done { connection: Arc::clone(&connection) };
         let gateway = Arc::clone(&gateway);
         // Boxed, because hyper keeps room for this future as long as the connection lives: idle connections
         // and open streams should not pay for it.
@@ -301,40 +391,51 @@ async fn drive(
             Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _done: done }))
         })
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .header_read_timeout(None)
-        .max_headers(MAX_FIELDS)
-        .max_buf_size(MAX_HEAD)
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEAD as u32)
-        .keep_alive_interval(Duration::from_secs(30));
-    let io = Watched { stream, connection: Arc::clone(&connection), epoch };
-    let served = builder.serve_connection(TokioIo::new(io), service);
-    tokio::pin!(served);
-    tokio::select! {
-        // A connection that broke has told its requests already.
-        _broken = &mut served => return,
-        () = connection.close.notified() => return,
-        _ = phase.wait_for(|phase| *phase != Phase::Open) => {}
+    let io = TokioIo::new(Watched { stream, connection: Arc::clone(&connection) });
+    if b"PRI".starts_with(&first[..seen]) {
+        // The preface of HTTP/2, or too little to tell.
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .header_read_timeout(None)
+            .max_buf_size(MAX_HEAD)
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD as u32)
+            .keep_alive_interval(Duration::from_secs(30));
+        connection.run(Box::pin(builder.serve_connection(io, service))).await;
+    } else {
+        // Its limit of 100 header fields is the one we want; set by hand it costs more.
+        let mut builder = http1::Builder::new();
+        builder.header_read_timeout(None).max_buf_size(MAX_HEAD);
+        connection.run(builder.serve_connection(io, service)).await;
     }
-    served.as_mut().graceful_shutdown();
-    let _broken = served.await;
+}
+
+/// Waits for the first bytes of a connection without taking them; how many there are. `None`: it closed, or was
+/// told to. Until then it has no buffers.
+async fn first_bytes(stream: &TcpStream, connection: &Connection, first: &mut [u8; 3]) -> Option<usize> {
+    let mut peek = std::pin::pin!(stream.peek(first));
+    let seen = poll_fn(|context| {
+        if connection.order.load(Ordering::Acquire) != SERVE {
+            return Poll::Ready(None);
+        }
+        peek.as_mut().poll(context).map(Result::ok)
+    })
+    .await;
+    seen.filter(|seen| *seen > 0)
 }
 
 /// Marks the connection idle when the answer has left.
 struct Done {
     connection: Arc<Connection>,
-    epoch: Instant,
 }
 
 impl Drop for Done {
     fn drop(&mut self) {
         if self.connection.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.connection.enter(IDLE, self.epoch);
+            self.connection.enter(IDLE);
         }
     }
 }
@@ -369,7 +470,6 @@ impl http_body::Body for Tracked {
 struct Watched {
     stream: TcpStream,
     connection: Arc<Connection>,
-    epoch: Instant,
 }
 
 impl tokio::io::AsyncRead for Watched {
@@ -381,7 +481,7 @@ impl tokio::io::AsyncRead for Watched {
         let before = buffer.filled().len();
         let polled = std::pin::Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before && self.connection.state.load(Ordering::Relaxed) == IDLE {
-            self.connection.enter(HEAD, self.epoch);
+            self.connection.enter(HEAD);
         }
         polled
     }
@@ -415,7 +515,7 @@ impl tokio::io::AsyncWrite for Watched {
         context: &mut std::task::Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> std::task::Poll<io::Result<usize>> {
-        std::pin::Pin::new(&mut self.stream).poll_write_vectored(context, data)
+        millgate_upstream::poll_write_gathered(&mut self.stream, context, data)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -77,7 +77,8 @@ async fn handle(
         To::Call(addressed) => addressed,
         To::Listing(surface) => return listing::listing(snapshot, surface, head),
         To::Native(native, path) => {
-            let headers = within(gateway, &native.limits, &native.label, &principal, peer, flight)?;
+            let allowance = within(gateway, &native.limits, &native.label, &principal, peer, flight)?;
+            let headers = allowance.into_iter().flat_map(Allowance::headers).collect();
             let call = dispatch::NativeCall { native, path, body, headers };
             return Ok(dispatch::native(snapshot, call, head, flight).await);
         }
@@ -306,17 +307,39 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {
 /// A call within its limits.
 struct Admitted {
     call: Decoded,
-    /// `x-ratelimit-*` for the answer.
-    headers: Vec<(HeaderName, HeaderValue)>,
+    allowance: Option<Allowance>,
+}
+
+/// What a limit still allows.
+#[derive(Clone, Copy)]
+pub(crate) struct Allowance {
+    /// Requests per window.
+    limit: u64,
+    remaining: u64,
+    /// Until the limit is whole again.
+    reset: Duration,
+}
+
+impl Allowance {
+    /// `x-ratelimit-*` as OpenAI writes them.
+    fn headers(self) -> [(HeaderName, HeaderValue); 3] {
+        let mut reset = itoa::Buffer::new().format(self.reset.as_millis() as u64).to_owned();
+        reset.push_str("ms");
+        [
+            (names::LIMIT, self.limit.into()),
+            (names::REMAINING, self.remaining.into()),
+            (names::RESET, HeaderValue::try_from(reset).unwrap_or(HeaderValue::from_static("0ms"))),
+        ]
+    }
 }
 
 fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr, flight: &mut Flight) -> Result<Admitted, Fault> {
     let endpoint = &call.endpoint;
-    let headers = within(gateway, &endpoint.limits, &endpoint.name, &call.principal, peer, flight)?;
-    Ok(Admitted { call, headers })
+    let allowance = within(gateway, &endpoint.limits, &endpoint.name, &call.principal, peer, flight)?;
+    Ok(Admitted { call, allowance })
 }
 
-/// Asks each limit; gives the `x-ratelimit-*` of the last one.
+/// Asks each limit; gives what the last one still allows.
 fn within(
     gateway: &Gateway,
     limits: &[Limit],
@@ -324,8 +347,8 @@ fn within(
     principal: &Principal,
     peer: IpAddr,
     flight: &mut Flight,
-) -> Result<Vec<(HeaderName, HeaderValue)>, Fault> {
-    let mut headers = Vec::new();
+) -> Result<Option<Allowance>, Fault> {
+    let mut allowance = None;
     for limit in limits {
         let sharer = match (limit.by, principal) {
             (LimitBy::Endpoint, _) => Sharer::Endpoint,
@@ -335,10 +358,11 @@ fn within(
         let rate = limit.limiter.rate();
         match limit.limiter.admit(sharer, gateway.now()) {
             Admission::Admitted { remaining, reset } => {
-                headers = rate_limit_headers(rate.requests, remaining, reset);
+                allowance = Some(Allowance { limit: rate.requests, remaining, reset });
             }
             Admission::Refused { retry_after, reset } => {
-                flight.headers = rate_limit_headers(rate.requests, 0, reset);
+                let left = Allowance { limit: rate.requests, remaining: 0, reset };
+                flight.headers.extend(left.headers());
                 let public = format!(
                     "the limit of {} requests per {} s at endpoint `{}` is used up",
                     rate.requests,
@@ -349,18 +373,7 @@ fn within(
             }
         }
     }
-    Ok(headers)
-}
-
-fn rate_limit_headers(limit: u64, remaining: u64, reset: Duration) -> Vec<(HeaderName, HeaderValue)> {
-    let mut headers = vec![
-        (HeaderName::from_static("x-ratelimit-limit-requests"), limit.into()),
-        (HeaderName::from_static("x-ratelimit-remaining-requests"), remaining.into()),
-    ];
-    if let Ok(reset) = HeaderValue::from_str(&format!("{}ms", reset.as_millis())) {
-        headers.push((HeaderName::from_static("x-ratelimit-reset-requests"), reset));
-    }
-    headers
+    Ok(allowance)
 }
 
 // ---- plan -------------------------------------------------------------------------------------------
@@ -369,21 +382,19 @@ fn rate_limit_headers(limit: u64, remaining: u64, reset: Duration) -> Vec<(Heade
 pub(crate) struct Planned {
     pub(crate) call: Decoded,
     pub(crate) targets: Vec<Arc<Target>>,
-    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) allowance: Option<Allowance>,
 }
 
 fn plan(admitted: Admitted, flight: &mut Flight) -> Planned {
     let targets = admitted.call.endpoint.route.plan(&mut |below| fastrand::u64(..below));
     flight.record().target = targets.first().map(|target| Arc::clone(&target.label));
-    Planned { call: admitted.call, targets, headers: admitted.headers }
+    Planned { call: admitted.call, targets, allowance: admitted.allowance }
 }
 
 /// Adds what every answer of an endpoint says about itself.
 pub(crate) fn label(mut reply: Reply, planned: &Planned, target: &Target) -> Reply {
     reply.headers.insert(names::ENDPOINT, planned.call.endpoint.header.clone());
     reply.headers.insert(names::TARGET, target.header.clone());
-    for (name, value) in &planned.headers {
-        reply.headers.insert(name.clone(), value.clone());
-    }
+    reply.headers.extend(planned.allowance.into_iter().flat_map(Allowance::headers));
     reply
 }

@@ -24,6 +24,9 @@ pub(crate) mod names {
     pub(crate) const COST: HeaderName = HeaderName::from_static("x-millgate-cost-usd");
     pub(crate) const DROPPED: HeaderName = HeaderName::from_static("x-millgate-dropped");
     pub(crate) const ESTIMATED: HeaderName = HeaderName::from_static("x-millgate-estimated");
+    pub(crate) const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
+    pub(crate) const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+    pub(crate) const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
     pub(crate) const ERROR: HeaderName = HeaderName::from_static("x-millgate-error");
 }
 
@@ -112,12 +115,14 @@ impl Reply {
             headers.insert(names::REQUEST_ID, id);
         }
         if record.attempts > 0 {
-            headers.insert(names::ATTEMPTS, HeaderValue::from(record.attempts));
+            let once = HeaderValue::from_static("1");
+            let attempts = if record.attempts == 1 { once } else { HeaderValue::from(record.attempts) };
+            headers.insert(names::ATTEMPTS, attempts);
         }
-        if let Some(cost) = record.cost.filter(|_| matches!(self.body, Content::Whole(_)))
-            && let Ok(cost) = HeaderValue::from_str(&cost.to_string())
-        {
-            headers.insert(names::COST, cost);
+        if let Some(cost) = record.cost.filter(|_| matches!(self.body, Content::Whole(_))) {
+            let mut text = Vec::with_capacity(24);
+            cost.write(&mut text);
+            headers.extend(HeaderValue::from_maybe_shared(Bytes::from(text)).map(|cost| (names::COST, cost)));
         }
         headers.insert(names::CONFIG, HeaderValue::from(record.config_generation));
         let mut response = Response::new(ReplyBody { content: Some(self.body), flight });

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
@@ -16,7 +16,7 @@ use millgate_config::{
 use millgate_dialect::Quirks;
 use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
 use millgate_policy::{Limiter, Rate, Route};
-use millgate_provider::ProviderKind;
+use millgate_provider::{Price, ProviderKind};
 use millgate_types::{Dialect, ModelRef, Operation, Principal};
 use millgate_upstream::{Deadlines, Origin};
 use sha2::{Digest, Sha256};
@@ -50,8 +50,9 @@ pub(crate) struct Target {
 }
 
 pub(crate) enum TargetKind {
-    /// A provider's model; `None` takes the name from the request (`provider/model` called directly).
-    Provider { provider: Arc<Provider>, model: Option<Box<str>> },
+    /// A provider's model and its price; without a model the request names it (`provider/model` called
+    /// directly).
+    Provider { provider: Arc<Provider>, model: Option<Box<str>>, price: Option<Arc<Price>> },
     /// A registered model.
     Model(Arc<Deployment>),
 }
@@ -59,7 +60,7 @@ pub(crate) enum TargetKind {
 impl std::fmt::Debug for TargetKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Provider { provider, model } => write!(f, "{}/{model:?}", provider.name),
+            Self::Provider { provider, model, .. } => write!(f, "{}/{model:?}", provider.name),
             Self::Model(_) => f.write_str("model"),
         }
     }
@@ -78,7 +79,12 @@ pub(crate) struct Provider {
     pub(crate) headers: HeaderMap,
     pub(crate) deadlines: Deadlines,
     ways: Vec<Way>,
+    /// Prices of models that callers named, as far as there is room.
+    prices: Mutex<HashMap<Box<str>, Option<Arc<Price>>>>,
 }
+
+/// Prices kept per provider of models that callers named.
+const MAX_PRICES: usize = 1024;
 
 /// One operation of a provider, in one dialect.
 struct Way {
@@ -113,6 +119,19 @@ impl Provider {
         let mut ways = self.ways.iter().filter(|way| way.operation == operation);
         let own = ways.clone().find(|way| way.dialect == self.kind.dialect);
         own.or_else(|| ways.next()).map(|way| way.dialect)
+    }
+
+    /// What a model's tokens cost; `None` when nobody knows.
+    pub(crate) fn price(&self, model: &str) -> Option<Arc<Price>> {
+        let mut prices = self.prices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = prices.get(model) {
+            return known.clone();
+        }
+        let price = millgate_provider::model(self.kind, model).and_then(|info| info.price).map(Arc::new);
+        if prices.len() < MAX_PRICES {
+            prices.insert(model.into(), price.clone());
+        }
+        price
     }
 
     /// The request target of an operation; `None` where the provider has no such operation.
@@ -245,8 +264,6 @@ impl Builder {
             .map(|(name, written)| Ok((name.as_str(), Arc::new(provider(name, written, config)?))))
             .collect::<Result<_, String>>()?;
         let registries = self.registries(config)?;
-        // The price book is read at its first use: here, not in somebody's first request.
-        let _read_in = millgate_provider::price_book_date();
         let mut resolver = Resolver {
             config,
             providers: &providers,
@@ -409,7 +426,8 @@ impl<'a> Resolver<'a> {
         }
         let (provider, model) = target.split_once('/').ok_or_else(|| format!("`{target}` leads nowhere"))?;
         let provider = self.providers.get(provider).ok_or_else(|| format!("`{target}` leads nowhere"))?;
-        let kind = TargetKind::Provider { provider: Arc::clone(provider), model: Some(model.into()) };
+        let price = provider.price(model);
+        let kind = TargetKind::Provider { provider: Arc::clone(provider), model: Some(model.into()), price };
         Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
     }
 
@@ -491,7 +509,7 @@ fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> 
     let target = Target {
         label: label.as_str().into(),
         header: header_value(&label)?,
-        kind: TargetKind::Provider { provider: Arc::clone(provider), model: None },
+        kind: TargetKind::Provider { provider: Arc::clone(provider), model: None, price: None },
     };
     Ok(Endpoint {
         name: name.into(),
@@ -516,7 +534,7 @@ fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> 
 fn shown_model(route: &Route<Target>) -> Option<(String, String)> {
     match route {
         Route::Target(target) => match &target.kind {
-            TargetKind::Provider { provider, model } => {
+            TargetKind::Provider { provider, model, .. } => {
                 Some((provider.kind.name.clone(), model.as_deref().unwrap_or_default().to_owned()))
             }
             TargetKind::Model(_) => Some(("mlflow".to_owned(), target.label.to_string())),
@@ -588,5 +606,15 @@ fn provider(name: &str, written: &ProviderConfig, config: &Config) -> Result<Pro
     if let Some(purpose) = &written.input_type {
         purpose.clone_into(&mut quirks.input_type);
     }
-    Ok(Provider { name: name.into(), kind, quirks, transport, base: prefix, headers, deadlines, ways })
+    Ok(Provider {
+        name: name.into(),
+        kind,
+        quirks,
+        transport,
+        base: prefix,
+        headers,
+        deadlines,
+        ways,
+        prices: Mutex::default(),
+    })
 }

@@ -17,14 +17,30 @@ impl Money {
     pub fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
     }
+
+    /// Appends what [`Display`](fmt::Display) shows, without its cost.
+    pub fn write(self, out: &mut Vec<u8>) {
+        // Sign, ten digits, point, nine digits.
+        let mut text = *b"-0000000000.000000000";
+        let mut nanos = self.0.unsigned_abs();
+        for slot in text.iter_mut().rev().filter(|slot| **slot == b'0') {
+            *slot = b'0' + (nanos % 10) as u8;
+            nanos /= 10;
+        }
+        let zeros = text[1..10].iter().take_while(|digit| **digit == b'0').count();
+        if self.0 < 0 {
+            out.push(b'-');
+        }
+        out.extend_from_slice(&text[1 + zeros..]);
+    }
 }
 
 /// Decimal USD with nine places, for example `0.000150000`.
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = if self.0 < 0 { "-" } else { "" };
-        let nanos = self.0.unsigned_abs();
-        write!(f, "{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
+        let mut text = Vec::with_capacity(24);
+        self.write(&mut text);
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -36,5 +52,8 @@ mod tests {
     fn money_prints_as_decimal_usd() {
         assert_eq!(Money(150_000).to_string(), "0.000150000");
         assert_eq!(Money(-2_500_000_000).to_string(), "-2.500000000");
+        assert_eq!(Money(0).to_string(), "0.000000000");
+        assert_eq!(Money(i64::MAX).to_string(), "9223372036.854775807");
+        assert_eq!(Money(i64::MIN).to_string(), "-9223372036.854775808");
     }
 }

@@ -134,11 +134,11 @@ fn split_head(
 ) -> Result<Option<(Head, Bytes)>, &'static str> {
     let mut looked_at = before;
     loop {
-        // Looked at only when it may be whole: a head that drips in is not parsed once per byte.
-        let news = &gathered[looked_at.saturating_sub(3)..];
-        let blank_line =
-            news.windows(2).any(|pair| pair == b"\n\n") || news.windows(3).any(|t| t == b"\n\r\n");
-        if !blank_line && gathered.len() < MAX_HEAD && looked_at > 0 {
+        // Looked at again only when it may be whole: a head that drips in is not parsed once per byte.
+        if looked_at > 0
+            && gathered.len() < MAX_HEAD
+            && !has_blank_line(&gathered[looked_at.saturating_sub(3)..])
+        {
             return Ok(None);
         }
         let bytes = std::mem::take(gathered).freeze();
@@ -159,6 +159,10 @@ fn split_head(
             return Ok(None);
         }
     }
+}
+
+fn has_blank_line(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
 
 /// A plain or TLS stream. Vectored writes are passed on, so that head and body leave in one call.

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
-use crate::Origin;
+use crate::{Origin, poll_write_gathered};
 
 /// A request to an upstream. `Host` and the framing of the body are added.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl Outbox {
                     IoSlice::new(&self.piece),
                     IoSlice::new(self.back),
                 ];
-                let written = ready!(Pin::new(&mut *socket).poll_write_vectored(context, &slices))?;
+                let written = ready!(poll_write_gathered(socket, context, &slices))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }

@@ -98,32 +98,34 @@ pub(crate) fn read_text(text: &[u8]) -> Option<Usage> {
 fn plain(text: &[u8]) -> Option<Usage> {
     let (mut prompt, mut completion, mut total) = (None, None, None);
     let (mut cached, mut audio_input, mut reasoning, mut audio_output) = (0, 0, 0, 0);
-    for member in scan::members(text).ok()? {
-        match member.name.as_ref() {
-            "prompt_tokens" => prompt = Some(member.unsigned()?),
-            "completion_tokens" => completion = Some(member.unsigned()?),
-            "total_tokens" => total = Some(member.unsigned()?),
-            "prompt_tokens_details" | "completion_tokens_details" if member.kind == scan::Kind::Object => {
-                let of_prompt = member.name.starts_with('p');
-                for detail in scan::inner_members(&member).ok()? {
-                    match (of_prompt, detail.name.as_ref()) {
-                        (true, "cached_tokens") => cached = detail.unsigned()?,
-                        (true, "audio_tokens") => audio_input = detail.unsigned()?,
-                        (false, "reasoning_tokens") => reasoning = detail.unsigned()?,
-                        (false, "audio_tokens") => audio_output = detail.unsigned()?,
-                        (false, "accepted_prediction_tokens" | "rejected_prediction_tokens") => {}
-                        _ => return None,
-                    }
+    let mut usual = true;
+    scan::visit(text, |name, kind, value| match name {
+        b"prompt_tokens" => prompt = tokens(value),
+        b"completion_tokens" => (completion, usual) = (tokens(value), usual && tokens(value).is_some()),
+        b"total_tokens" => total = tokens(value),
+        b"prompt_tokens_details" | b"completion_tokens_details" if kind == scan::Kind::Object => {
+            scan::visit_inner(value, |detail, _, value| {
+                let place = match (name, detail) {
+                    (b"prompt_tokens_details", b"cached_tokens") => &mut cached,
+                    (b"prompt_tokens_details", b"audio_tokens") => &mut audio_input,
+                    (b"completion_tokens_details", b"reasoning_tokens") => &mut reasoning,
+                    (b"completion_tokens_details", b"audio_tokens") => &mut audio_output,
+                    (_, b"accepted_prediction_tokens" | b"rejected_prediction_tokens") => return,
+                    _ => return usual = false,
+                };
+                match tokens(value) {
+                    Some(count) => *place = count,
+                    None => usual = false,
                 }
-            }
-            _ => return None,
+            });
         }
-    }
-    let (prompt, completion, total): (u64, u64, u64) = (prompt?, completion.unwrap_or(0), total?);
-    let sums = prompt.checked_add(completion) == Some(total) && total <= MAX_PLAIN;
-    let fits =
-        cached.checked_add(audio_input)? <= prompt && reasoning.checked_add(audio_output)? <= completion;
-    (sums && fits).then(|| Usage {
+        _ => usual = false,
+    })
+    .ok()?;
+    let (prompt, completion, total) = (prompt?, completion.unwrap_or(0), total?);
+    let sums = prompt + completion == total && total <= MAX_PLAIN;
+    let fits = cached + audio_input <= prompt && reasoning + audio_output <= completion;
+    (usual && sums && fits).then(|| Usage {
         input: prompt - cached - audio_input,
         cache_read: cached,
         output: completion - reasoning - audio_output,
@@ -132,6 +134,14 @@ fn plain(text: &[u8]) -> Option<Usage> {
         audio_output,
         ..Usage::default()
     })
+}
+
+/// A whole number of at most ten digits.
+fn tokens(text: &[u8]) -> Option<u64> {
+    if text.len() > 10 {
+        return None;
+    }
+    text.iter().try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0')))
 }
 
 /// Counts above this are not believed; [`read`] says the same.

@@ -6,6 +6,7 @@ mod batch;
 
 use std::borrow::Cow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,8 +15,10 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use millgate_dialect::{
-    Context, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens, replay, scan, usage_of,
+    Context, StreamEncoder, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens, replay,
+    scan, usage_of,
 };
+use millgate_provider::Price;
 use millgate_types::{Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, code};
 use millgate_upstream::{Client, Outgoing, Payload, UpstreamBody, UpstreamError, collect};
 
@@ -66,26 +69,28 @@ pub(super) struct Attempt<'a> {
     pub(super) provider: &'a Provider,
     /// `None`: the caller named it, `provider/model`.
     pub(super) model: Option<&'a str>,
+    /// Of `model`.
+    pub(super) price: Option<&'a Arc<Price>>,
     pub(super) head: &'a Parts,
     pub(super) max_answer: usize,
 }
 
 /// What the answer needs to be read and written.
-struct Way {
+struct Way<'a> {
     lane: Lane,
     /// What the provider is spoken to in.
     dialect: Dialect,
     /// The provider's name of the model.
-    model: String,
+    model: Cow<'a, str>,
     /// The operation towards the provider: completions become chat where it only chats.
     operation: Operation,
     stream: bool,
     hide_usage: bool,
-    context: Context,
+    /// How the caller wants vectors written.
+    format: EmbeddingFormat,
     dropped: Vec<String>,
     /// Bodies of further requests that belong to the call.
     rest: Vec<Bytes>,
-    price: Option<&'static millgate_provider::Price>,
 }
 
 impl Attempt<'_> {
@@ -96,9 +101,12 @@ impl Attempt<'_> {
         if operation == Operation::CountTokens && !(facts.passes && self.native(operation)) {
             return self.estimate(translated, flight);
         }
-        let (body, way) = self.encode(facts, operation, translated, flight)?;
+        let (body, way) = self.encode(facts, operation, translated)?;
         flight.record().lane = Some(way.lane);
-        flight.price = way.price;
+        flight.price = match self.model {
+            Some(_) => self.price.cloned(),
+            None => self.provider.price(&way.model),
+        };
         let response = self.send(&way, body).await?;
         flight.first_byte();
         let response = self.check(response).await?;
@@ -156,66 +164,45 @@ impl Attempt<'_> {
         facts: &Facts,
         operation: Operation,
         translated: &mut Translated,
-        flight: &Flight,
-    ) -> Result<(Bytes, Way), Fault> {
+    ) -> Result<(Bytes, Way<'_>), Fault> {
         let call = &self.planned.call;
         let quirks = &self.provider.quirks;
         let native = self.native(operation) && facts.passes && !quirks.translates(operation);
         let own = self.provider.dialect(operation).unwrap_or(self.provider.kind.dialect);
         let target = if native { call.dialect } else { own };
-        let asked = facts.model.as_ref().map(|model| &*model.name);
-        let model: Cow<'_, str> = match (self.model, asked.and_then(|asked| asked.split_once('/'))) {
+        let model: Cow<'_, str> = match (self.model, self.asked().and_then(|asked| asked.split_once('/'))) {
             (Some(model), _) | (None, Some((_, model))) => model.into(),
             (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
         };
-        let price = millgate_provider::price(self.provider.kind, &model);
-        // MLflow's answers name the provider's model, the others what the caller asked for.
-        let shown =
-            if call.dialect == Dialect::Mlflow { &model } else { asked.unwrap_or(&call.endpoint.name) };
-        let context = |embedding_format| Context {
-            request_id: flight.request_id(),
-            model: shown.to_owned(),
-            provider: self.provider.kind.name.clone(),
-            include_usage: facts.include_usage.unwrap_or(call.dialect == Dialect::Mlflow),
-            embedding_format,
-            created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        };
         let stream = facts.stream && call.operation.streams();
+        let mut way = Way {
+            lane: Lane::Pass,
+            dialect: target,
+            model,
+            operation,
+            stream,
+            hide_usage: false,
+            format: EmbeddingFormat::Float,
+            dropped: Vec::new(),
+            rest: Vec::new(),
+        };
         if native && operation == call.operation {
-            let ask = stream
+            way.hide_usage = stream
                 && target == Dialect::OpenAi
                 && quirks.supports_stream_options
                 && facts.include_usage != Some(true);
-            let body = facts.splice(&call.body, &model, ask);
-            let context = context(EmbeddingFormat::Float);
-            let way = Way {
-                lane: Lane::Pass,
-                dialect: target,
-                model: model.into_owned(),
-                operation,
-                stream,
-                hide_usage: ask,
-                context,
-                dropped: Vec::new(),
-                rest: Vec::new(),
-                price,
-            };
+            let body = facts.splice(&call.body, &way.model, way.hide_usage);
             return Ok((body, way));
         }
+        way.lane = Lane::Translate;
         let canonical = translated.call(self.planned)?;
-        canonical.rename(&model);
-        let format = match canonical {
-            Call::Embedding(call) => call.format,
-            Call::Chat(call) => {
-                call.include_usage = true;
-                EmbeddingFormat::Float
-            }
-            Call::Completion(call) => {
-                call.include_usage = true;
-                EmbeddingFormat::Float
-            }
-            Call::Rerank(_) | Call::Moderation(_) => EmbeddingFormat::Float,
-        };
+        canonical.rename(&way.model);
+        match canonical {
+            Call::Embedding(call) => way.format = call.format,
+            Call::Chat(call) => call.include_usage = true,
+            Call::Completion(call) => call.include_usage = true,
+            Call::Rerank(_) | Call::Moderation(_) => {}
+        }
         let as_chat = match canonical {
             Call::Completion(call) if operation == Operation::Chat => {
                 Some(Call::Chat(Box::new(completion_as_chat(call)?)))
@@ -225,22 +212,33 @@ impl Attempt<'_> {
         let (first, rest) = batch::split(canonical, target, quirks)?;
         let other = as_chat.or_else(|| first.map(Call::Embedding));
         let encoded = codec(target).encode_call(other.as_ref().unwrap_or(canonical), quirks)?;
-        let way = Way {
-            lane: Lane::Translate,
-            dialect: target,
-            context: context(format),
-            model: model.into_owned(),
-            operation,
-            stream,
-            hide_usage: false,
-            dropped: encoded.dropped,
-            rest,
-            price,
-        };
+        way.dropped = encoded.dropped;
+        way.rest = rest;
         Ok((encoded.body.into(), way))
     }
 
-    async fn send(&self, way: &Way, body: Bytes) -> Result<Response<AnswerBody>, Fault> {
+    /// The name that the caller used.
+    fn asked(&self) -> Option<&str> {
+        self.planned.call.facts.as_ref()?.model.as_ref().map(|model| &*model.name)
+    }
+
+    /// What the encoders of answers need to know.
+    fn context(&self, way: &Way<'_>, flight: &Flight) -> Context {
+        let call = &self.planned.call;
+        let is_mlflow = call.dialect == Dialect::Mlflow;
+        // MLflow's answers name the provider's model, the others what the caller asked for.
+        let shown = if is_mlflow { &*way.model } else { self.asked().unwrap_or(&call.endpoint.name) };
+        Context {
+            request_id: flight.request_id(),
+            model: shown.to_owned(),
+            provider: self.provider.kind.name.clone(),
+            include_usage: call.facts.as_ref().and_then(|facts| facts.include_usage).unwrap_or(is_mlflow),
+            embedding_format: way.format,
+            created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        }
+    }
+
+    async fn send(&self, way: &Way<'_>, body: Bytes) -> Result<Response<AnswerBody>, Fault> {
         let provider = self.provider;
         let origin = match &provider.transport {
             Transport::Mock => return mock::answer(way.operation, &body).await,
@@ -289,46 +287,57 @@ impl Attempt<'_> {
     async fn whole(
         &self,
         response: Response<AnswerBody>,
-        way: &Way,
+        way: &Way<'_>,
         translated: &Translated,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
-        let status = response.status();
-        let body = self.collect_json(response).await?;
+        let wanted = (way.lane == Lane::Pass).then(|| codec(way.dialect).usage_member());
+        let (body, usage) = self.collect_json(response, wanted).await?;
         if way.lane == Lane::Pass {
-            let members = scan::members(&body).map_err(|fault| not_an_answer(status.as_u16(), fault))?;
-            let wanted = codec(way.dialect).usage_member();
-            if let Some(usage) = members.iter().find(|member| member.name == wanted) {
-                flight.consumed(usage_of(way.dialect, usage.text).unwrap_or_default());
+            if let Some(usage) = usage {
+                flight.consumed(usage_of(way.dialect, &usage).unwrap_or_default());
             }
             return Ok(Reply::json(body));
         }
         let mut answer = self.decode_whole(&body, way)?;
         translated.settle(&mut answer)?;
         flight.consumed(answer.usage().unwrap_or_default());
-        Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &way.context)))
+        Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&answer, &self.context(way, flight))))
     }
 
-    /// The body of an answer that must be one JSON object and not an error in disguise.
-    async fn collect_json(&self, response: Response<AnswerBody>) -> Result<Bytes, Fault> {
+    /// The body of an answer that must be one JSON object and not an error in disguise, and the text of its
+    /// top-level member `wanted`.
+    async fn collect_json(
+        &self,
+        response: Response<AnswerBody>,
+        wanted: Option<&str>,
+    ) -> Result<(Bytes, Option<Bytes>), Fault> {
         let (head, body) = response.into_parts();
         let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let is_html = content_type.starts_with(b"text/html");
         let body = collect(body, self.max_answer).await.map_err(UpstreamError::into_fault)?;
-        let failed = is_html || {
-            let members = scan::members(&body).map_err(|fault| not_an_answer(head.status.as_u16(), fault))?;
-            let has = |name: &str| members.iter().any(|m| m.name == name && m.kind != scan::Kind::Null);
-            has("error") && !has("choices") && !has("content") && !has("data") && !has("results")
-        };
-        if failed {
+        let (mut error, mut answer, mut found) = (false, false, None);
+        if !is_html {
+            scan::visit(&body, |name, kind, text| match name {
+                _ if kind == scan::Kind::Null => {}
+                b"error" => error = true,
+                b"choices" | b"content" | b"data" | b"results" => answer = true,
+                name if wanted.is_some_and(|wanted| wanted.as_bytes() == name) => {
+                    found = Some(body.slice_ref(text));
+                }
+                _ => {}
+            })
+            .map_err(|fault| not_an_answer(head.status.as_u16(), fault))?;
+        }
+        if is_html || error && !answer {
             // Some providers report errors under 200.
             return Err(millgate_provider::classify(self.provider.kind, 500, &head.headers, &body)
                 .with_upstream_status(head.status.as_u16()));
         }
-        Ok(body)
+        Ok((body, found))
     }
 
-    fn decode_whole(&self, body: &[u8], way: &Way) -> Result<Answer, Fault> {
+    fn decode_whole(&self, body: &[u8], way: &Way<'_>) -> Result<Answer, Fault> {
         let answer = codec(way.dialect).decode_answer(way.operation, body)?;
         Ok(match answer {
             Answer::Chat(chat) if self.planned.call.operation == Operation::Completions => {
@@ -343,19 +352,18 @@ impl Attempt<'_> {
     async fn stream(
         &self,
         response: Response<AnswerBody>,
-        way: &Way,
+        way: &Way<'_>,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
         let call = &self.planned.call;
         let content_type =
             response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        let encoder = || codec(call.dialect).stream_encoder(call.operation, &way.context);
         if !content_type.starts_with(b"text/event-stream") {
             // A provider that does not stream this model answers whole.
-            let body = self.collect_json(response).await?;
+            let (body, _) = self.collect_json(response, None).await?;
             let answer = codec(way.dialect).decode_answer(way.operation, &body)?;
             flight.consumed(answer.usage().unwrap_or_default());
-            let mut encoder = encoder();
+            let mut encoder = self.encoder(way, flight);
             let mut out = Vec::new();
             for event in replay(answer).into_iter().chain([Event::End]) {
                 encoder.push(event, &mut out);
@@ -368,9 +376,15 @@ impl Attempt<'_> {
             Box::new(stream::Passing::open(body, watch, call.dialect, flight).await?)
         } else {
             let decoder = codec(way.dialect).stream_decoder(way.operation);
-            Box::new(stream::Translating::open(body, decoder, encoder(), flight).await?)
+            let encoder = self.encoder(way, flight);
+            Box::new(stream::Translating::open(body, decoder, encoder, flight).await?)
         };
         Ok(self.stream_reply(pieces))
+    }
+
+    fn encoder(&self, way: &Way<'_>, flight: &Flight) -> Box<dyn StreamEncoder> {
+        let call = &self.planned.call;
+        codec(call.dialect).stream_encoder(call.operation, &self.context(way, flight))
     }
 
     fn stream_reply(&self, pieces: Box<dyn Pieces>) -> Reply {

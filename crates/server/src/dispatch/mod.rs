@@ -36,11 +36,12 @@ pub(crate) async fn dispatch(
         flight.record().target = Some(std::sync::Arc::clone(&target.label));
         let attempt = match &target.kind {
             TargetKind::Model(deployment) => predict::predict(deployment, &planned, head, flight).await,
-            TargetKind::Provider { provider, model } => {
+            TargetKind::Provider { provider, model, price } => {
                 let attempt = llm::Attempt {
                     planned: &planned,
                     provider,
                     model: model.as_deref(),
+                    price: price.as_ref(),
                     head,
                     max_answer: snapshot.max_answer,
                 };

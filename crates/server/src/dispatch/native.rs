@@ -22,7 +22,7 @@ use super::upload::{Progress, Upload, too_large};
 use crate::flight::Flight;
 use crate::native::Native;
 use crate::reply::{Content, Pieces, Reply, names};
-use crate::snapshot::{Snapshot, Transport};
+use crate::snapshot::{Provider, Snapshot, Transport};
 
 /// Fields of a caller that reach the provider. Everything else stays here: credentials, cookies, the caller's address,
 /// what chooses another account, and what belongs to the connection.
@@ -205,7 +205,8 @@ async fn answer(
             }
             None => Box::new(Raw { body, events: Some(kind.dialect), over: false }),
         };
-        let pieces = Box::new(Priced { inner: pieces, kind, seen: Vec::new(), done: false });
+        let provider = Arc::clone(&native.provider);
+        let pieces = Box::new(Priced { inner: pieces, provider, seen: Vec::new(), done: false });
         let mut streamed = Reply::stream(pieces);
         streamed.status = head.status;
         return Ok(streamed);
@@ -225,7 +226,7 @@ async fn answer(
         None => {
             let body = collect(body, snapshot.max_answer).await.map_err(UpstreamError::into_fault)?;
             if json {
-                meter(kind, target, &body, flight);
+                meter(&native.provider, target, &body, flight);
             }
             Ok(reply(Content::Whole(body)))
         }
@@ -247,12 +248,13 @@ fn watched(dialect: Dialect, target: &str) -> Option<(Dialect, Operation)> {
 }
 
 /// Reads usage and model out of a whole answer.
-fn meter(kind: &ProviderKind, target: &str, body: &[u8], flight: &mut Flight) {
+fn meter(provider: &Provider, target: &str, body: &[u8], flight: &mut Flight) {
     let Ok(members) = scan::members(body) else { return };
+    let kind = provider.kind;
     let dialect = watched(kind.dialect, target).map_or(kind.dialect, |(dialect, _)| dialect);
     let find = |name: &str| members.iter().find(|member| member.name == name);
     let model = find("model").or_else(|| find("modelVersion")).and_then(scan::Member::string);
-    flight.price = model.and_then(|model| millgate_provider::price(kind, &model));
+    flight.price = model.and_then(|model| provider.price(&model));
     let usage = find(codec(dialect).usage_member()).and_then(|member| {
         // Images and transcriptions are counted in the words of Responses.
         let theirs = scan::inner_members(member).ok()?.iter().any(|inner| inner.name == "input_tokens");
@@ -265,7 +267,7 @@ fn meter(kind: &ProviderKind, target: &str, body: &[u8], flight: &mut Flight) {
 /// A stream whose model's name is looked for in its first frames, for the price.
 struct Priced {
     inner: Box<dyn Pieces>,
-    kind: &'static ProviderKind,
+    provider: Arc<Provider>,
     seen: Vec<u8>,
     done: bool,
 }
@@ -278,7 +280,7 @@ impl Pieces for Priced {
             self.seen.extend_from_slice(&piece[..piece.len().min(room)]);
             let name = model_in(&self.seen);
             if name.is_some() || self.seen.len() == NAME_WITHIN {
-                flight.priced(name.and_then(|name| millgate_provider::price(self.kind, name)));
+                flight.priced(name.and_then(|name| self.provider.price(name)));
                 self.done = true;
                 self.seen = Vec::new();
             }

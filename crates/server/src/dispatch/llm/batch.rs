@@ -34,23 +34,23 @@ impl Attempt<'_> {
     pub(super) async fn batched(
         &self,
         first: Response<AnswerBody>,
-        way: &Way,
+        way: &Way<'_>,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
-        let body = self.collect_json(first).await?;
+        let (body, _) = self.collect_json(first, None).await?;
         let mut whole = self.decode_whole(&body, way)?;
         let mut usage = whole.usage().unwrap_or_default();
         flight.consumed(usage);
         for body in &way.rest {
             let response = self.send(way, body.clone()).await?;
             let response = self.check(response).await?;
-            let body = self.collect_json(response).await?;
+            let (body, _) = self.collect_json(response, None).await?;
             let more = self.decode_whole(&body, way)?;
             usage = usage.plus(&more.usage().unwrap_or_default());
             flight.consumed(usage);
             append(&mut whole, more, usage);
         }
-        Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&whole, &way.context)))
+        Ok(Reply::json(codec(self.planned.call.dialect).encode_answer(&whole, &self.context(way, flight))))
     }
 }
 
