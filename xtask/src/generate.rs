@@ -80,6 +80,7 @@ fn providers() -> Result<String> {
             Dialect::Gemini => "Gemini",
             Dialect::Anthropic => "Anthropic",
             Dialect::Cohere => "Cohere",
+            Dialect::Ollama => "Ollama",
             Dialect::Mlflow => "MLflow",
             Dialect::Scoring => "MLflow scoring",
         };

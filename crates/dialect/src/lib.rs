@@ -13,6 +13,7 @@ mod error;
 mod gemini;
 mod json;
 mod mlflow;
+mod ollama;
 mod openai;
 mod quirks;
 mod responses;
@@ -60,6 +61,10 @@ pub trait Codec: Sync {
     /// in places where it is not spliced.
     fn passes(&self, operation: Operation) -> bool {
         operation != Operation::Predict
+    }
+    /// The media type of its streams.
+    fn stream_type(&self) -> &'static str {
+        "text/event-stream"
     }
     /// Writes the answer to "how many tokens?".
     fn encode_count(&self, tokens: u64) -> Vec<u8> {
@@ -136,6 +141,7 @@ pub static DIALECTS: &[&dyn Codec] = &[
     &anthropic::Anthropic,
     &gemini::Gemini,
     &cohere::Cohere,
+    &ollama::Ollama,
     &mlflow::Mlflow,
     &scoring::Scoring,
 ];

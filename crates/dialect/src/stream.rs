@@ -1,11 +1,11 @@
 //! What the streaming codecs share: a decoder shell over SSE, and the step from events to chunks that
 //! OpenAI's and MLflow's encoders have in common.
 
-use millgate_types::{BlockKind, Delta, Dialect, Event, Fault, FinishReason, Usage};
+use millgate_types::{BlockKind, Delta, Dialect, Event, Fault, FinishReason, Operation, RequestId, Usage};
 use serde_json::Value;
 
 use crate::sse::{Frame, Parser};
-use crate::{StreamDecoder, StreamEncoder, error};
+use crate::{StreamDecoder, StreamEncoder, codec, error, not_implemented};
 
 /// Reads one dialect's events out of SSE frames.
 pub(crate) trait Reader: Send {
@@ -59,6 +59,33 @@ impl<R: Reader> StreamDecoder for SseDecoder<R> {
             self.done = true;
             self.reader.close(out);
         }
+    }
+}
+
+/// The stream encoder of a dialect that no caller streams in: one fault, and nothing after it.
+pub(crate) struct Refusing {
+    dialect: Dialect,
+    operation: Operation,
+    request_id: RequestId,
+    done: bool,
+}
+
+impl Refusing {
+    pub(crate) fn new(dialect: Dialect, operation: Operation, request_id: RequestId) -> Self {
+        Self { dialect, operation, request_id, done: false }
+    }
+}
+
+impl StreamEncoder for Refusing {
+    fn push(&mut self, event: Event, out: &mut Vec<u8>) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        let fault = match event {
+            Event::Error(fault) => fault,
+            _ => not_implemented(self.dialect, self.operation),
+        };
+        out.extend_from_slice(&codec(self.dialect).encode_fault(&fault, self.request_id));
     }
 }
 

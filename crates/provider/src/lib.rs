@@ -225,6 +225,7 @@ enum DialectName {
     Anthropic,
     Gemini,
     Cohere,
+    Ollama,
     Mlflow,
 }
 
@@ -278,6 +279,7 @@ impl Entry {
                 DialectName::Anthropic => Dialect::Anthropic,
                 DialectName::Gemini => Dialect::Gemini,
                 DialectName::Cohere => Dialect::Cohere,
+                DialectName::Ollama => Dialect::Ollama,
                 DialectName::Mlflow => Dialect::Mlflow,
             },
             base_url: self.base_url,

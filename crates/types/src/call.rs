@@ -18,6 +18,8 @@ pub enum Dialect {
     Gemini,
     /// Cohere v2: chat, embed and rerank. Rerank is what others that have it speak too, and callers of it.
     Cohere,
+    /// Ollama's own API: chat and embed. Providers only.
+    Ollama,
     /// MLflow gateway invocations and MLflow's `/v1` paths (`mlflow gateway start`).
     Mlflow,
     /// The MLflow scoring protocol (`mlflow models serve`).
@@ -34,6 +36,7 @@ impl Dialect {
             Self::Anthropic => "anthropic",
             Self::Gemini => "gemini",
             Self::Cohere => "cohere",
+            Self::Ollama => "ollama",
             Self::Mlflow => "mlflow",
             Self::Scoring => "scoring",
         }

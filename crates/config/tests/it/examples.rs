@@ -31,5 +31,5 @@ fn every_example_loads_without_a_problem() {
         assert!(text.starts_with("# "), "{} does not say how to try it", path.display());
         count += 1;
     }
-    assert!(count >= 11, "only {count} examples found");
+    assert!(count >= 12, "only {count} examples found");
 }

@@ -8,10 +8,10 @@ mod rerank;
 mod stream;
 mod usage;
 
-use millgate_types::{Answer, Call, Dialect, Event, Fault, Operation, RequestId, Usage};
+use millgate_types::{Answer, Call, Dialect, Fault, Operation, RequestId, Usage};
 
 use crate::json::{self, Object};
-use crate::stream::SseDecoder;
+use crate::stream::{Refusing, SseDecoder};
 use crate::{
     Codec, Context, EncodedCall, ErrorBody, Quirks, StreamDecoder, StreamEncoder, completion, error,
     not_implemented,
@@ -52,7 +52,7 @@ impl Codec for Cohere {
         Box::new(SseDecoder::new(stream::ChatReader::default()))
     }
     fn stream_encoder(&self, operation: Operation, context: &Context) -> Box<dyn StreamEncoder> {
-        Box::new(NoStreamOut { operation, request_id: context.request_id, done: false })
+        Box::new(Refusing::new(Dialect::Cohere, operation, context.request_id))
     }
     fn encode_fault(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
@@ -78,25 +78,5 @@ impl Codec for Cohere {
     }
     fn read_usage(&self, text: &[u8]) -> Option<Usage> {
         usage::read(&serde_json::from_slice(text).ok()?)
-    }
-}
-
-/// No caller streams in this dialect: what is asked for is answered by one error.
-struct NoStreamOut {
-    operation: Operation,
-    request_id: RequestId,
-    done: bool,
-}
-
-impl StreamEncoder for NoStreamOut {
-    fn push(&mut self, event: Event, out: &mut Vec<u8>) {
-        if std::mem::replace(&mut self.done, true) {
-            return;
-        }
-        let fault = match event {
-            Event::Error(fault) => fault,
-            _ => not_implemented(Dialect::Cohere, self.operation),
-        };
-        out.extend_from_slice(&Cohere.encode_fault(&fault, self.request_id));
     }
 }

@@ -349,3 +349,34 @@ fn mistral_gets_thinking_in_its_content() {
     let (sent, _) = translated(Dialect::Anthropic, Dialect::OpenAi, &quirks, &thinking);
     assert_eq!(sent["messages"][1]["content"][0]["thinking"][0]["text"], "Hm.");
 }
+
+#[test]
+fn a_chat_goes_to_ollama_in_its_own_words() {
+    let body = json!({"model": "qwen3", "max_tokens": 5, "temperature": 1.5, "stop": "x", "reasoning_effort": "high", "user": "u",
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
+        "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}},
+            {"type": "function", "function": {"name": "other"}}],
+        "tool_choice": {"type": "function", "function": {"name": "look"}},
+        "messages": [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "see"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+                {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}]},
+            {"role": "assistant", "content": null, "reasoning_content": "Hm.", "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{\"a\":1}"}}]},
+            {"role": "tool", "tool_call_id": "c1", "content": "42"}]});
+    let (sent, dropped) = translated(Dialect::OpenAi, Dialect::Ollama, &Quirks::default(), &body);
+    assert_eq!(
+        sent,
+        json!({"model": "qwen3", "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "see", "images": ["AA=="]},
+            {"role": "assistant", "content": "", "thinking": "Hm.", "tool_calls": [
+                {"type": "function", "function": {"name": "look", "arguments": {"a": 1}}}]},
+            {"role": "tool", "content": "42", "tool_name": "look"}],
+            "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}],
+            "format": {"type": "object"}, "think": true,
+            "options": {"num_predict": 5, "temperature": 1.5, "stop": ["x"]}, "stream": false})
+    );
+    assert_eq!(dropped, ["messages[1].content[2]", "tool_choice", "user"]);
+}

@@ -65,6 +65,7 @@ fn read(path: &Path) -> Option<Recording> {
         // Azure answered one call there with a chat completion.
         "responses" if file["response"]["body"]["choices"].is_array() => (Dialect::OpenAi, Operation::Chat),
         "responses" => (Dialect::Responses, Operation::Chat),
+        "native-chat" => (Dialect::Ollama, Operation::Chat),
         "chat-v2" => (Dialect::Cohere, Operation::Chat),
         "embeddings-v2" => (Dialect::Cohere, Operation::Embeddings),
         // Bedrock's has a shape of its own.

@@ -358,7 +358,7 @@ impl Attempt<'_> {
         let call = &self.planned.call;
         let content_type =
             response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        if !content_type.starts_with(b"text/event-stream") {
+        if !content_type.starts_with(codec(way.dialect).stream_type().as_bytes()) {
             // A provider that does not stream this model answers whole.
             let (body, _) = self.collect_json(response, None).await?;
             let answer = codec(way.dialect).decode_answer(way.operation, &body)?;

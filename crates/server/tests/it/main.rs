@@ -8,6 +8,7 @@ mod faults;
 mod gemini;
 mod limits;
 mod native;
+mod ollama;
 mod operations;
 mod pass;
 mod reload;

@@ -19,6 +19,8 @@ pub(super) enum Api {
     Moderations,
     CohereChat,
     CohereEmbed,
+    OllamaChat,
+    OllamaEmbed,
 }
 
 impl Api {
@@ -39,6 +41,8 @@ impl Api {
             ("/moderations", Self::Moderations),
             ("/v2/chat", Self::CohereChat),
             ("/v2/embed", Self::CohereEmbed),
+            ("/api/chat", Self::OllamaChat),
+            ("/api/embed", Self::OllamaEmbed),
         ]
         .into_iter()
         .find_map(|(end, api)| path.ends_with(end).then_some(api))
@@ -53,6 +57,7 @@ impl Api {
             Self::Rerank,
             Self::Moderations,
             Self::CohereEmbed,
+            Self::OllamaEmbed,
         ];
         !whole.contains(&self)
     }
@@ -100,6 +105,8 @@ pub(super) fn whole(api: Api, path: &str, model: &str, request: &Value) -> Vec<u
         Api::Responses => super::other::response(model, text, true),
         Api::Generate | Api::GenerateStream => super::other::generated(model, text),
         Api::BatchEmbed => super::other::embedded(request),
+        Api::OllamaChat => super::ollama::answer(model, text),
+        Api::OllamaEmbed => super::ollama::embedded(request),
         Api::CohereChat => super::cohere::answer(model, text),
         Api::CohereEmbed => super::cohere::embedded(request),
         Api::Rerank => super::operations::reranked(path, model, request),
@@ -169,6 +176,7 @@ pub(super) fn error(api: Api, status: u16) -> Vec<u8> {
         Api::Messages => json!({ "type": "error", "error": { "type": anthropic, "message": message },
             "request_id": "req_fake" }),
         Api::Generate | Api::GenerateStream | Api::BatchEmbed => super::other::error(status, message),
+        Api::OllamaChat | Api::OllamaEmbed => json!({ "error": message }),
         Api::CohereChat | Api::CohereEmbed => json!({ "id": "fake", "message": message }),
         _ => json!({ "error": { "message": message, "type": openai, "param": null, "code": null } }),
     };
@@ -199,7 +207,11 @@ pub(super) fn event(name: &str, value: &Value) -> Vec<u8> {
 pub(super) fn error_event(api: Api) -> Vec<u8> {
     let body = error(api, if api == Api::Messages { 529 } else { 500 });
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-    if api == Api::Messages { event("error", &value) } else { data(&value) }
+    match api {
+        Api::Messages => event("error", &value),
+        Api::OllamaChat => format!("{value}\n").into_bytes(),
+        _ => data(&value),
+    }
 }
 
 /// A stream of `chunks` pieces of content; `None`: the usual text.
@@ -211,6 +223,7 @@ pub(super) fn script(api: Api, model: &str, request: &Value, chunks: Option<usiz
     };
     match api {
         Api::Messages => messages(model, &words),
+        Api::OllamaChat => super::ollama::events(model, &words),
         Api::CohereChat => super::cohere::events(model, &words),
         Api::Responses => super::other::response_events(model, &words),
         Api::GenerateStream => super::other::generated_events(model, &words),

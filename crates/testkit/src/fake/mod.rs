@@ -20,6 +20,7 @@
 mod bodies;
 mod cohere;
 mod native;
+mod ollama;
 mod operations;
 mod other;
 mod server;

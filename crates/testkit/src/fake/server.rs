@@ -134,7 +134,7 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
             let pause = millis(parts.next());
             let script = bodies::script(api, model, &asked.value(), Some(count));
             if streams {
-                play(stream, script, pause).await?;
+                play(stream, api, script, pause).await?;
             } else {
                 usual(stream, api, &asked, made).await?;
             }
@@ -183,25 +183,25 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
         }
         ("cut-stream", true) => {
             let Script { start, content, .. } = script();
-            stream.write_all(STREAM_HEAD).await?;
+            stream.write_all(stream_head(api)).await?;
             for event in start.iter().chain(&content[..2]) {
                 stream.write_all(&chunk(event)).await?;
             }
             tokio::time::sleep(PAUSE).await;
             return Ok(false);
         }
-        ("empty-stream", true) => events(stream, &[]).await?,
-        ("bad-json", true) => events(stream, &[b"data: {\"id\": oops\n\n".to_vec()]).await?,
+        ("empty-stream", true) => events(stream, api, &[]).await?,
+        ("bad-json", true) => events(stream, api, &[b"data: {\"id\": oops\n\n".to_vec()]).await?,
         ("huge", true) => {
             let mut line = b"data: {\"filler\":\"".to_vec();
             line.resize(HUGE, b'x');
-            events(stream, &[line]).await?;
+            events(stream, api, &[line]).await?;
         }
-        ("error-first", true) => events(stream, &[bodies::error_event(api)]).await?,
+        ("error-first", true) => events(stream, api, &[bodies::error_event(api)]).await?,
         ("error-in-stream", true) => {
             let Script { start, content, .. } = script();
             let content = [start, content[..2].to_vec()].concat();
-            let mut first = STREAM_HEAD.to_vec();
+            let mut first = stream_head(api).to_vec();
             first.extend(content.iter().flat_map(|event| chunk(event)));
             stream.write_all(&first).await?;
             tokio::time::sleep(PAUSE).await;
@@ -210,7 +210,7 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
         }
         ("no-done", true) => {
             let Script { start, content, .. } = script();
-            events(stream, &[start, content].concat()).await?;
+            events(stream, api, &[start, content].concat()).await?;
         }
         _ => usual(stream, api, asked, made).await?,
     }
@@ -231,7 +231,7 @@ async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
         let bytes: Rc<[u8]> = if streams {
             let Script { start, content, finish, end } =
                 bodies::script(api, &asked.model, &asked.value(), None);
-            stream_answer(&[start, content, finish, vec![end]].concat()).into()
+            stream_answer(api, &[start, content, finish, vec![end]].concat()).into()
         } else {
             let body = bodies::whole(api, asked.path, &asked.model, &asked.value());
             whole_answer(200, "application/json", "", &body).into()
@@ -246,8 +246,8 @@ async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
 }
 
 /// A stream whose content comes piece by piece.
-async fn play(stream: &mut TcpStream, script: Script, pause: Duration) -> io::Result<()> {
-    let mut first = STREAM_HEAD.to_vec();
+async fn play(stream: &mut TcpStream, api: Api, script: Script, pause: Duration) -> io::Result<()> {
+    let mut first = stream_head(api).to_vec();
     for event in &script.start {
         first.extend_from_slice(&chunk(event));
     }
@@ -268,16 +268,23 @@ async fn play(stream: &mut TcpStream, script: Script, pause: Duration) -> io::Re
     stream.write_all(&last).await
 }
 
-async fn events(stream: &mut TcpStream, events: &[Vec<u8>]) -> io::Result<()> {
-    stream.write_all(&stream_answer(events)).await
+async fn events(stream: &mut TcpStream, api: Api, events: &[Vec<u8>]) -> io::Result<()> {
+    stream.write_all(&stream_answer(api, events)).await
 }
 
 pub(super) const STREAM_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
     cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
 
-fn stream_answer(events: &[Vec<u8>]) -> Vec<u8> {
-    let mut out = STREAM_HEAD.to_vec();
+const LINES_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\
+    transfer-encoding: chunked\r\n\r\n";
+
+fn stream_head(api: Api) -> &'static [u8] {
+    if api == Api::OllamaChat { LINES_HEAD } else { STREAM_HEAD }
+}
+
+fn stream_answer(api: Api, events: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = stream_head(api).to_vec();
     for event in events {
         out.extend_from_slice(&chunk(event));
     }
