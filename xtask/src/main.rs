@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod fuzz;
 mod generate;
 mod python;
 mod shell;
@@ -32,6 +33,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Feed everything that reads bytes of others with what it does not expect.
+    Fuzz(fuzz::Arguments),
     /// Make the tests' Python environment and print its interpreter.
     Python,
 }
@@ -42,6 +45,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(arguments) => test::test(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Gen { check } => generate::generate(check),
+        Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Python => {
             let python = python::interpreter()?;
             shell::say(&python.display().to_string());

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::shell::{self, cargo, command, is_ci, root, run, section};
-use crate::{python, shell::say};
+use crate::{fuzz, python, shell::say};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -41,6 +41,7 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
             tests.env("MILLGATE_TEST_PYTHON", python);
         }
         run(&mut tests)?;
+        fuzz::smoke(5, None)?;
     }
     if let (false, Some(python)) = (arguments.no_python, &python) {
         section("end to end");

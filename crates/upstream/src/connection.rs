@@ -127,7 +127,7 @@ impl Connection {
 }
 
 /// Takes the final response's head off `gathered`, of which the first `before` bytes were looked at already.
-fn split_head(
+pub(crate) fn split_head(
     gathered: &mut BytesMut,
     before: usize,
     method: &Method,
