@@ -40,9 +40,18 @@ pub(crate) fn smoke(seconds: u32, only: Option<&str>) -> Result<()> {
     // Named, so that build scripts are not built for coverage too.
     let version = output(&mut command("rustc", &["-vV"]))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc says no host")?;
-    run(cargo(&["build", "--quiet", "--locked", "--release", "--target", host, "--manifest-path", &manifest])
-        .env("CARGO_TARGET_DIR", &folder)
-        .env("RUSTFLAGS", FLAGS.join(" ")))?;
+    run(cargo(&[
+        "build",
+        "--quiet",
+        "--locked",
+        "--release",
+        "--target",
+        host,
+        "--manifest-path",
+        &manifest,
+    ])
+    .env("CARGO_TARGET_DIR", &folder)
+    .env("RUSTFLAGS", FLAGS.join(" ")))?;
     for (name, seeds) in TARGETS.iter().filter(|(name, _)| only.is_none_or(|only| *name == only)) {
         section(name);
         let corpus = folder.join("corpus").join(name);

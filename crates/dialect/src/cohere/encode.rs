@@ -3,16 +3,16 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use millgate_types::{
-    Block, ChatCall, EmbeddingCall, Fault, MediaSource, Message, Prompt, Reasoning, ResponseFormat, Role,
-    Tool, ToolChoice, code,
+    Block, ChatCall, Dialect, EmbeddingCall, Fault, MediaSource, Message, Prompt, Reasoning, ResponseFormat,
+    Role, Tool, ToolChoice, code,
 };
 use serde_json::{Map, Value, json};
 
 use crate::json::{Array, Object};
 use crate::{EncodedCall, Quirks, openai};
 
-/// Cohere's own fields, which callers of other dialects may set too; the rest of what has no counterpart is
-/// dropped and said.
+/// Cohere's own fields, which OpenAI's callers may set too; the rest of what has no counterpart is dropped and
+/// said.
 const OWN_FIELDS: &[&str] = &[
     "documents",
     "citation_options",
@@ -45,7 +45,7 @@ pub(super) fn chat(call: &ChatCall, quirks: &Quirks) -> Result<EncodedCall, Faul
     }
     top.some("max_tokens", call.max_output_tokens.as_ref());
     writer.sampling(&mut top, call, quirks);
-    if !call.extra.fields.contains_key("thinking")
+    if own(call, "thinking").is_none()
         && let Some(reasoning) = &call.reasoning
     {
         top.field("thinking", &thinking(reasoning));
@@ -56,6 +56,12 @@ pub(super) fn chat(call: &ChatCall, quirks: &Quirks) -> Result<EncodedCall, Faul
     }
     top.end();
     Ok(EncodedCall { body, dropped: writer.dropped })
+}
+
+/// A field of Cohere's own that the caller set: OpenAI's clients can, as extra fields.
+fn own<'a>(call: &'a ChatCall, key: &str) -> Option<&'a Value> {
+    let known = call.extra.dialect == Dialect::OpenAi && OWN_FIELDS.contains(&key);
+    call.extra.fields.get(key).filter(|_| known)
 }
 
 fn response_format(format: &ResponseFormat) -> Value {
@@ -260,9 +266,7 @@ impl Writer {
             return;
         }
         top.field("tools", &tools);
-        if call.tools.iter().any(|tool| tool.strict == Some(true))
-            && !call.extra.fields.contains_key("strict_tools")
-        {
+        if call.tools.iter().any(|tool| tool.strict == Some(true)) && own(call, "strict_tools").is_none() {
             top.field("strict_tools", &true);
         }
         match &call.tool_choice {
@@ -276,7 +280,7 @@ impl Writer {
 
     /// Attached texts, and the documents that the caller gives in Cohere's own words.
     fn documents(&mut self, top: &mut Object<'_>, call: &ChatCall) {
-        let mut documents = match call.extra.fields.get("documents") {
+        let mut documents = match own(call, "documents") {
             Some(Value::Array(given)) => given.clone(),
             Some(_) => {
                 self.drop("documents");
@@ -318,8 +322,8 @@ impl Writer {
         }
         for (key, value) in &call.extra.fields {
             match key.as_str() {
-                "documents" => {}
-                own if OWN_FIELDS.contains(&own) => top.field(own, value),
+                "documents" if own(call, key).is_some() => {}
+                _ if own(call, key).is_some() => top.field(key, value),
                 _ => self.drop(key.as_str()),
             }
         }

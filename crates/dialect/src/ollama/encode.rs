@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use millgate_types::{
-    Block, ChatCall, EmbeddingCall, Fault, MediaSource, Message, Prompt, Reasoning, ResponseFormat, Role,
-    ToolChoice, code,
+    Block, ChatCall, Dialect, EmbeddingCall, Fault, MediaSource, Message, Prompt, Reasoning, ResponseFormat,
+    Role, ToolChoice, code,
 };
 use serde_json::{Map, Value, json};
 
@@ -31,7 +31,8 @@ pub(super) fn chat(call: &ChatCall) -> Result<EncodedCall, Fault> {
         Some(ResponseFormat::JsonObject) => top.field("format", "json"),
         Some(ResponseFormat::Text) | None => {}
     }
-    if let Some(reasoning) = &call.reasoning {
+    let own = |key: &str| call.extra.dialect == Dialect::OpenAi && call.extra.fields.contains_key(key);
+    if let Some(reasoning) = call.reasoning.as_ref().filter(|_| !own("think")) {
         top.field("think", &think(reasoning, &call.model));
     }
     let options = options(call);
@@ -40,8 +41,8 @@ pub(super) fn chat(call: &ChatCall) -> Result<EncodedCall, Fault> {
     }
     for (key, value) in &call.extra.fields {
         match key.as_str() {
-            "options" if value.is_object() => {}
-            "keep_alive" | "think" => top.field(key, value),
+            "options" if own(key) && value.is_object() => {}
+            "keep_alive" | "think" if own(key) => top.field(key, value),
             _ => writer.drop(key.as_str()),
         }
     }
@@ -203,7 +204,7 @@ impl Writer {
 /// What the caller set, on top of `options` in Ollama's own words.
 fn options(call: &ChatCall) -> Map<String, Value> {
     let mut options = match call.extra.fields.get("options") {
-        Some(Value::Object(own)) => own.clone(),
+        Some(Value::Object(own)) if call.extra.dialect == Dialect::OpenAi => own.clone(),
         _ => Map::new(),
     };
     let sampling = &call.sampling;

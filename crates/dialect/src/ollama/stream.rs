@@ -28,8 +28,15 @@ pub(super) struct Lines {
 
 impl Lines {
     fn line(&mut self, line: &[u8], out: &mut Vec<Event>) {
+        if self.done {
+            return;
+        }
+        if line.len() > MAX_LINE {
+            self.fail(error::nonsense("the provider's stream has a line over the limit"), out);
+            return;
+        }
         let line = line.trim_ascii();
-        if line.is_empty() || self.done {
+        if line.is_empty() {
             return;
         }
         let Ok(Value::Object(map)) = serde_json::from_slice::<Value>(line) else {

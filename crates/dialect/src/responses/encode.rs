@@ -224,8 +224,8 @@ impl Writer<'_> {
         if let Some(effort) = &effort {
             top.field("reasoning", &json!({"effort": effort}));
         }
-        let own = call.extra.fields.contains_key("store");
-        if !own || call.extra.dialect == Dialect::Responses {
+        let said = call.extra.dialect == Dialect::OpenAi && call.extra.fields.contains_key("store");
+        if !said {
             top.field("store", &false);
         }
         // Models that do not think refuse to be asked for it.

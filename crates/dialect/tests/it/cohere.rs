@@ -1,7 +1,7 @@
 //! Requests for Cohere: recorded ones, said in OpenAI's words, come out as they were recorded.
 
-use millgate_dialect::{Quirks, codec};
-use millgate_types::{Dialect, Operation};
+use millgate_dialect::{Quirks, aggregate, codec};
+use millgate_types::{Answer, Dialect, Operation};
 use serde_json::{Map, Value, json};
 
 use crate::fixtures;
@@ -182,4 +182,73 @@ fn vectors_are_asked_for_with_their_purpose() {
     let call = codec(Dialect::OpenAi).decode_call(Operation::Embeddings, tokens.as_bytes()).unwrap();
     let fault = codec(Dialect::Cohere).encode_call(&call, &Quirks::default()).unwrap_err();
     assert_eq!(fault.param.as_deref(), Some("input"));
+}
+
+/// The same answer, once whole and once as events.
+#[test]
+fn a_stream_adds_up_to_the_whole() {
+    let usage = json!({"billed_units": {"input_tokens": 5, "output_tokens": 6},
+        "tokens": {"input_tokens": 70, "output_tokens": 9, "reasoning_tokens": 2}, "cached_tokens": 10});
+    let citation = json!({"start": 0, "end": 4, "text": "Ruby", "type": "TEXT_CONTENT",
+        "sources": [{"type": "document", "id": "doc:0", "document": {"id": "doc:0", "title": "t", "url": "https://x.test"}}]});
+    let call =
+        |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}});
+    let with_text = json!({"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."},
+        {"type": "text", "text": "Ruby is."}], "citations": [citation]});
+    let with_calls =
+        json!({"role": "assistant", "tool_plan": "I will.", "tool_calls": [call("c1"), call("c2")]});
+    let text_events = [
+        json!({"type": "content-start", "index": 0, "delta": {"message": {"content": {"type": "thinking", "thinking": ""}}}}),
+        json!({"type": "content-delta", "index": 0, "delta": {"message": {"content": {"thinking": "Hm."}}}}),
+        json!({"type": "content-end", "index": 0}),
+        json!({"type": "content-start", "index": 1, "delta": {"message": {"content": {"type": "text", "text": ""}}}}),
+        json!({"type": "content-delta", "index": 1, "delta": {"message": {"content": {"text": "Ruby"}}}}),
+        json!({"type": "citation-start", "index": 0, "delta": {"message": {"citations": citation}}}),
+        json!({"type": "content-delta", "index": 1, "delta": {"message": {"content": {"text": " is."}}}}),
+        json!({"type": "content-end", "index": 1}),
+    ];
+    let begin = |index: u64, id: &str| {
+        let call = json!({"id": id, "type": "function", "function": {"name": "f", "arguments": ""}});
+        json!({"type": "tool-call-start", "index": index, "delta": {"message": {"tool_calls": call}}})
+    };
+    let grow = |index: u64, text: &str| {
+        let call = json!({"function": {"arguments": text}});
+        json!({"type": "tool-call-delta", "index": index, "delta": {"message": {"tool_calls": call}}})
+    };
+    let call_events = [
+        json!({"type": "tool-plan-delta", "delta": {"message": {"tool_plan": "I "}}}),
+        json!({"type": "tool-plan-delta", "delta": {"message": {"tool_plan": "will."}}}),
+        begin(0, "c1"),
+        grow(0, "{\"a\""),
+        grow(0, ":1}"),
+        json!({"type": "tool-call-end", "index": 0}),
+        begin(1, "c2"),
+        grow(1, "{\"a\":1}"),
+    ];
+    for (message, events, reason) in
+        [(with_text, &text_events[..], "COMPLETE"), (with_calls, &call_events[..], "TOOL_CALL")]
+    {
+        let whole =
+            json!({"id": "x", "message": message, "finish_reason": reason, "usage": usage}).to_string();
+        let start = json!({"type": "message-start", "id": "x", "delta": {"message": {"role": "assistant"}}});
+        let end = json!({"type": "message-end", "delta": {"finish_reason": reason, "usage": usage}});
+        let lines = std::iter::once(&start).chain(events).chain([&end]);
+        let framed = lines.map(|event| {
+            let name = event["type"].as_str().unwrap();
+            format!("event: {name}\ndata: {event}\n\n")
+        });
+        let stream = framed.collect::<Vec<_>>().concat();
+        let whole = codec(Dialect::Cohere).decode_answer(Operation::Chat, whole.as_bytes()).unwrap();
+        for size in [1, 5, 64, stream.len()] {
+            let mut decoder = codec(Dialect::Cohere).stream_decoder(Operation::Chat);
+            let mut events = Vec::new();
+            for piece in stream.as_bytes().chunks(size) {
+                decoder.push(piece, &mut events);
+            }
+            decoder.finish(&mut events);
+            let added = aggregate(Dialect::Cohere, Operation::Chat, events).unwrap();
+            let (Answer::Chat(added), Answer::Chat(whole)) = (&added, &whole) else { panic!("no chats") };
+            assert_eq!((&added.id, &added.choices, added.usage), (&whole.id, &whole.choices, whole.usage));
+        }
+    }
 }
