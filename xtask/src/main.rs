@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod fuzz;
 mod generate;
+mod node;
 mod python;
 mod shell;
 mod supply;

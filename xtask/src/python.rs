@@ -47,7 +47,8 @@ pub(crate) fn interpreter() -> Result<PathBuf> {
     Ok(python)
 }
 
-fn cache() -> Result<PathBuf> {
+/// Where environments are kept.
+pub(crate) fn cache() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));

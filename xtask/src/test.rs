@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::shell::{self, cargo, command, is_ci, root, run, section};
-use crate::{fuzz, python, shell::say};
+use crate::{fuzz, node, python, shell::say};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -44,6 +44,15 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
         fuzz::smoke(5, None)?;
     }
     if let (false, Some(python)) = (arguments.no_python, &python) {
+        section("JavaScript clients");
+        let modules = match node::modules() {
+            Ok(modules) => Some(modules),
+            Err(error) if is_ci() => bail!("the JavaScript clients cannot be installed: {error:#}"),
+            Err(error) => {
+                say(&format!("no JavaScript clients: their tests are left out: {error:#}"));
+                None
+            }
+        };
         section("end to end");
         let mut tests = command(python, &["-m", "pytest", "tests/e2e", "-q"]);
         tests
@@ -51,6 +60,9 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
             .env("MILLGATE_BIN", &gateway)
             .env("FAKE_PROVIDER_BIN", &provider)
             .env("PYTHONDONTWRITEBYTECODE", "1");
+        if let Some(modules) = modules {
+            tests.env("MILLGATE_TEST_NODE_MODULES", modules);
+        }
         run(&mut tests)?;
     }
     Ok(())

@@ -157,6 +157,14 @@ fn input(value: Value, at: &At<'_>) -> Result<Vec<Message>, Fault> {
                 say(Role::Tool, vec![result]);
             }
             "reasoning" => say(Role::Assistant, vec![item::reasoning(&map)]),
+            // Clients that believe OpenAI keeps everything refer to reasoning. Without it the conversation still
+            // is one; what cannot take the reference says so.
+            "item_reference"
+                if map.get("id").and_then(Value::as_str).is_some_and(|id| id.starts_with("rs_")) =>
+            {
+                let value = Value::Object(map);
+                say(Role::Assistant, vec![Block::Other { dialect: Dialect::Responses, value }]);
+            }
             "item_reference" => {
                 return Err(unsupported(&at, "items can only be referred to where the target keeps them"));
             }
