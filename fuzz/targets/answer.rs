@@ -5,7 +5,13 @@ use libfuzzer_sys::fuzz_target;
 use millgate_dialect::{Context, DIALECTS, scan};
 use millgate_types::{EmbeddingFormat, Operation, RequestId};
 
-const OPERATIONS: [Operation; 3] = [Operation::Chat, Operation::Completions, Operation::Embeddings];
+const OPERATIONS: [Operation; 5] = [
+    Operation::Chat,
+    Operation::Completions,
+    Operation::Embeddings,
+    Operation::Rerank,
+    Operation::Moderations,
+];
 
 fuzz_target!(|body: &[u8]| {
     let context = Context {

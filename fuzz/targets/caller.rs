@@ -6,8 +6,14 @@ use libfuzzer_sys::fuzz_target;
 use millgate_dialect::{DIALECTS, Quirks, scan};
 use millgate_types::Operation;
 
-const OPERATIONS: [Operation; 4] =
-    [Operation::Chat, Operation::Completions, Operation::Embeddings, Operation::CountTokens];
+const OPERATIONS: [Operation; 6] = [
+    Operation::Chat,
+    Operation::Completions,
+    Operation::Embeddings,
+    Operation::Rerank,
+    Operation::Moderations,
+    Operation::CountTokens,
+];
 
 fuzz_target!(|body: &[u8]| {
     // The scan is as strict as a parser: what it takes is JSON.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, bail};
+use millgate_config::EndpointType;
 use millgate_provider::AuthScheme;
 use millgate_types::{CODES, Dialect, Operation};
 use serde_json::Value;
@@ -58,6 +59,7 @@ fn errors() -> Result<String> {
          | API | body |\n|---|---|\n\
          | OpenAI | `{\"error\": {\"message\", \"type\", \"param\", \"code\", \"source\", \"request_id\"}}` |\n\
          | Anthropic | `{\"type\": \"error\", \"error\": {\"type\", \"message\", \"code\", \"source\"}, \"request_id\"}` |\n\
+         | Cohere (rerank) | `{\"id\", \"message\", \"code\", \"param\", \"source\"}` |\n\
          | MLflow | see the MLflow guide; the header names the code |\n\n\
          `source` says who made the error: `client`, `gateway`, `upstream` or `worker`. An upstream's own status is \
          `upstream_status`.\n",
@@ -78,6 +80,8 @@ fn providers() -> Result<String> {
             Dialect::Gemini => "Gemini",
             Dialect::Bedrock => "Bedrock Converse",
             Dialect::Anthropic => "Anthropic",
+            Dialect::Cohere => "Cohere",
+            Dialect::Ollama => "Ollama",
             Dialect::Mlflow => "MLflow",
             Dialect::Scoring => "MLflow scoring",
         };
@@ -95,8 +99,9 @@ fn providers() -> Result<String> {
         let key = key + proof;
         let quoted = |text: Option<&str>| text.map_or("-".to_owned(), |text| format!("`{text}`"));
         let also: Vec<String> = kind.also.iter().map(|name| format!("`{name}`")).collect();
-        let operations: Vec<&str> = [Operation::Chat, Operation::Completions, Operation::Embeddings]
+        let operations: Vec<&str> = EndpointType::LLM
             .into_iter()
+            .map(EndpointType::operation)
             .filter(|operation| kind.serves(*operation))
             .map(Operation::name)
             .collect();

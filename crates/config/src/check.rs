@@ -5,10 +5,10 @@ mod credential;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use millgate_types::ModelRef;
+use millgate_types::{Dialect, ModelRef};
 use url::Url;
 
-use crate::document::{Config, EndpointConfig, EndpointType, KeyMode, RouteConfig};
+use crate::document::{ChatApi, Config, EndpointConfig, EndpointType, KeyMode, LimitConfig, RouteConfig};
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
 use crate::value::Period;
@@ -48,6 +48,7 @@ pub(crate) fn check(config: &Config, tree: &Node, problems: &mut Problems) {
     checker.registries();
     checker.access();
     checker.endpoints();
+    checker.natives();
 }
 
 macro_rules! steps {
@@ -128,6 +129,10 @@ impl Checker<'_> {
                     self.error(&at("kind"), format!("`{}` is not a kind of provider", provider.kind), hint);
                 }
                 Some(kind) => {
+                    if provider.api == Some(ChatApi::Responses) && kind.dialect != Dialect::OpenAi {
+                        let reason = format!("`{}` has no Responses API", provider.kind);
+                        self.error(&at("api"), reason, "only providers with OpenAI's API may have it");
+                    }
                     if kind.base_url.is_none() && provider.base_url.is_none() && kind.name != "mock" {
                         let hint = "for example `base_url: http://10.0.0.7:8000/v1`";
                         self.error(&at("base_url"), "the field `base_url` is missing", hint);
@@ -264,17 +269,7 @@ impl Checker<'_> {
                     self.error(&at("path"), format!("the path `{path}` is taken"), "");
                 }
             }
-            for (number, limit) in endpoint.limits.iter().enumerate() {
-                self.above_zero(steps!["endpoints", index, "limits", number, "per"], Some(limit.per));
-                if limit.requests == 0 {
-                    let node = steps!["endpoints", index, "limits", number, "requests"];
-                    self.error(node, "a limit admits at least one request", "");
-                }
-                if limit.burst == Some(0) {
-                    let node = steps!["endpoints", index, "limits", number, "burst"];
-                    self.error(node, "a burst is at least one request", "");
-                }
-            }
+            self.limits(&endpoint.limits, &at("limits"));
             self.above_zero(steps!["endpoints", index, "serving", "timeout"], Some(endpoint.serving.timeout));
             if !(1..=64).contains(&endpoint.serving.workers) {
                 let node = steps!["endpoints", index, "serving", "workers"];
@@ -283,6 +278,50 @@ impl Checker<'_> {
             self.route(endpoint, &endpoint.route, &at("route"));
         }
         self.cycles();
+    }
+
+    fn limits(&mut self, limits: &[LimitConfig], at: &[Step]) {
+        for (number, limit) in limits.iter().enumerate() {
+            let node = |field: &str| [at, steps![number, field]].concat();
+            self.above_zero(&node("per"), Some(limit.per));
+            if limit.requests == 0 {
+                self.error(&node("requests"), "a limit admits at least one request", "");
+            }
+            if limit.burst == Some(0) {
+                self.error(&node("burst"), "a burst is at least one request", "");
+            }
+        }
+    }
+
+    /// Providers' own APIs.
+    fn natives(&mut self) {
+        let config = self.config;
+        for (name, native) in &config.native {
+            let at = |field: &str| steps!["native", name.as_str(), field].to_vec();
+            let path = format!("/{name}");
+            if !is_name(name) || name.contains('.') || path == "/rerank" {
+                let reason = format!("`{name}` cannot be the first part of a path");
+                self.error(&at("")[..2], reason, "use letters, digits, `_` and `-`, for example `openai`");
+            } else if let Err(reason) = check_path(&path) {
+                self.error(&at("")[..2], reason, "choose another name, for example `openai`");
+            }
+            let under = |path: &String| path.trim_start_matches('/').split('/').next() == Some(name);
+            if let Some(index) = config.endpoints.iter().position(|e| e.path.as_ref().is_some_and(under)) {
+                let reason = format!("paths under `{path}` belong to `native.{name}`");
+                self.error(steps!["endpoints", index, "path"], reason, "choose another path");
+            }
+            match config.providers.get(&native.provider) {
+                None => {
+                    let hint = nearest(&native.provider, config.providers.keys().map(String::as_str));
+                    self.error(&at("provider"), format!("unknown provider `{}`", native.provider), hint);
+                }
+                Some(provider) if provider.kind == "mock" => {
+                    self.error(&at("provider"), "the mock provider has no API of its own", "");
+                }
+                Some(_) => {}
+            }
+            self.limits(&native.limits, &at("limits"));
+        }
     }
 
     fn route(&mut self, endpoint: &EndpointConfig, route: &RouteConfig, at: &[Step]) {

@@ -29,6 +29,10 @@ pub struct Config {
     pub registries: IndexMap<String, RegistryConfig>,
     /// What clients call.
     pub endpoints: Vec<EndpointConfig>,
+    /// Providers' own APIs, passed through: `openai: { provider: openai }` serves `/openai/...`. Nothing is served so
+    /// unless it stands here.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub native: IndexMap<String, NativeConfig>,
     /// Who may call.
     pub access: AccessConfig,
     /// Limits and time-outs of the listener.
@@ -47,6 +51,7 @@ impl Default for Config {
             providers: IndexMap::new(),
             registries: IndexMap::new(),
             endpoints: Vec::new(),
+            native: IndexMap::new(),
             access: AccessConfig::default(),
             server: ServerConfig::default(),
             models: ModelsConfig::default(),
@@ -86,6 +91,14 @@ pub struct ProviderConfig {
     /// it, Azure deployments are called at their classic paths; without, at the newer `/openai/v1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_version: Option<String>,
+    /// The API that chats go by, where the provider has two: `chat`, the default, or `responses` (OpenAI's Responses).
+    /// Callers of the Responses API reach it in either case where the provider has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<ChatApi>,
+    /// What vectors are for, where the provider asks (Cohere): `search_document` (the default), `search_query`,
+    /// `classification`, `clustering`. A caller's own `input_type` wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_type: Option<String>,
     /// Headers added to every request, for example `OpenAI-Organization`.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub headers: IndexMap<String, Secret>,
@@ -122,6 +135,16 @@ impl ProviderConfig {
         }
         if missing.is_empty() { Ok(found) } else { Err(missing) }
     }
+}
+
+/// The API that chats go by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChatApi {
+    /// Chat completions.
+    Chat,
+    /// OpenAI's Responses API.
+    Responses,
 }
 
 /// A model registry.
@@ -165,9 +188,19 @@ pub enum EndpointType {
     /// Embeddings.
     #[serde(rename = "llm/v1/embeddings")]
     Embeddings,
+    /// Documents in the order of their relevance to a query, in Cohere's shape.
+    #[serde(rename = "llm/v1/rerank")]
+    Rerank,
+    /// Judgements over content, in OpenAI's shape.
+    #[serde(rename = "llm/v1/moderations")]
+    Moderations,
 }
 
 impl EndpointType {
+    /// The types that providers serve.
+    pub const LLM: [Self; 5] =
+        [Self::Chat, Self::Completions, Self::Embeddings, Self::Rerank, Self::Moderations];
+
     /// The word as config and MLflow write it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -176,6 +209,8 @@ impl EndpointType {
             Self::Chat => "llm/v1/chat",
             Self::Completions => "llm/v1/completions",
             Self::Embeddings => "llm/v1/embeddings",
+            Self::Rerank => "llm/v1/rerank",
+            Self::Moderations => "llm/v1/moderations",
         }
     }
 
@@ -187,6 +222,8 @@ impl EndpointType {
             Self::Chat => Operation::Chat,
             Self::Completions => Operation::Completions,
             Self::Embeddings => Operation::Embeddings,
+            Self::Rerank => Operation::Rerank,
+            Self::Moderations => Operation::Moderations,
         }
     }
 }
@@ -216,6 +253,24 @@ pub struct EndpointConfig {
     /// How a registered model is served. Only for `predict`.
     #[serde(default)]
     pub serving: ServingConfig,
+}
+
+/// A provider's own API under a path of its own. Every caller may do there what the provider's credential may.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NativeConfig {
+    /// The provider that serves it, by its name under `providers`.
+    pub provider: String,
+    /// Rate limits; all of them hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitConfig>,
+    /// Largest request body. Bodies are passed on piece by piece, so this is no question of memory.
+    #[serde(default = "default_max_upload")]
+    pub max_body: ByteSize,
+}
+
+fn default_max_upload() -> ByteSize {
+    ByteSize(512 << 20)
 }
 
 /// Where requests go: a target (`provider/model`, a `models:/` URI, another endpoint's name), or a node with

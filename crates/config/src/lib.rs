@@ -13,9 +13,9 @@ mod value;
 
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
-    AccessConfig, AccessLog, Compat, Config, EndpointConfig, EndpointType, EnvManager, Isolation, KeyConfig,
-    KeyMode, LimitBy, LimitConfig, LogConfig, ModelsConfig, Network, ProviderConfig, RegistryConfig,
-    RouteConfig, RuntimeChoice, ServerConfig, ServingConfig, Split,
+    AccessConfig, AccessLog, ChatApi, Compat, Config, EndpointConfig, EndpointType, EnvManager, Isolation,
+    KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig, ModelsConfig, NativeConfig, Network, ProviderConfig,
+    RegistryConfig, RouteConfig, RuntimeChoice, ServerConfig, ServingConfig, Split,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
 pub use schema::json_schema;

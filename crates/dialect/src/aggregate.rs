@@ -259,7 +259,7 @@ pub fn replay(answer: Answer) -> Vec<Event> {
             dialect: answer.dialect,
             extra: answer.extra,
         },
-        Answer::Embedding(_) => return Vec::new(),
+        Answer::Embedding(_) | Answer::Rerank(_) | Answer::Moderation(_) => return Vec::new(),
     };
     let mut events =
         vec![Event::Start { id: chat.id, model: chat.model, created: chat.created, usage: chat.usage }];

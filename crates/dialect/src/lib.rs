@@ -7,6 +7,7 @@
 mod aggregate;
 mod anthropic;
 mod bedrock;
+mod cohere;
 mod completion;
 mod count;
 mod error;
@@ -14,6 +15,7 @@ pub mod eventstream;
 mod gemini;
 mod json;
 mod mlflow;
+mod ollama;
 mod openai;
 mod quirks;
 mod responses;
@@ -35,7 +37,7 @@ pub use error::redact;
 pub use quirks::{
     EmbeddingStyle, MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport, ThinkingStyle,
 };
-pub use watch::{Passed, Watch, usage_of};
+pub use watch::{Passed, Watch, model_in, usage_of};
 
 /// One wire format, both ways. Callers' bytes are read strictly, upstreams' bytes tolerantly.
 pub trait Codec: Sync {
@@ -62,7 +64,7 @@ pub trait Codec: Sync {
     fn stream_decoder(&self, operation: Operation) -> Box<dyn StreamDecoder>;
     /// Writes a stream for the caller.
     fn stream_encoder(&self, operation: Operation, context: &Context) -> Box<dyn StreamEncoder> {
-        Box::new(stream::Unspoken::new(self.dialect(), operation, context.request_id))
+        Box::new(stream::Refusing::new(self.dialect(), operation, context.request_id))
     }
     /// The JSON body of an error answer.
     fn encode_fault(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
@@ -154,6 +156,8 @@ pub static DIALECTS: &[&dyn Codec] = &[
     &anthropic::Anthropic,
     &gemini::Gemini,
     &bedrock::Bedrock,
+    &cohere::Cohere,
+    &ollama::Ollama,
     &mlflow::Mlflow,
     &scoring::Scoring,
 ];

@@ -1,5 +1,6 @@
 //! How one target differs from the dialect it speaks, as data; `millgate-provider` fills it from its catalogue.
 
+use millgate_types::Operation;
 use serde::Deserialize;
 
 /// Switches of an encoder. The default is a well-behaved OpenAI-compatible server.
@@ -12,6 +13,9 @@ pub struct Quirks {
     pub strip: Vec<String>,
     /// Top-level fields the target names otherwise, as `[ours, theirs]`.
     pub rename: Vec<(String, String)>,
+    /// Operations (`chat`, `moderations`) whose answers the target gives in its own way: they are translated for
+    /// callers of the same dialect too.
+    pub translate: Vec<String>,
     /// Takes `stream_options.include_usage`.
     pub supports_stream_options: bool,
     /// Takes the `developer` role; otherwise it becomes `system`.
@@ -28,12 +32,18 @@ pub struct Quirks {
     pub needs_content: bool,
     /// Content of several text parts is written as one string.
     pub flatten_text: bool,
+    /// Sound and documents stand bare in their parts, `input_audio: BASE64` and `document_url: URL` (Mistral).
+    pub bare_media: bool,
     /// Takes `cache_control` marks (OpenRouter, Anthropic).
     pub cache_control: bool,
     /// Takes `temperature`, `top_p` and `top_k`.
     pub sampling: bool,
     /// Takes `strict` on tools.
     pub strict_tools: bool,
+    /// What vectors are for, where the target asks and the caller does not say (Cohere).
+    pub input_type: String,
+    /// Most texts in one embedding request; more are sent in several.
+    pub max_inputs: Option<usize>,
     /// The model's name is not part of the body (Azure deployments, Bedrock, Vertex).
     pub omit_model: bool,
     /// Stands in the body of Anthropic's dialect where no header says it (Vertex AI).
@@ -52,6 +62,7 @@ impl Default for Quirks {
             max_tokens_name: MaxTokensName::MaxTokens,
             strip: Vec::new(),
             rename: Vec::new(),
+            translate: Vec::new(),
             supports_stream_options: true,
             supports_developer_role: false,
             tool_choice_required: "required".to_owned(),
@@ -60,9 +71,12 @@ impl Default for Quirks {
             reasoning_parameter: ReasoningParameter::Effort,
             needs_content: false,
             flatten_text: false,
+            bare_media: false,
             cache_control: false,
             sampling: true,
             strict_tools: true,
+            input_type: "search_document".to_owned(),
+            max_inputs: None,
             omit_model: false,
             anthropic_version: None,
             embedding_style: EmbeddingStyle::Batch,
@@ -82,6 +96,23 @@ pub enum EmbeddingStyle {
     Predict,
     /// `embedContent`, one text a call (Vertex AI's newer models).
     Single,
+}
+
+impl Quirks {
+    /// What the target calls a top-level field; `None` when it refuses it.
+    #[must_use]
+    pub fn name_of<'a>(&'a self, key: &'a str) -> Option<&'a str> {
+        if self.strip.iter().any(|stripped| stripped == key) {
+            return None;
+        }
+        Some(self.rename.iter().find(|(ours, _)| ours == key).map_or(key, |(_, theirs)| theirs))
+    }
+
+    /// Whether answers of the operation are translated though caller and target speak the same dialect.
+    #[must_use]
+    pub fn translates(&self, operation: Operation) -> bool {
+        self.translate.iter().any(|name| name == operation.name())
+    }
 }
 
 /// How the answer's bound is called.
@@ -112,6 +143,8 @@ pub enum SchemaSupport {
 pub enum ReasoningField {
     /// Nowhere: it is left out.
     None,
+    /// Inside the content, as its first part (Mistral).
+    Content,
     /// `reasoning_content`.
     ReasoningContent,
     /// `reasoning`.

@@ -62,21 +62,21 @@ impl<R: Reader> StreamDecoder for SseDecoder<R> {
     }
 }
 
-/// A stream in a dialect that has none: one error.
-pub(crate) struct Unspoken {
+/// The stream encoder of a dialect that no caller streams in: one fault, and nothing after it.
+pub(crate) struct Refusing {
     dialect: Dialect,
     operation: Operation,
     request_id: RequestId,
     done: bool,
 }
 
-impl Unspoken {
+impl Refusing {
     pub(crate) fn new(dialect: Dialect, operation: Operation, request_id: RequestId) -> Self {
         Self { dialect, operation, request_id, done: false }
     }
 }
 
-impl StreamEncoder for Unspoken {
+impl StreamEncoder for Refusing {
     fn push(&mut self, event: Event, out: &mut Vec<u8>) {
         if std::mem::replace(&mut self.done, true) {
             return;
@@ -107,6 +107,12 @@ pub(crate) enum Piece<'a> {
         index: u32,
         text: &'a str,
     },
+    /// A citation of the text between two places, in characters.
+    Citation {
+        citation: &'a Value,
+        start: usize,
+        end: usize,
+    },
     Finish(&'a FinishReason),
 }
 
@@ -121,7 +127,8 @@ pub(crate) trait ChunkWriter: Send {
 }
 
 enum Kind {
-    Text,
+    /// Where it began in the choice's text, in characters.
+    Text(usize),
     Refusal,
     Reasoning {
         text: String,
@@ -143,6 +150,8 @@ struct ChoiceState {
     index: u32,
     tools: u32,
     details: usize,
+    /// Characters of text so far.
+    text: usize,
     finished: bool,
     logprobs: Option<Value>,
 }
@@ -174,7 +183,7 @@ impl<W: ChunkWriter> ChunkEncoder<W> {
         let place = self.choice(choice, out);
         let state = &mut self.choices[place];
         let kind = match kind {
-            BlockKind::Text => Kind::Text,
+            BlockKind::Text => Kind::Text(state.text),
             BlockKind::Refusal => Kind::Refusal,
             BlockKind::Reasoning => Kind::Reasoning { text: String::new(), signature: None },
             BlockKind::RedactedReasoning { data } => {
@@ -201,9 +210,14 @@ impl<W: ChunkWriter> ChunkEncoder<W> {
             return;
         };
         match (&mut part.kind, delta) {
-            (Kind::Text, Delta::Text(text)) => {
+            (Kind::Text(_), Delta::Text(text)) => {
+                self.choices[place].text += text.chars().count();
                 let logprobs = self.choices[place].logprobs.take();
                 self.writer.chunk(choice, &Piece::Text(&text), logprobs.as_ref(), out);
+            }
+            (Kind::Text(start), Delta::Citation(citation)) => {
+                let (start, end) = (*start, self.choices[place].text);
+                self.writer.chunk(choice, &Piece::Citation { citation: &citation, start, end }, None, out);
             }
             (Kind::Refusal, Delta::Text(text)) => {
                 let logprobs = self.choices[place].logprobs.take();

@@ -229,9 +229,28 @@ pub fn usage_of(dialect: Dialect, usage: &[u8]) -> Option<Usage> {
     codec(dialect).read_usage(usage)
 }
 
+/// The first model's name in the first bytes of a stream: `model`, or Google's `modelVersion`.
+#[must_use]
+pub fn model_in(bytes: &[u8]) -> Option<&str> {
+    ["\"model\"", "\"modelVersion\""].into_iter().find_map(|member| {
+        let at = memmem::find(bytes, member.as_bytes())? + member.len();
+        let rest =
+            bytes[at..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
+        std::str::from_utf8(&rest[..memchr::memchr(b'"', rest)?]).ok()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_model_is_found_in_the_first_frames() {
+        assert_eq!(model_in(b"data: {\"id\":\"x\",\"model\" : \"gpt-5\",\"a\":1}"), Some("gpt-5"));
+        assert_eq!(model_in(b"data: {\"modelVersion\":\"gemini-2.5-pro\""), Some("gemini-2.5-pro"));
+        assert_eq!(model_in(b"data: {\"model\":\"gpt"), None);
+        assert_eq!(model_in(b"data: {\"model\":null}"), None);
+    }
 
     const STREAM: &str = concat!(
         "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}],\"usage\":null}\n\n",

@@ -69,6 +69,7 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
         ("cache_write_tokens", usage.cache_write),
         ("output_tokens", usage.output),
         ("reasoning_tokens", usage.reasoning),
+        ("search_units", usage.billed.map_or(0, |billed| billed.search_units)),
     ];
     for (name, value) in numbers {
         if value != 0 {

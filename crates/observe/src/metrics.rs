@@ -202,7 +202,7 @@ impl Metrics {
             Some(cost) => {
                 self.cost.get_or_create(&handles.of_target).inc_by(u64::try_from(cost.0).unwrap_or(0));
             }
-            None if usage.total() > 0 => {
+            None if usage.total() > 0 || usage.billed.is_some() => {
                 self.unpriced.get_or_create(&handles.of_target).inc();
             }
             None => {}

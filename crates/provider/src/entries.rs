@@ -114,6 +114,8 @@ enum DialectName {
     Anthropic,
     Gemini,
     Bedrock,
+    Cohere,
+    Ollama,
     Mlflow,
 }
 
@@ -124,6 +126,8 @@ impl DialectName {
             Self::Anthropic => Dialect::Anthropic,
             Self::Gemini => Dialect::Gemini,
             Self::Bedrock => Dialect::Bedrock,
+            Self::Cohere => Dialect::Cohere,
+            Self::Ollama => Dialect::Ollama,
             Self::Mlflow => Dialect::Mlflow,
         }
     }
@@ -144,6 +148,9 @@ pub(crate) struct Paths {
     pub(crate) chat: Option<String>,
     pub(crate) completions: Option<String>,
     pub(crate) embeddings: Option<String>,
+    /// In Cohere's shape, whatever the provider's dialect is.
+    pub(crate) rerank: Option<String>,
+    pub(crate) moderations: Option<String>,
     pub(crate) count_tokens: Option<String>,
     /// OpenAI's Responses API, which some providers have beside chat completions.
     pub(crate) responses: Option<String>,
@@ -155,8 +162,10 @@ impl Paths {
             Operation::Chat => self.chat.as_deref(),
             Operation::Completions => self.completions.as_deref(),
             Operation::Embeddings => self.embeddings.as_deref(),
+            Operation::Rerank => self.rerank.as_deref(),
+            Operation::Moderations => self.moderations.as_deref(),
             Operation::CountTokens => self.count_tokens.as_deref(),
-            Operation::Predict => None,
+            Operation::Predict | Operation::Native => None,
         }
     }
 }

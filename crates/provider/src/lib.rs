@@ -135,8 +135,13 @@ impl ProviderKind {
     /// take the place of the plain ones.
     #[must_use]
     pub fn ways(&self, versioned: bool) -> Vec<Way<'_>> {
-        let operations =
-            [Operation::Chat, Operation::Completions, Operation::Embeddings, Operation::CountTokens];
+        let operations = [
+            Operation::Chat,
+            Operation::Completions,
+            Operation::Embeddings,
+            Operation::Moderations,
+            Operation::CountTokens,
+        ];
         let paths = if versioned { &self.versioned_paths } else { &self.paths };
         let mut found = Vec::with_capacity(4);
         for (paths, stream) in [(&self.stream_paths, true), (paths, false)] {
@@ -144,6 +149,13 @@ impl ProviderKind {
                 Some(Way { dialect: self.dialect, operation, stream, path: paths.of(operation)? })
             }));
         }
+        // Whoever reranks does it in Cohere's shape.
+        found.extend(self.paths.rerank.as_deref().map(|path| Way {
+            dialect: Dialect::Cohere,
+            operation: Operation::Rerank,
+            stream: false,
+            path,
+        }));
         found.extend(paths.responses.as_deref().map(|path| Way {
             dialect: Dialect::Responses,
             operation: Operation::Chat,
@@ -249,7 +261,8 @@ mod tests {
             if let Some(url) = &kind.base_url {
                 assert!(url.starts_with("http") && !url.ends_with('/'), "{url}");
             }
-            let operations = [Operation::Chat, Operation::Completions, Operation::Embeddings];
+            let operations =
+                [Operation::Chat, Operation::Completions, Operation::Embeddings, Operation::Rerank];
             for family in &kind.families {
                 let path = operations.iter().find_map(|operation| family.kind.path(*operation));
                 assert!(path.is_some_and(|path| path.starts_with('/')), "{} {:?}", kind.name, family.models);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use millgate_types::{Money, Usage};
+use millgate_types::{Billed, Money, Usage};
 use serde::Deserialize;
 
 /// Prices in pico-USD (10^-12) per token: the cheapest models cost less than a nano-USD per token.
@@ -12,6 +12,8 @@ type Pico = u64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Price {
     base: Rates,
+    /// Of one search, where searches are billed (rerank).
+    search: Option<Pico>,
     /// From how many prompt tokens on the whole request is billed at other rates; ascending.
     tiers: Vec<(u64, Rates)>,
 }
@@ -32,6 +34,13 @@ impl Price {
     /// What `usage` costs, rounded half up to a nano-USD. `None` when the sum leaves the range of [`Money`].
     #[must_use]
     pub fn cost(&self, usage: &Usage) -> Option<Money> {
+        if let Some(billed) = &usage.billed {
+            return self.billed(billed);
+        }
+        // Tokens say nothing about a bill of searches.
+        if self.search.is_some() {
+            return None;
+        }
         let prompt = usage.prompt_total();
         let tier = self.tiers.iter().rev().find(|(above, _)| prompt > *above);
         let rates = tier.map_or(&self.base, |(_, rates)| rates);
@@ -45,9 +54,28 @@ impl Price {
             (usage.audio_output, rates.audio_output),
             (usage.image_input, rates.image_input),
         ];
-        let pico: u128 = parts.iter().map(|(count, rate)| u128::from(*count) * u128::from(*rate)).sum();
-        i64::try_from((pico + 500) / 1000).ok().map(Money)
+        sum(&parts)
     }
+
+    /// The same where the provider says what it bills.
+    fn billed(&self, billed: &Billed) -> Option<Money> {
+        let search = match (billed.search_units, self.search) {
+            (0, _) => 0,
+            (_, price) => price?,
+        };
+        sum(&[
+            (billed.input, self.base.input),
+            (billed.output, self.base.output),
+            (billed.image_input, self.base.image_input),
+            (billed.search_units, search),
+        ])
+    }
+}
+
+/// Counts times rates, in nano-USD.
+fn sum(parts: &[(u64, Pico)]) -> Option<Money> {
+    let pico: u128 = parts.iter().map(|(count, rate)| u128::from(*count) * u128::from(*rate)).sum();
+    i64::try_from((pico + 500) / 1000).ok().map(Money)
 }
 
 /// USD per token.
@@ -61,6 +89,7 @@ pub(crate) struct Listed {
     input_audio: Option<f64>,
     output_audio: Option<f64>,
     input_image_token: Option<f64>,
+    per_query: Option<f64>,
     #[serde(default)]
     tiers: HashMap<String, Listed>,
 }
@@ -99,7 +128,8 @@ impl Listed {
             })
             .collect();
         tiers.sort_by_key(|(above, _)| *above);
-        Some(Price { base, tiers })
+        let search = self.per_query.map(|usd| (usd * 1e12).round() as Pico);
+        Some(Price { base, search, tiers })
     }
 }
 
@@ -118,6 +148,29 @@ mod tests {
         assert_eq!(of("openai", "gpt-4o-mini").unwrap().cost(&usage), Some(Money(270_000)));
         let usage = Usage { input: 10, cache_write: 100, cache_read: 1000, output: 10, ..Usage::default() };
         assert_eq!(of("anthropic", "claude-haiku-4-5").unwrap().cost(&usage), Some(Money(285_000)));
+    }
+
+    #[test]
+    fn what_the_provider_bills_is_what_counts() {
+        let searches = |search_units| Usage {
+            billed: Some(Billed { search_units, ..Billed::default() }),
+            ..Usage::default()
+        };
+        assert_eq!(of("cohere", "rerank-v3.5").unwrap().cost(&searches(3)), Some(Money(6_000_000)));
+        // A model whose price is per token has no price of a search, and the other way round.
+        assert_eq!(of("voyage", "rerank-2").unwrap().cost(&searches(1)), None);
+        let tokens = Usage { input: 100, ..Usage::default() };
+        assert_eq!(of("cohere", "rerank-v3.5").unwrap().cost(&tokens), None);
+        assert_eq!(of("voyage", "rerank-2").unwrap().cost(&tokens), Some(Money(5_000)));
+        // Cohere saw 503 tokens and bills 8 and 10.
+        let usage = Usage {
+            input: 55,
+            cache_read: 448,
+            output: 13,
+            billed: Some(Billed { input: 8, output: 10, ..Billed::default() }),
+            ..Usage::default()
+        };
+        assert_eq!(of("cohere", "command-a-03-2025").unwrap().cost(&usage), Some(Money(120_000)));
     }
 
     #[test]

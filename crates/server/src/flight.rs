@@ -95,6 +95,13 @@ impl Flight {
         record.cost = usage.reported_cost.or_else(|| price?.cost(&usage));
     }
 
+    /// Notes the price once the model is known, for what was consumed already too.
+    pub(crate) fn priced(&mut self, price: Option<Arc<Price>>) {
+        self.price = price;
+        let usage = std::mem::take(&mut self.record().usage);
+        self.consumed(usage);
+    }
+
     /// Notes a fault that the caller gets to see.
     pub(crate) fn fail(&mut self, fault: &Fault) {
         let record = self.record();

@@ -7,6 +7,7 @@ mod flight;
 mod gateway;
 mod listener;
 mod listing;
+mod native;
 mod pipeline;
 mod reload;
 mod reply;

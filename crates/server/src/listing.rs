@@ -145,7 +145,7 @@ fn gemini_model(endpoint: &Endpoint) -> Option<Value> {
     let methods = match endpoint.kind {
         EndpointType::Chat => json!(["generateContent", "countTokens"]),
         EndpointType::Embeddings => json!(["embedContent"]),
-        EndpointType::Completions | EndpointType::Predict => return None,
+        _ => return None,
     };
     Some(json!({
         "name": format!("models/{}", endpoint.name),

@@ -23,8 +23,9 @@ use millgate_types::{Dialect, Fault, Operation, Principal, code};
 
 use crate::dispatch::{self, Facts};
 use crate::flight::Flight;
+use crate::native::Native;
 use crate::reply::{Reply, ReplyBody, names};
-use crate::snapshot::{Endpoint, Sharer, Snapshot, Target};
+use crate::snapshot::{Endpoint, Limit, Sharer, Snapshot, Target};
 use crate::surface::{self, Surface};
 use crate::{Gateway, body, listing};
 
@@ -75,6 +76,12 @@ async fn handle(
     let addressed = match address(snapshot, head, flight)? {
         To::Call(addressed) => addressed,
         To::Listing(surface) => return listing::listing(snapshot, surface, head),
+        To::Native(native, path) => {
+            let allowance = within(gateway, &native.limits, &native.label, &principal, peer, flight)?;
+            let headers = allowance.into_iter().flat_map(Allowance::headers).collect();
+            let call = dispatch::NativeCall { native, path, body, headers };
+            return Ok(dispatch::native(snapshot, call, head, flight).await);
+        }
     };
     let decoded = decode(snapshot, addressed, principal, head, body, flight).await?;
     let admitted = admit(gateway, decoded, peer, flight)?;
@@ -89,6 +96,8 @@ enum To<'a> {
     Call(Addressed),
     /// For callers: lists of what there is.
     Listing(Surface<'a>),
+    /// A provider's own API, at this path.
+    Native(Arc<Native>, &'a str),
 }
 
 /// A call, and what its path says about it.
@@ -118,6 +127,13 @@ fn address<'a>(snapshot: &Snapshot, head: &'a Parts, flight: &mut Flight) -> Res
     let own = snapshot.by_path(path);
     let surface = if own.is_some() { Surface::OwnPath } else { surface::read(path) };
     if surface == Surface::OwnPath && own.is_none() {
+        if let Some((native, path)) = snapshot.native(path) {
+            let record = flight.record();
+            record.dialect = Some(native.provider.kind.dialect);
+            record.endpoint = Some(Arc::clone(&native.label));
+            record.operation = Some(Operation::Native);
+            return Ok(To::Native(Arc::clone(native), path));
+        }
         return Err(Fault::client(code::NOT_FOUND, "nothing is served at this path"));
     }
     flight.record().dialect = Some(surface.dialect());
@@ -163,9 +179,15 @@ fn check_method(surface: Surface<'_>, head: &Parts, flight: &mut Flight) -> Resu
     Err(Fault::client(code::METHOD_NOT_ALLOWED, "this path takes another method"))
 }
 
-/// Registered models are asked in the scoring protocol, wherever they are called.
+/// Registered models are asked in the scoring protocol, wherever they are called; rerank and moderations have one
+/// shape each.
 fn natural(kind: EndpointType, llm: Dialect) -> Dialect {
-    if kind == EndpointType::Predict { Dialect::Scoring } else { llm }
+    match kind {
+        EndpointType::Predict => Dialect::Scoring,
+        EndpointType::Rerank => Dialect::Cohere,
+        EndpointType::Moderations => Dialect::OpenAi,
+        _ => llm,
+    }
 }
 
 fn unknown_endpoint(name: &str) -> Fault {
@@ -247,7 +269,11 @@ async fn decode(
             return Err(Fault::invalid_value("model", public));
         }
         (Some(endpoint), _) => endpoint,
-        (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
+        (None, None) => {
+            let only = snapshot.moderations.as_ref().filter(|_| operation == Operation::Moderations);
+            let missing = || Fault::invalid_value("model", "`model` is missing");
+            Arc::clone(only.ok_or_else(missing)?)
+        }
         (None, Some(model)) => {
             let direct = || snapshot.direct(&model.name, operation.served_by());
             let found = snapshot.by_name(&model.name).or_else(direct);
@@ -308,9 +334,23 @@ impl Allowance {
 }
 
 fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr, flight: &mut Flight) -> Result<Admitted, Fault> {
+    let endpoint = &call.endpoint;
+    let allowance = within(gateway, &endpoint.limits, &endpoint.name, &call.principal, peer, flight)?;
+    Ok(Admitted { call, allowance })
+}
+
+/// Asks each limit; gives what the last one still allows.
+fn within(
+    gateway: &Gateway,
+    limits: &[Limit],
+    name: &str,
+    principal: &Principal,
+    peer: IpAddr,
+    flight: &mut Flight,
+) -> Result<Option<Allowance>, Fault> {
     let mut allowance = None;
-    for limit in &call.endpoint.limits {
-        let sharer = match (limit.by, &call.principal) {
+    for limit in limits {
+        let sharer = match (limit.by, principal) {
             (LimitBy::Endpoint, _) => Sharer::Endpoint,
             (LimitBy::Key, Principal::Key(name)) => Sharer::Key(Arc::clone(name)),
             (LimitBy::Ip | LimitBy::Key, _) => Sharer::Ip(peer),
@@ -327,13 +367,13 @@ fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr, flight: &mut Flight) ->
                     "the limit of {} requests per {} s at endpoint `{}` is used up",
                     rate.requests,
                     rate.window.as_secs_f64(),
-                    call.endpoint.name
+                    name
                 );
                 return Err(Fault::client(code::RATE_LIMIT_EXCEEDED, public).with_retry_after(retry_after));
             }
         }
     }
-    Ok(Admitted { call, allowance })
+    Ok(allowance)
 }
 
 // ---- plan -------------------------------------------------------------------------------------------

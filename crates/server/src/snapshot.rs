@@ -13,6 +13,7 @@ use millgate_config::{
     RouteConfig, RuntimeChoice,
 };
 use millgate_credential::{Credential, Credentials};
+use millgate_dialect::Quirks;
 use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
 use millgate_policy::{Limiter, Rate, Route};
 use millgate_provider::{Family, Price, ProviderKind};
@@ -21,6 +22,7 @@ use millgate_upstream::{Deadlines, Origin};
 use sha2::{Digest, Sha256};
 
 use crate::body::BodyLimits;
+use crate::native::{self, Native};
 
 /// Who shares a counter: an endpoint, a key's name, or an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +70,11 @@ impl std::fmt::Debug for TargetKind {
 pub(crate) struct Provider {
     pub(crate) name: Arc<str>,
     pub(crate) kind: &'static ProviderKind,
+    /// The kind's, with what the configuration says otherwise.
+    pub(crate) quirks: Quirks,
     pub(crate) transport: Transport,
+    /// The path of its address, without a slash at the end.
+    pub(crate) base: String,
     /// Credential, content type and configured headers, as every request carries them.
     pub(crate) headers: HeaderMap,
     pub(crate) deadlines: Deadlines,
@@ -121,6 +127,13 @@ impl Provider {
     /// Whether the provider has the operation in this dialect.
     pub(crate) fn has(&self, dialect: Dialect, operation: Operation) -> bool {
         self.ways.iter().any(|way| way.dialect == dialect && way.operation == operation)
+    }
+
+    /// The dialect to speak for an operation: the provider's own where it has it there.
+    pub(crate) fn dialect(&self, operation: Operation) -> Option<Dialect> {
+        let mut ways = self.ways.iter().filter(|way| way.operation == operation);
+        let own = ways.clone().find(|way| way.dialect == self.kind.dialect);
+        own.or_else(|| ways.next()).map(|way| way.dialect)
     }
 
     /// What a model's tokens cost; `None` when nobody knows.
@@ -200,6 +213,9 @@ pub(crate) struct Snapshot {
     by_path: HashMap<String, Arc<Endpoint>>,
     /// For `provider/model` called directly: per provider and operation an endpoint named after the provider.
     direct: HashMap<(String, Operation), Arc<Endpoint>>,
+    /// The endpoint for moderation calls that name none, as OpenAI's may: the only one there is.
+    pub(crate) moderations: Option<Arc<Endpoint>>,
+    natives: HashMap<String, Arc<Native>>,
     keys: Option<HashMap<[u8; 32], Principal>>,
     pub(crate) body_limits: BodyLimits,
     pub(crate) max_answer: usize,
@@ -219,6 +235,11 @@ impl Snapshot {
     pub(crate) fn direct(&self, model: &str, operation: Operation) -> Option<&Arc<Endpoint>> {
         let (provider, _) = model.split_once('/')?;
         self.direct.get(&(provider.to_owned(), operation))
+    }
+
+    /// The provider whose own API a path belongs to, and the path there.
+    pub(crate) fn native<'p>(&self, path: &'p str) -> Option<(&Arc<Native>, &'p str)> {
+        native::find(&self.natives, path)
     }
 
     /// The principal of a key; everybody is anonymous where no keys are asked for.
@@ -276,33 +297,46 @@ impl Builder {
         for written in &config.endpoints {
             let route = resolver.endpoint(written)?;
             let name: Arc<str> = written.name.as_str().into();
-            let limits = written.limits.iter().enumerate().map(|(index, limit)| {
-                let key = (Arc::clone(&name), index);
-                let kept = self.limiters.get(&key).filter(|(known, _)| known == limit);
-                let limiter = kept.map_or_else(|| Arc::new(limiter(limit)), |(_, kept)| Arc::clone(kept));
-                limiters.insert(key, (limit.clone(), Arc::clone(&limiter)));
-                Limit { by: limit.by, limiter }
-            });
+            let limits = self.limits(&name, &written.limits, &mut limiters);
             endpoints.push(Arc::new(Endpoint {
                 header: header_value(&written.name)?,
                 kind: written.kind,
                 path: written.path.clone(),
-                limits: limits.collect(),
+                limits,
                 shown_model: shown_model(&route),
                 route,
                 config: written.clone(),
                 name,
             }));
         }
+        let mut natives = HashMap::new();
+        for (name, written) in &config.native {
+            let label: Arc<str> = format!("native/{name}").into();
+            let provider = providers.get(written.provider.as_str());
+            let provider = provider.ok_or_else(|| format!("native.{name}: the provider is not there"))?;
+            let target = format!("{}/*", written.provider);
+            let native = Native {
+                header: header_value(&label)?,
+                target_header: header_value(&target)?,
+                target: target.into(),
+                provider: Arc::clone(provider),
+                limits: self.limits(&label, &written.limits, &mut limiters),
+                max_body: written.max_body.0,
+                label,
+            };
+            natives.insert(name.clone(), Arc::new(native));
+        }
         let mut direct = HashMap::new();
         if config.access.allow_provider_models {
             for (name, provider) in &providers {
-                for kind in [EndpointType::Chat, EndpointType::Completions, EndpointType::Embeddings] {
+                for kind in EndpointType::LLM {
                     let endpoint = direct_endpoint(name, provider, kind)?;
                     direct.insert(((*name).to_owned(), kind.operation()), Arc::new(endpoint));
                 }
             }
         }
+        let mut judges = endpoints.iter().filter(|endpoint| endpoint.kind == EndpointType::Moderations);
+        let moderations = judges.next().filter(|_| judges.next().is_none()).cloned();
         let deployments = resolver.deployments;
         self.credentials.keep(credentials);
         self.limiters = limiters;
@@ -320,7 +354,9 @@ impl Builder {
             by_name: endpoints.iter().map(|e| (Arc::clone(&e.name), Arc::clone(e))).collect(),
             by_path: endpoints.iter().filter_map(|e| Some((e.path.clone()?, Arc::clone(e)))).collect(),
             endpoints,
+            moderations,
             direct,
+            natives,
             keys,
             body_limits: BodyLimits {
                 size: server.max_body.0 as usize,
@@ -330,6 +366,18 @@ impl Builder {
             max_answer: server.max_answer.0 as usize,
             deployments,
         })
+    }
+
+    /// Limiters whose settings did not change keep their counts.
+    fn limits(&self, name: &Arc<str>, written: &[LimitConfig], limiters: &mut Limiters) -> Vec<Limit> {
+        let limit = |(index, limit): (usize, &LimitConfig)| {
+            let key = (Arc::clone(name), index);
+            let kept = self.limiters.get(&key).filter(|(known, _)| known == limit);
+            let limiter = kept.map_or_else(|| Arc::new(limiter(limit)), |(_, kept)| Arc::clone(kept));
+            limiters.insert(key, (limit.clone(), Arc::clone(&limiter)));
+            Limit { by: limit.by, limiter }
+        };
+        written.iter().enumerate().map(limit).collect()
     }
 
     /// Registries whose settings did not change stay, with what they know.

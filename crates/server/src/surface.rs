@@ -95,6 +95,10 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
         "/v1/completions" => return Surface::ByModel(Dialect::OpenAi, Operation::Completions),
         "/v1/embeddings" => return Surface::ByModel(Dialect::OpenAi, Operation::Embeddings),
         "/v1/messages" => return Surface::ByModel(Dialect::Anthropic, Operation::Chat),
+        "/v1/moderations" => return Surface::ByModel(Dialect::OpenAi, Operation::Moderations),
+        "/v1/rerank" | "/v2/rerank" | "/rerank" => {
+            return Surface::ByModel(Dialect::Cohere, Operation::Rerank);
+        }
         "/v1/responses" => return Surface::ByModel(Dialect::Responses, Operation::Chat),
         "/v1/messages/count_tokens" => {
             return Surface::ByModel(Dialect::Anthropic, Operation::CountTokens);
@@ -263,6 +267,7 @@ mod tests {
     #[test]
     fn paths_have_one_meaning() {
         assert_eq!(read("/v1/messages"), Surface::ByModel(Dialect::Anthropic, Operation::Chat));
+        assert_eq!(read("/v2/rerank"), Surface::ByModel(Dialect::Cohere, Operation::Rerank));
         assert_eq!(read("/gateway/chat/invocations"), Surface::Invocations("chat"));
         assert_eq!(read("/endpoints/chat/invocations"), Surface::Invocations("chat"));
         assert_eq!(read("/endpoints//invocations"), Surface::OwnPath);

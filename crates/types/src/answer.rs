@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{Block, Dialect, Fault, Usage};
+use crate::{Block, Dialect, Fault, ModerationAnswer, RerankAnswer, Usage};
 
 /// A whole answer of any operation.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,10 @@ pub enum Answer {
     Completion(CompletionAnswer),
     /// To an embedding call.
     Embedding(EmbeddingAnswer),
+    /// To a rerank call.
+    Rerank(RerankAnswer),
+    /// To a moderation call.
+    Moderation(ModerationAnswer),
 }
 
 impl Answer {
@@ -23,6 +27,8 @@ impl Answer {
             Self::Chat(answer) => answer.usage,
             Self::Completion(answer) => answer.usage,
             Self::Embedding(answer) => answer.usage,
+            Self::Rerank(answer) => answer.usage,
+            Self::Moderation(answer) => answer.usage,
         }
     }
 }

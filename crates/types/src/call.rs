@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::{ModerationCall, RerankCall};
+
 /// A wire format. What a caller speaks, and what a provider speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {
@@ -16,6 +18,10 @@ pub enum Dialect {
     Gemini,
     /// AWS Bedrock's Converse; only providers speak it.
     Bedrock,
+    /// Cohere v2: chat, embed and rerank. Rerank is what others that have it speak too, and callers of it.
+    Cohere,
+    /// Ollama's own API: chat and embed. Providers only.
+    Ollama,
     /// MLflow gateway invocations and MLflow's `/v1` paths (`mlflow gateway start`).
     Mlflow,
     /// The MLflow scoring protocol (`mlflow models serve`).
@@ -32,6 +38,8 @@ impl Dialect {
             Self::Anthropic => "anthropic",
             Self::Gemini => "gemini",
             Self::Bedrock => "bedrock",
+            Self::Cohere => "cohere",
+            Self::Ollama => "ollama",
             Self::Mlflow => "mlflow",
             Self::Scoring => "scoring",
         }
@@ -47,10 +55,16 @@ pub enum Operation {
     Completions,
     /// Vectors for texts (`llm/v1/embeddings`).
     Embeddings,
+    /// Documents in the order of their relevance to a query (`llm/v1/rerank`).
+    Rerank,
+    /// Judgements over content (`llm/v1/moderations`).
+    Moderations,
     /// How many tokens a chat call's input has.
     CountTokens,
     /// A registered model's prediction.
     Predict,
+    /// Whatever a provider's own API does, passed through.
+    Native,
 }
 
 impl Operation {
@@ -60,6 +74,12 @@ impl Operation {
         if self == Self::CountTokens { Self::Chat } else { self }
     }
 
+    /// Whether there are answers as streams of events.
+    #[must_use]
+    pub fn streams(self) -> bool {
+        matches!(self, Self::Chat | Self::Completions)
+    }
+
     /// The name that logs and metrics show.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -67,8 +87,11 @@ impl Operation {
             Self::Chat => "chat",
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
+            Self::Rerank => "rerank",
+            Self::Moderations => "moderations",
             Self::CountTokens => "count-tokens",
             Self::Predict => "predict",
+            Self::Native => "native",
         }
     }
 }
@@ -82,6 +105,10 @@ pub enum Call {
     Completion(CompletionCall),
     /// Texts to embed.
     Embedding(EmbeddingCall),
+    /// Documents to put in order.
+    Rerank(RerankCall),
+    /// Content to judge.
+    Moderation(ModerationCall),
 }
 
 /// Top-level fields that the canonical form does not name. They travel to targets of the dialect they came
@@ -435,6 +462,8 @@ impl Call {
             Self::Chat(call) => &call.model,
             Self::Completion(call) => &call.model,
             Self::Embedding(call) => &call.model,
+            Self::Rerank(call) => &call.model,
+            Self::Moderation(call) => &call.model,
         }
     }
 
@@ -444,6 +473,8 @@ impl Call {
             Self::Chat(call) => &mut call.model,
             Self::Completion(call) => &mut call.model,
             Self::Embedding(call) => &mut call.model,
+            Self::Rerank(call) => &mut call.model,
+            Self::Moderation(call) => &mut call.model,
         };
         model.clone_into(slot);
     }
@@ -453,7 +484,7 @@ impl Call {
         match self {
             Self::Chat(call) => call.stream = stream,
             Self::Completion(call) => call.stream = stream,
-            Self::Embedding(_) => {}
+            Self::Embedding(_) | Self::Rerank(_) | Self::Moderation(_) => {}
         }
     }
 
@@ -463,7 +494,7 @@ impl Call {
         match self {
             Self::Chat(call) => call.stream,
             Self::Completion(call) => call.stream,
-            Self::Embedding(_) => false,
+            Self::Embedding(_) | Self::Rerank(_) | Self::Moderation(_) => false,
         }
     }
 
@@ -474,6 +505,8 @@ impl Call {
             Self::Chat(_) => Operation::Chat,
             Self::Completion(_) => Operation::Completions,
             Self::Embedding(_) => Operation::Embeddings,
+            Self::Rerank(_) => Operation::Rerank,
+            Self::Moderation(_) => Operation::Moderations,
         }
     }
 }

@@ -7,8 +7,10 @@ mod exchange;
 mod fault;
 mod id;
 mod model_ref;
+mod moderation;
 mod money;
 mod principal;
+mod rerank;
 mod usage;
 
 pub use answer::{
@@ -23,6 +25,8 @@ pub use exchange::{Exchange, Lane, Outcome, Unsettled};
 pub use fault::{BoxError, CODES, Code, Fault, Retry, Source, code};
 pub use id::RequestId;
 pub use model_ref::{ModelRef, ModelRefError, VersionSelector};
+pub use moderation::{Judgement, ModerationAnswer, ModerationCall, ModerationInput};
 pub use money::Money;
 pub use principal::Principal;
-pub use usage::Usage;
+pub use rerank::{Document, Ranked, RerankAnswer, RerankCall};
+pub use usage::{Billed, Usage};

@@ -28,8 +28,24 @@ pub struct Usage {
     pub image_input: u64,
     /// What the provider itself says the call cost; preferred over our price book.
     pub reported_cost: Option<Money>,
+    /// What the provider bills, where it says that it is not what it counted (Cohere).
+    pub billed: Option<Billed>,
     /// True when we counted because the provider did not say.
     pub estimated: bool,
+}
+
+/// What a provider bills, where that is something else than the tokens it saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Billed {
+    /// Tokens of the prompt.
+    pub input: u64,
+    /// Tokens of the answer.
+    pub output: u64,
+    /// Image tokens of the prompt.
+    pub image_input: u64,
+    /// Searches (Cohere's rerank: a query with up to 100 documents).
+    pub search_units: u64,
 }
 
 impl Usage {
@@ -43,6 +59,35 @@ impl Usage {
     #[must_use]
     pub fn completion_total(&self) -> u64 {
         self.output + self.reasoning + self.audio_output
+    }
+
+    /// Both together, of two requests for one call.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let cost = |one: Money, other: Money| one.checked_add(other);
+        let billed = |one: Billed, other: Billed| Billed {
+            input: one.input + other.input,
+            output: one.output + other.output,
+            image_input: one.image_input + other.image_input,
+            search_units: one.search_units + other.search_units,
+        };
+        Self {
+            input: self.input + other.input,
+            cache_read: self.cache_read + other.cache_read,
+            cache_write: self.cache_write + other.cache_write,
+            output: self.output + other.output,
+            reasoning: self.reasoning + other.reasoning,
+            audio_input: self.audio_input + other.audio_input,
+            audio_output: self.audio_output + other.audio_output,
+            image_input: self.image_input + other.image_input,
+            // What only one of them says is no sum.
+            reported_cost: self
+                .reported_cost
+                .zip(other.reported_cost)
+                .and_then(|(one, other)| cost(one, other)),
+            billed: self.billed.zip(other.billed).map(|(one, other)| billed(one, other)),
+            estimated: self.estimated || other.estimated,
+        }
     }
 
     /// Prompt and completion together.

@@ -4,13 +4,15 @@ use std::path::Path;
 use super::problems;
 
 /// The variables that examples name, and variables that every test process has instead.
-const VARIABLES: [(&str, &str); 8] = [
+const VARIABLES: [(&str, &str); 10] = [
     ("OPENAI_API_KEY", "PATH"),
     ("ANTHROPIC_API_KEY", "PATH"),
     ("AWS_ACCESS_KEY_ID", "PATH"),
     ("AWS_SECRET_ACCESS_KEY", "PATH"),
     ("AZURE_CLIENT_SECRET", "PATH"),
     ("DATABRICKS_CLIENT_SECRET", "PATH"),
+    ("COHERE_API_KEY", "PATH"),
+    ("VOYAGE_API_KEY", "PATH"),
     ("MILLGATE_KEY_ALICE", "PATH"),
     ("MILLGATE_KEY_BATCH", "CARGO_MANIFEST_DIR"),
 ];
@@ -33,5 +35,5 @@ fn every_example_loads_without_a_problem() {
         assert!(text.starts_with("# "), "{} does not say how to try it", path.display());
         count += 1;
     }
-    assert!(count >= 10, "only {count} examples found");
+    assert!(count >= 15, "only {count} examples found");
 }

@@ -11,6 +11,7 @@ providers:
   openai: { kind: opnai, api_key: env:MILLGATE_NOT_SET }
   local: { kind: openai-compatible, base_url: 'file:///etc/passwd' }
   box: { kind: openai-compatible }
+  claude: { kind: anthropic, api: responses }
 endpoints:
   - name: chat
     type: llm/v1/caht
@@ -49,6 +50,25 @@ endpoints:
   - { name: g, type: predict, route: models:/Iris/1 }
 ";
     assert_snapshot!("references", problems(text));
+}
+
+#[test]
+fn providers_own_apis_are_checked() {
+    let text = r"
+providers:
+  mock: { kind: mock }
+  openai: { kind: openai, base_url: 'http://127.0.0.1:1/v1' }
+endpoints:
+  - { name: a, type: llm/v1/chat, path: /openai/chat, route: mock/echo }
+native:
+  openai: { provider: openai, limits: [ { requests: 0, per: 0s } ] }
+  v1: { provider: openai }
+  rerank: { provider: openai }
+  a/b: { provider: openai }
+  other: { provider: opnai }
+  pretend: { provider: mock }
+";
+    assert_snapshot!("native", problems(text));
 }
 
 #[test]

@@ -176,7 +176,7 @@ pub(super) fn encode(answer: &Answer, context: &Context) -> Vec<u8> {
     match answer {
         Answer::Chat(answer) => write(&mut out, answer, context),
         // Never asked for in this dialect.
-        Answer::Completion(_) | Answer::Embedding(_) => {
+        Answer::Completion(_) | Answer::Embedding(_) | Answer::Rerank(_) | Answer::Moderation(_) => {
             let fault = not_implemented(Dialect::Anthropic, Operation::Completions);
             super::error::write(&mut out, &fault, context.request_id);
         }

@@ -13,7 +13,9 @@ pub(super) fn call(call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
     match call {
         Call::Chat(call) => chat(call, quirks),
         Call::Completion(call) => chat(&completion::completion_as_chat(call)?, quirks),
-        Call::Embedding(_) => Err(not_implemented(Dialect::Anthropic, call.operation())),
+        Call::Embedding(_) | Call::Rerank(_) | Call::Moderation(_) => {
+            Err(not_implemented(Dialect::Anthropic, call.operation()))
+        }
     }
 }
 

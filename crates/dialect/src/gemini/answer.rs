@@ -32,7 +32,7 @@ pub(super) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault>
             chat(map).map(|answer| Answer::Completion(completion::chat_as_completion(answer)))
         }
         Operation::Embeddings => embedding(map).map(Answer::Embedding),
-        Operation::CountTokens | Operation::Predict => Err(not_implemented(Dialect::Gemini, operation)),
+        _ => Err(not_implemented(Dialect::Gemini, operation)),
     }
 }
 
@@ -317,7 +317,7 @@ pub(super) fn encode(answer: &Answer, context: &Context) -> Vec<u8> {
         Answer::Chat(answer) => write(&mut out, answer, context),
         Answer::Embedding(answer) => write_embedding(&mut out, answer, context),
         // Never asked for in this dialect.
-        Answer::Completion(_) => {
+        Answer::Completion(_) | Answer::Rerank(_) | Answer::Moderation(_) => {
             let fault = not_implemented(Dialect::Gemini, Operation::Completions);
             super::error::write(&mut out, &fault, context.request_id);
         }

@@ -12,7 +12,7 @@ use super::parts::{self, Turn};
 use crate::json::Object;
 use crate::quirks::Quirks;
 use crate::seal;
-use crate::{EncodedCall, completion};
+use crate::{EncodedCall, completion, not_implemented};
 
 /// Documented for calls whose own signature is lost: Gemini 3 refuses calls without one.
 const NO_SIGNATURE: &str = "skip_thought_signature_validator";
@@ -22,6 +22,7 @@ pub(super) fn call(call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
         Call::Chat(call) => Ok(chat(call, quirks)),
         Call::Completion(call) => Ok(chat(&completion::completion_as_chat(call)?, quirks)),
         Call::Embedding(call) => embed::call(call, quirks.embedding_style),
+        Call::Rerank(_) | Call::Moderation(_) => Err(not_implemented(Dialect::Gemini, call.operation())),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Answers in MLflow's key order, nulls included. What MLflow loses (thinking, refusal text, `logprobs`)
 //! has no place here either.
 
-use millgate_types::{Answer, ChatAnswer, CompletionAnswer, EmbeddingAnswer, Usage};
+use millgate_types::{Answer, ChatAnswer, CompletionAnswer, Dialect, EmbeddingAnswer, Operation, Usage};
 use serde_json::{Value, json};
 
 use crate::json::Object;
 use crate::openai::answer::{answer_id, call_value, finish_word, refusal_of, write_vectors};
-use crate::{Context, completion};
+use crate::{Context, completion, not_implemented};
 
 pub(super) fn answer(answer: &Answer, context: &Context) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
@@ -14,6 +14,13 @@ pub(super) fn answer(answer: &Answer, context: &Context) -> Vec<u8> {
         Answer::Chat(answer) => chat(&mut out, answer, context),
         Answer::Completion(answer) => completion_answer(&mut out, answer, context),
         Answer::Embedding(answer) => embedding(&mut out, answer, context),
+        // Never asked for in this dialect.
+        Answer::Rerank(_) | Answer::Moderation(_) => {
+            return super::error::body(
+                &not_implemented(Dialect::Mlflow, Operation::Rerank),
+                context.request_id,
+            );
+        }
     }
     out
 }

@@ -23,7 +23,7 @@ impl Codec for Mlflow {
         decode::call(operation, body)
     }
     fn encode_call(&self, call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
-        Ok(openai::encode::call(call, quirks))
+        openai::encode::call(call, quirks)
     }
     fn decode_answer(&self, operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
         openai::answer::decode(operation, body)

@@ -84,7 +84,7 @@ impl ChunkWriter for ChunkOut {
             }
             Piece::Finish(_) => (Value::Null, Value::Null, Value::Null),
             // MLflow's chunks have no place for these.
-            Piece::Reasoning(_) | Piece::Details(_) => return,
+            Piece::Reasoning(_) | Piece::Details(_) | Piece::Citation { .. } => return,
         };
         let delta = json!({"role": role, "content": content, "tool_calls": calls});
         self.frame(out, &json!([{"index": choice, "finish_reason": finish, "delta": delta}]), None);

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
-use super::{reasoning, usage};
+use super::{moderation, reasoning, usage};
 use crate::json::{self, Object};
 use crate::{Context, completion, error, not_implemented};
 
@@ -21,7 +21,8 @@ pub(crate) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault>
         Operation::Chat => chat(object(body)?).map(Answer::Chat),
         Operation::Completions => completion_answer(object(body)?).map(Answer::Completion),
         Operation::Embeddings => embedding(body).map(Answer::Embedding),
-        Operation::CountTokens | Operation::Predict => Err(not_implemented(Dialect::OpenAi, operation)),
+        Operation::Moderations => moderation::decode_answer(body).map(Answer::Moderation),
+        _ => Err(not_implemented(Dialect::OpenAi, operation)),
     }
 }
 
@@ -144,6 +145,15 @@ pub(super) fn visible(content: Option<Value>, blocks: &mut Vec<Block>) {
                             blocks.push(Block::Reasoning { text, signature: None });
                         }
                     }
+                    // Mistral's: which of the sources the text before it rests on.
+                    Some("reference") => match blocks.last_mut() {
+                        Some(Block::Text { citations, .. }) => citations.push(part),
+                        _ => blocks.push(Block::Text {
+                            text: String::new(),
+                            cache_control: None,
+                            citations: vec![part],
+                        }),
+                    },
                     Some("refusal") => blocks.push(Block::Refusal { text: text(part.get("refusal")) }),
                     _ => blocks.push(Block::Other { dialect: Dialect::OpenAi, value: part }),
                 }
@@ -328,6 +338,13 @@ pub(crate) fn encode(answer: &Answer, context: &Context) -> Vec<u8> {
         Answer::Chat(answer) => write_chat(&mut out, answer, context),
         Answer::Completion(answer) => write_completion(&mut out, answer, context),
         Answer::Embedding(answer) => write_embedding(&mut out, answer, context),
+        Answer::Moderation(answer) => moderation::encode_answer(&mut out, answer, context),
+        Answer::Rerank(_) => {
+            return super::error::body(
+                &not_implemented(Dialect::OpenAi, Operation::Rerank),
+                context.request_id,
+            );
+        }
     }
     out
 }
@@ -385,9 +402,11 @@ fn message(mut item: Object<'_>, choice: &Choice, dialect: Dialect) {
     }
     item.some("reasoning_content", reasoning::text(&choice.content).as_ref());
     item.some("reasoning_details", reasoning::details(&choice.content).as_ref());
-    let annotations = annotations(&choice.content);
-    if !annotations.is_empty() && !choice.extra.contains_key("annotations") {
-        item.field("annotations", &annotations);
+    let (annotations, citations) = annotations(&choice.content);
+    for (key, found) in [("annotations", annotations), ("citations", citations)] {
+        if !found.is_empty() && !choice.extra.contains_key(key) {
+            item.field(key, &found);
+        }
     }
     extra(&mut item, dialect, &choice.extra);
     item.end();
@@ -417,23 +436,37 @@ pub(crate) fn call_value(block: &Block) -> Option<Value> {
     }
 }
 
-/// Web citations in OpenAI's form, from the citations that Anthropic hangs on text blocks.
-fn annotations(content: &[Block]) -> Vec<Value> {
-    let mut found = Vec::new();
+/// A citation of the web in OpenAI's form, `url_citation`. `None`: its source has no address, as passages of
+/// documents have none, and OpenAI no form for it. `start` and `end` are where the cited text stands, in characters,
+/// unless the citation says so itself, from `start` on.
+pub(crate) fn annotation(citation: &Value, start: usize, end: usize) -> Option<Value> {
+    let url = citation.get("url").and_then(Value::as_str)?;
+    let title = citation.get("title").and_then(Value::as_str).unwrap_or_default();
+    let own = |short: &str, long: &str| {
+        let place = citation.get(short).or_else(|| citation.get(long))?.as_u64()?;
+        Some(start + usize::try_from(place).ok()?)
+    };
+    let (start, end) = (own("start", "start_index").unwrap_or(start), own("end", "end_index").unwrap_or(end));
+    Some(json!({"type": "url_citation",
+        "url_citation": {"start_index": start, "end_index": end, "url": url, "title": title}}))
+}
+
+/// The citations that hang on text blocks: those of the web in OpenAI's form, and the others as they came.
+fn annotations(content: &[Block]) -> (Vec<Value>, Vec<Value>) {
+    let (mut found, mut others) = (Vec::new(), Vec::new());
     let mut at = 0;
     for block in content {
         let Block::Text { text, citations, .. } = block else { continue };
         let end = at + text.chars().count();
         for citation in citations {
-            if let Some(url) = citation.get("url").and_then(Value::as_str) {
-                let title = citation.get("title").and_then(Value::as_str).unwrap_or_default();
-                found.push(json!({"type": "url_citation",
-                    "url_citation": {"start_index": at, "end_index": end, "url": url, "title": title}}));
+            match annotation(citation, at, end) {
+                Some(annotation) => found.push(annotation),
+                None => others.push(citation.clone()),
             }
         }
         at = end;
     }
-    found
+    (found, others)
 }
 
 fn write_completion(out: &mut Vec<u8>, answer: &CompletionAnswer, context: &Context) {

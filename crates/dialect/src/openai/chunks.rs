@@ -119,6 +119,10 @@ fn delta(mut delta: Object<'_>, piece: &Piece<'_>) {
             json::write(calls.item(), &tool_value(piece));
             calls.end();
         }
+        Piece::Citation { citation, start, end } => match answer::annotation(citation, *start, *end) {
+            Some(annotation) => delta.field("annotations", &[annotation]),
+            None => delta.field("citations", &[citation]),
+        },
         Piece::Finish(_) => {}
     }
     delta.end();

@@ -6,7 +6,7 @@ use millgate_types::{
 };
 use serde_json::{Map, Value};
 
-use super::reasoning;
+use super::{answer, moderation, reasoning};
 use crate::json::{self, At};
 use crate::{check_model, not_implemented, refuse_control_field};
 
@@ -28,7 +28,10 @@ pub(crate) fn call(operation: Operation, body: Map<String, Value>, rules: Rules)
         Operation::Chat | Operation::CountTokens => chat(body, rules).map(|call| Call::Chat(Box::new(call))),
         Operation::Completions => completion(body, rules).map(Call::Completion),
         Operation::Embeddings => embedding(body).map(Call::Embedding),
-        Operation::Predict => Err(not_implemented(Dialect::OpenAi, operation)),
+        Operation::Moderations => moderation::decode_call(body).map(Call::Moderation),
+        Operation::Rerank | Operation::Predict | Operation::Native => {
+            Err(not_implemented(Dialect::OpenAi, operation))
+        }
     }
 }
 
@@ -360,6 +363,13 @@ fn part(value: Value, at: &At<'_>) -> Result<Block, Fault> {
         "text" => {
             let text = json::string(need(&mut map, "text")?, &at.key("text"))?;
             Block::Text { text, cache_control, citations: Vec::new() }
+        }
+        // Mistral's thinking, as its callers echo it.
+        "thinking"
+            if map.get("thinking").is_some_and(|thinking| thinking.is_array() || thinking.is_string()) =>
+        {
+            let text = answer::thinking_text(&Value::Object(map));
+            Block::Reasoning { text, signature: None }
         }
         "refusal" => Block::Refusal { text: json::string(need(&mut map, "refusal")?, &at.key("refusal"))? },
         "image_url" => {

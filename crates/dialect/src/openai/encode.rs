@@ -1,48 +1,48 @@
 //! Requests for providers that speak OpenAI's shape.
 
 use millgate_types::{
-    Block, Call, ChatCall, CompletionCall, Dialect, EmbeddingCall, EmbeddingFormat, Extra, MediaSource,
-    Message, Prompt, Reasoning, ResponseFormat, Role, Sampling, Tool, ToolChoice,
+    Block, Call, ChatCall, Dialect, Extra, Fault, MediaSource, Message, Operation, Reasoning, ResponseFormat,
+    Role, Sampling, Tool, ToolChoice,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::reasoning;
+use super::{reasoning, texts};
 use crate::json::{Array, Object};
 use crate::quirks::{MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport};
-use crate::{EncodedCall, completion};
+use crate::{EncodedCall, completion, not_implemented};
 
-pub(crate) fn call(call: &Call, quirks: &Quirks) -> EncodedCall {
+pub(crate) fn call(call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
     let mut body = Vec::with_capacity(1024);
     let mut top = Top { object: Object::new(&mut body), quirks, dropped: Vec::new() };
     match call {
         Call::Chat(call) => chat(call, &mut top),
-        Call::Completion(call) => completion_call(call, &mut top),
-        Call::Embedding(call) => embedding(call, &mut top),
+        Call::Completion(call) => texts::completion(call, &mut top),
+        Call::Embedding(call) => texts::embedding(call, &mut top),
+        Call::Moderation(call) => texts::moderation(call, &mut top),
+        Call::Rerank(_) => return Err(not_implemented(Dialect::OpenAi, Operation::Rerank)),
     }
     let Top { object, dropped, .. } = top;
     object.end();
-    EncodedCall { body, dropped }
+    Ok(EncodedCall { body, dropped })
 }
 
 /// The body's top level: applies the strip and rename lists.
-struct Top<'a> {
-    object: Object<'a>,
+pub(super) struct Top<'a> {
+    pub(super) object: Object<'a>,
     quirks: &'a Quirks,
     dropped: Vec<String>,
 }
 
 impl Top<'_> {
-    fn field<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) {
+    pub(super) fn field<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) {
         let quirks = self.quirks;
-        if quirks.strip.iter().any(|stripped| stripped == key) {
-            self.dropped.push(key.to_owned());
-            return;
+        match quirks.name_of(key) {
+            Some(name) => self.object.field(name, value),
+            None => self.dropped.push(key.to_owned()),
         }
-        let name = quirks.rename.iter().find(|(ours, _)| ours == key).map_or(key, |(_, theirs)| theirs);
-        self.object.field(name, value);
     }
-    fn some<T: Serialize>(&mut self, key: &str, value: Option<&T>) {
+    pub(super) fn some<T: Serialize>(&mut self, key: &str, value: Option<&T>) {
         if let Some(value) = value {
             self.field(key, value);
         }
@@ -53,12 +53,12 @@ impl Top<'_> {
             self.dropped.push(path);
         }
     }
-    fn model(&mut self, model: &str) {
+    pub(super) fn model(&mut self, model: &str) {
         if !self.quirks.omit_model && !model.is_empty() {
             self.object.field("model", model);
         }
     }
-    fn sampling(&mut self, sampling: &Sampling) {
+    pub(super) fn sampling(&mut self, sampling: &Sampling) {
         for (key, value) in [("temperature", sampling.temperature), ("top_p", sampling.top_p)] {
             match value {
                 Some(_) if !self.quirks.sampling => self.drop(key),
@@ -84,7 +84,7 @@ impl Top<'_> {
         };
         self.some(key, limit.as_ref());
     }
-    fn stream(&mut self, stream: bool) {
+    pub(super) fn stream(&mut self, stream: bool) {
         if stream {
             self.object.field("stream", &true);
             // Asked for always: metering needs it. The caller's own wish decides what the caller sees.
@@ -93,7 +93,7 @@ impl Top<'_> {
             }
         }
     }
-    fn extra(&mut self, extra: &Extra) {
+    pub(super) fn extra(&mut self, extra: &Extra) {
         for (key, value) in &extra.fields {
             if extra.dialect == Dialect::OpenAi {
                 self.field(key, value);
@@ -128,39 +128,6 @@ fn chat(call: &ChatCall, top: &mut Top<'_>) {
     top.extra(&call.extra);
 }
 
-fn completion_call(call: &CompletionCall, top: &mut Top<'_>) {
-    top.model(&call.model);
-    match &call.prompt {
-        Prompt::Text(text) => top.object.field("prompt", text),
-        Prompt::Texts(texts) => top.object.field("prompt", texts),
-        Prompt::Tokens(tokens) => top.object.field("prompt", tokens),
-        Prompt::TokenLists(lists) => top.object.field("prompt", lists),
-    }
-    // The completions API never learned `max_completion_tokens`.
-    top.some("max_tokens", call.max_output_tokens.as_ref());
-    top.sampling(&call.sampling);
-    top.stream(call.stream);
-    top.some("user", call.user.as_ref());
-    top.extra(&call.extra);
-}
-
-fn embedding(call: &EmbeddingCall, top: &mut Top<'_>) {
-    top.model(&call.model);
-    match &call.input {
-        Prompt::Text(text) => top.object.field("input", text),
-        Prompt::Texts(texts) => top.object.field("input", texts),
-        Prompt::Tokens(tokens) => top.object.field("input", tokens),
-        Prompt::TokenLists(lists) => top.object.field("input", lists),
-    }
-    top.some("dimensions", call.dimensions.as_ref());
-    if call.format == EmbeddingFormat::Base64 {
-        // Left out where stripped: the answer is converted anyway.
-        top.field("encoding_format", "base64");
-    }
-    top.some("user", call.user.as_ref());
-    top.extra(&call.extra);
-}
-
 fn reasoning_parameter(reasoning: &Reasoning, top: &mut Top<'_>) {
     let effort = reasoning.effort.clone().or_else(|| effort_of(reasoning));
     match top.quirks.reasoning_parameter {
@@ -181,7 +148,7 @@ fn reasoning_parameter(reasoning: &Reasoning, top: &mut Top<'_>) {
 }
 
 /// An Anthropic caller's budget in words.
-fn effort_of(reasoning: &Reasoning) -> Option<String> {
+pub(crate) fn effort_of(reasoning: &Reasoning) -> Option<String> {
     let word = match reasoning.budget_tokens {
         Some(0..=2048) => "low",
         Some(2049..=16_384) => "medium",
@@ -434,13 +401,31 @@ impl Messages<'_> {
         let has_calls = message.content.iter().any(|block| {
             matches!(block, Block::ToolCall { .. } | Block::Other { .. } | Block::Refusal { .. })
         });
-        self.content(&mut item, &visible, index, assistant && has_calls && !self.quirks.needs_content);
+        let thinking = reasoning::text(&message.content).filter(|text| {
+            assistant && self.quirks.reasoning_field == ReasoningField::Content && !text.is_empty()
+        });
+        if let Some(thinking) = thinking {
+            self.thinking(&mut item, &thinking, &visible, index);
+        } else {
+            let null = assistant && has_calls && !self.quirks.needs_content;
+            self.content(&mut item, &visible, index, null);
+        }
         item.some("name", message.name.as_ref());
         if assistant {
             self.assistant(&mut item, message, index);
         }
         self.extra(&mut item, message, index);
         item.end();
+    }
+
+    /// Thinking as the first part of the content.
+    fn thinking(&mut self, item: &mut Object<'_>, text: &str, visible: &[(usize, &Block)], index: usize) {
+        let mut parts = item.array("content");
+        parts.push(&json!({"type": "thinking", "thinking": [{"type": "text", "text": text}]}));
+        for (place, block) in visible {
+            self.part(&mut parts, block, &format!("messages[{index}].content[{place}]"));
+        }
+        parts.end();
     }
 
     fn content(&mut self, item: &mut Object<'_>, visible: &[(usize, &Block)], index: usize, null: bool) {
@@ -497,11 +482,25 @@ impl Messages<'_> {
                 part.some("cache_control", cache_control.as_ref().filter(|_| marks));
                 part.end();
             }
+            Block::Audio { data, .. } if self.quirks.bare_media => {
+                parts.push(&json!({"type": "input_audio", "input_audio": data}));
+            }
             Block::Audio { data, format } => {
                 parts.push(&json!({"type": "input_audio", "input_audio": {"data": data, "format": format}}));
             }
             Block::File { source: MediaSource::Text(text), .. } => {
                 parts.push(&json!({"type": "text", "text": text}));
+            }
+            Block::File {
+                source: source @ (MediaSource::Base64 { .. } | MediaSource::Url(_)),
+                filename,
+                ..
+            } if self.quirks.bare_media => {
+                let mut part = parts.object();
+                part.field("type", "document_url");
+                part.field("document_url", &url(source));
+                part.some("document_name", filename.as_ref());
+                part.end();
             }
             Block::File { source, filename, cache_control, extra } => {
                 let mut part = parts.object();
@@ -567,6 +566,8 @@ impl Messages<'_> {
                     self.dropped.push(format!("messages[{index}].reasoning_content"));
                 }
             }
+            // It stands in the content.
+            ReasoningField::Content => {}
             ReasoningField::ReasoningContent => item.some("reasoning_content", text.as_ref()),
             ReasoningField::Reasoning => item.some("reasoning", text.as_ref()),
             ReasoningField::ReasoningDetails => {

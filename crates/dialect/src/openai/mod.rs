@@ -5,8 +5,10 @@ mod chunks;
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod error;
+mod moderation;
 mod reasoning;
 pub(crate) mod stream;
+mod texts;
 pub(crate) mod usage;
 
 use millgate_types::{Answer, Call, Dialect, Fault, Operation, RequestId, Usage};
@@ -26,7 +28,7 @@ impl Codec for OpenAi {
         decode::call(operation, json::parse_object(body)?, decode::OPENAI)
     }
     fn encode_call(&self, call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
-        Ok(encode::call(call, quirks))
+        encode::call(call, quirks)
     }
     fn decode_answer(&self, operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
         answer::decode(operation, body)

@@ -322,7 +322,14 @@ impl ChoiceState {
         answer::visible(serde_json::from_str(raw.get()).ok(), &mut blocks);
         for block in blocks {
             match block {
-                Block::Text { text, .. } => self.grow(Kind::Text, text, out),
+                Block::Text { text, citations, .. } => {
+                    self.grow(Kind::Text, text, out);
+                    for citation in citations {
+                        let block = self.open(Kind::Text, out);
+                        let delta = Delta::Citation(citation);
+                        out.push(Event::BlockDelta { choice: self.index, block, delta });
+                    }
+                }
                 Block::Reasoning { text, .. } => self.grow(Kind::Reasoning, text, out),
                 Block::Refusal { text } => self.grow(Kind::Refusal, text, out),
                 Block::Other { dialect, value } => {

@@ -61,6 +61,7 @@ pub(crate) fn read(value: &Value) -> Option<Usage> {
         audio_input,
         audio_output,
         image_input: 0,
+        billed: None,
         reported_cost: reported_cost(map),
         estimated: false,
     })

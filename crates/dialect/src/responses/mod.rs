@@ -1,8 +1,9 @@
-//! OpenAI Responses: callers' requests for any target, and the answers of providers that have the API
-//! themselves. Such providers get their callers' bytes; nothing is ever encoded for them.
+//! OpenAI Responses: callers' requests for any target, and providers that have the API themselves. Such providers
+//! get their callers' bytes; calls in other dialects are encoded for them where the configuration says so.
 
 mod answer;
 mod decode;
+mod encode;
 mod events;
 mod item;
 mod stream;
@@ -12,8 +13,8 @@ use serde_json::Value;
 
 use crate::stream::SseDecoder;
 use crate::{
-    Codec, Context, EncodedCall, ErrorBody, Quirks, StreamDecoder, StreamEncoder, json, not_implemented,
-    openai,
+    Codec, Context, EncodedCall, ErrorBody, Quirks, StreamDecoder, StreamEncoder, completion, json,
+    not_implemented, openai,
 };
 
 /// The dialect of OpenAI's Responses API.
@@ -26,8 +27,12 @@ impl Codec for Responses {
     fn decode_call(&self, operation: Operation, body: &[u8]) -> Result<Call, Fault> {
         decode::call(operation, json::parse_object(body)?)
     }
-    fn encode_call(&self, call: &Call, _quirks: &Quirks) -> Result<EncodedCall, Fault> {
-        Err(not_implemented(Dialect::Responses, call.operation()))
+    fn encode_call(&self, call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault> {
+        match call {
+            Call::Chat(call) => encode::chat(call, quirks),
+            Call::Completion(call) => encode::chat(&completion::completion_as_chat(call)?, quirks),
+            _ => Err(not_implemented(Dialect::Responses, call.operation())),
+        }
     }
     fn decode_answer(&self, operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
         answer::decode(operation, body)

@@ -1,7 +1,7 @@
 //! Requests: what is refused, and how meaning moves between dialects.
 
 use millgate_dialect::{Quirks, ReasoningField, ReasoningParameter, codec};
-use millgate_types::{Call, Dialect, Operation, code};
+use millgate_types::{Block, Call, Dialect, Operation, code};
 use serde_json::{Value, json};
 
 /// Quirks that lose nothing, for round trips.
@@ -26,8 +26,28 @@ pub(crate) fn with_usage(call: &mut Call) {
             }
         }
         Call::Completion(call) => call.include_usage = call.stream,
-        Call::Embedding(_) => {}
+        Call::Embedding(_) | Call::Rerank(_) | Call::Moderation(_) => {}
     }
+}
+
+/// What the Responses API says in one way only: tools that are not strict say so, bounds have a least value, and
+/// thinking without a seal is none.
+pub(crate) fn as_responses(mut call: Call) -> Call {
+    let Call::Chat(chat) = &mut call else { return call };
+    chat.max_output_tokens = chat.max_output_tokens.map(|limit| limit.max(16));
+    for tool in &mut chat.tools {
+        tool.strict.get_or_insert(false);
+        tool.parameters.get_or_insert_with(|| json!({"type": "object", "properties": {}}));
+    }
+    if chat.tools.is_empty() {
+        chat.tool_choice = None;
+        chat.parallel_tool_calls = None;
+    }
+    for message in &mut chat.messages {
+        message.content.retain(|block| !matches!(block, Block::Reasoning { signature: None, .. }));
+    }
+    chat.messages.retain(|message| !message.content.is_empty());
+    call
 }
 
 fn refused(dialect: Dialect, operation: Operation, body: &Value) -> (&'static str, String) {
@@ -232,4 +252,131 @@ fn an_echoed_message_carries_signatures_back() {
     let (sent, _) = to_anthropic(&json!({"model": "claude-opus-4", "messages": [
         {"role": "user", "content": "a"}, message, {"role": "tool", "tool_call_id": "toolu_1", "content": "r"}]}));
     assert_eq!(sent["messages"][1]["content"], answer["content"]);
+}
+
+#[test]
+fn a_chat_goes_by_responses() {
+    let body = json!({"model": "gpt-5-mini", "max_tokens": 5, "temperature": 0.5, "stop": ["x"], "reasoning_effort": "low",
+        "verbosity": "low", "metadata": {"a": "b"}, "logit_bias": {"1": 1}, "user": "u", "stream": true,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": true}},
+        "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}],
+        "tool_choice": {"type": "function", "function": {"name": "look"}},
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "see"},
+                {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}},
+                {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}}]},
+            {"role": "assistant", "content": "I look.", "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "c1", "content": "42"}]});
+    let quirks = Quirks { supports_developer_role: true, ..Quirks::default() };
+    let (sent, dropped) = translated(Dialect::OpenAi, Dialect::Responses, &quirks, &body);
+    assert_eq!(
+        sent,
+        json!({"model": "gpt-5-mini", "input": [
+            {"role": "system", "content": [{"type": "input_text", "text": "Be brief."}]},
+            {"role": "user", "content": [{"type": "input_text", "text": "see"},
+                {"type": "input_image", "image_url": "https://x.test/a.png", "detail": "low"},
+                {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}]},
+            {"type": "message", "role": "assistant", "content": [
+                {"type": "output_text", "text": "I look.", "annotations": []}]},
+            {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c1", "output": "42"}],
+            "tools": [{"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": false}],
+            "tool_choice": {"type": "function", "name": "look"},
+            "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": true},
+                "verbosity": "low"},
+            "max_output_tokens": 16, "temperature": 0.5, "reasoning": {"effort": "low"}, "store": false,
+            "include": ["reasoning.encrypted_content"], "user": "u", "metadata": {"a": "b"}, "stream": true})
+    );
+    assert_eq!(dropped, ["stop", "logit_bias"]);
+}
+
+/// An Anthropic caller gets OpenAI's sealed thinking as a signature, and it goes back as OpenAI's own item.
+#[test]
+fn sealed_thinking_goes_back_by_responses_and_nobody_elses_does() {
+    let body = json!({"model": "o3", "max_tokens": 99, "messages": [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "Hm.", "signature": "openai/rs_1/SEALED"},
+            {"type": "thinking", "thinking": "Not mine.", "signature": "c2ln"},
+            {"type": "text", "text": "Hello."}]},
+        {"role": "user", "content": [{"type": "text", "text": "More."}]}]});
+    let (sent, _) = translated(Dialect::Anthropic, Dialect::Responses, &Quirks::default(), &body);
+    assert_eq!(
+        sent["input"][1],
+        json!({"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}],
+            "encrypted_content": "SEALED"})
+    );
+    assert_eq!(sent["input"][2]["content"][0]["text"], "Hello.");
+    assert_eq!(sent["input"].as_array().map(Vec::len), Some(4), "{sent}");
+    let (plain, _) = translated(
+        Dialect::Anthropic,
+        Dialect::Responses,
+        &Quirks::default(),
+        &json!({"model": "gpt-4o", "max_tokens": 99, "messages": [{"role": "user", "content": "Hi"}]}),
+    );
+    assert_eq!(plain["include"], Value::Null, "models that do not think refuse it");
+}
+
+/// Mistral's thinking stands in the content, both ways; sound and documents stand bare.
+#[test]
+fn mistral_gets_thinking_in_its_content() {
+    let quirks = Quirks {
+        reasoning_field: ReasoningField::Content,
+        bare_media: true,
+        rename: vec![("seed".to_owned(), "random_seed".to_owned())],
+        ..Quirks::default()
+    };
+    let native = json!([{"type": "thinking", "thinking": [{"type": "text", "text": "12 x 12."}]}, {"type": "text", "text": "144"}]);
+    let body = json!({"model": "m", "seed": 3, "messages": [
+        {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+            {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}}]},
+        {"role": "assistant", "content": "144", "reasoning_content": "12 x 12."},
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": native}]});
+    let (sent, dropped) = translated(Dialect::OpenAi, Dialect::OpenAi, &quirks, &body);
+    assert_eq!(
+        sent["messages"][0]["content"],
+        json!([{"type": "input_audio", "input_audio": "AA=="},
+            {"type": "document_url", "document_url": "data:application/pdf;base64,AA==", "document_name": "a.pdf"}])
+    );
+    assert_eq!((&sent["messages"][1]["content"], &sent["messages"][3]["content"]), (&native, &native));
+    assert_eq!((&sent["random_seed"], dropped), (&json!(3), vec![]));
+    let thinking = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}, {"type": "text", "text": "Yes."}]},
+        {"role": "user", "content": "More"}]});
+    let (sent, _) = translated(Dialect::Anthropic, Dialect::OpenAi, &quirks, &thinking);
+    assert_eq!(sent["messages"][1]["content"][0]["thinking"][0]["text"], "Hm.");
+}
+
+#[test]
+fn a_chat_goes_to_ollama_in_its_own_words() {
+    let body = json!({"model": "qwen3", "max_tokens": 5, "temperature": 1.5, "stop": "x", "reasoning_effort": "high", "user": "u",
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
+        "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}},
+            {"type": "function", "function": {"name": "other"}}],
+        "tool_choice": {"type": "function", "function": {"name": "look"}},
+        "messages": [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "see"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+                {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}]},
+            {"role": "assistant", "content": null, "reasoning_content": "Hm.", "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{\"a\":1}"}}]},
+            {"role": "tool", "tool_call_id": "c1", "content": "42"}]});
+    let (sent, dropped) = translated(Dialect::OpenAi, Dialect::Ollama, &Quirks::default(), &body);
+    assert_eq!(
+        sent,
+        json!({"model": "qwen3", "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "see", "images": ["AA=="]},
+            {"role": "assistant", "content": "", "thinking": "Hm.", "tool_calls": [
+                {"type": "function", "function": {"name": "look", "arguments": {"a": 1}}}]},
+            {"role": "tool", "content": "42", "tool_name": "look"}],
+            "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}],
+            "format": {"type": "object"}, "think": true,
+            "options": {"num_predict": 5, "temperature": 1.5, "stop": ["x"]}, "stream": false})
+    );
+    assert_eq!(dropped, ["messages[1].content[2]", "tool_choice", "user"]);
 }

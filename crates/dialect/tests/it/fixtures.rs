@@ -71,6 +71,14 @@ fn read(path: &Path) -> Option<Recording> {
         "batchEmbedContents" | "embedContent" | "predict" => (Dialect::Gemini, Operation::Embeddings),
         "converse" | "converse-stream" => (Dialect::Bedrock, Operation::Chat),
         "invoke" if file["model"].as_str()?.contains("embed") => (Dialect::Bedrock, Operation::Embeddings),
+        "native-chat" => (Dialect::Ollama, Operation::Chat),
+        "chat-v2" => (Dialect::Cohere, Operation::Chat),
+        "embeddings-v2" => (Dialect::Cohere, Operation::Embeddings),
+        // Bedrock's has a shape of its own.
+        "rerank" | "rerank-v1" | "rerank-v2" if file["provider"] != "bedrock" => {
+            (Dialect::Cohere, Operation::Rerank)
+        }
+        "moderations" => (Dialect::OpenAi, Operation::Moderations),
         _ => return None,
     };
     let asked_as_answered = dialect != Dialect::OpenAi || operation != Operation::Chat;

@@ -43,9 +43,18 @@ fn recordings_look_as_they_did_in_every_dialect() {
         let mut text = String::new();
         // The younger dialects show their own recordings only, and each other's.
         let younger = [Dialect::Gemini, Dialect::Responses];
-        let all = [Dialect::OpenAi, Dialect::Anthropic, Dialect::Mlflow].into_iter().chain(younger);
+        let all = [Dialect::OpenAi, Dialect::Anthropic, Dialect::Mlflow, Dialect::Cohere];
+        let all = all.into_iter().chain(younger);
         for dialect in all {
             let chats_only = [Dialect::Anthropic, Dialect::Responses].contains(&dialect);
+            let only = match recording.operation {
+                Operation::Rerank => Some(Dialect::Cohere),
+                Operation::Moderations => Some(Dialect::OpenAi),
+                _ => None,
+            };
+            if only.is_some_and(|only| only != dialect) || only.is_none() && dialect == Dialect::Cohere {
+                continue;
+            }
             if chats_only && recording.operation != Operation::Chat
                 || younger.contains(&dialect) && !younger.contains(&recording.dialect)
             {

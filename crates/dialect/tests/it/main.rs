@@ -4,6 +4,7 @@
 
 mod bedrock;
 mod calls;
+mod cohere;
 mod fixtures;
 mod goldens;
 mod properties;

@@ -331,18 +331,20 @@ proptest! {
     fn noise_is_refused_in_peace(bytes in vec(any::<u8>(), 0..200), json in "[\\[\\]{}\":,a-z0-9 ]{0,60}") {
         for codec in millgate_dialect::DIALECTS {
             let dialect = codec.dialect();
-            for operation in [Operation::Chat, Operation::CountTokens, Operation::Completions, Operation::Embeddings, Operation::Predict] {
+            for operation in [Operation::Chat, Operation::CountTokens, Operation::Completions, Operation::Embeddings, Operation::Rerank,
+                Operation::Moderations, Operation::Predict, Operation::Native] {
                 for body in [&bytes, json.as_bytes()] {
                     let _ = codec.decode_call(operation, body);
                     let _ = codec.decode_answer(operation, body);
                     let _ = codec.decode_error(500, body);
-                    let framed = [b"data: ", body, b"\n\n"].concat();
-                    let mut decoder = codec.stream_decoder(operation);
-                    let mut events = Vec::new();
-                    decoder.push(&framed, &mut events);
-                    decoder.finish(&mut events);
-                    let ended = matches!(events.last(), Some(Event::Error(_) | Event::End));
-                    prop_assert!(ended, "{dialect:?}");
+                    for framed in [[b"data: ", body, b"\n\n"].concat(), [body, b"\n"].concat()] {
+                        let mut decoder = codec.stream_decoder(operation);
+                        let mut events = Vec::new();
+                        decoder.push(&framed, &mut events);
+                        decoder.finish(&mut events);
+                        let ended = matches!(events.last(), Some(Event::Error(_) | Event::End));
+                        prop_assert!(ended, "{dialect:?}");
+                    }
                 }
             }
         }

@@ -106,6 +106,7 @@ impl Evidence {
             }
             Call::Completion(call) => prompt(&call.prompt, &mut text, &mut more),
             Call::Embedding(call) => prompt(&call.input, &mut text, &mut more),
+            Call::Rerank(_) | Call::Moderation(_) => {}
         }
         millgate_tokens::count(&self.model, &text) + more
     }

@@ -82,6 +82,7 @@ impl Facts {
                     subject = true;
                 }
                 "prompt" => subject |= operation == Operation::Completions,
+                "documents" if operation == Operation::Rerank => subject = true,
                 "input" => subject |= subject_of(dialect, operation) == "input",
                 "n" | "max_tokens" | "max_completion_tokens" | "max_output_tokens"
                     if strict
@@ -187,7 +188,8 @@ fn subject_of(dialect: Dialect, operation: Operation) -> &'static str {
     match (dialect, operation) {
         (Dialect::Gemini, Operation::Embeddings) => "content",
         (Dialect::Gemini, _) => "contents",
-        (Dialect::Responses, _) | (_, Operation::Embeddings) => "input",
+        (Dialect::Responses, _) | (_, Operation::Embeddings | Operation::Moderations) => "input",
+        (_, Operation::Rerank) => "documents",
         (_, Operation::Completions) => "prompt",
         _ => "messages",
     }

@@ -2,6 +2,8 @@
 //! name spliced in, and the answer's bytes come back (pass lane). Otherwise decode, encode, and back
 //! (translate lane).
 
+mod batch;
+
 use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ use crate::reply::{Pieces, Reply, names};
 use crate::snapshot::{Provider, Transport};
 
 /// Error bodies are read up to here.
-const MAX_ERROR_BODY: usize = 64 << 10;
+pub(super) const MAX_ERROR_BODY: usize = 64 << 10;
 /// Headers of Anthropic's callers that their provider needs to see.
 const ANTHROPIC_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("anthropic-beta"), HeaderName::from_static("anthropic-version")];
@@ -53,6 +55,15 @@ impl Translated {
             self.0 = Some(decoded);
         }
         self.0.as_mut().ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the call was lost"))
+    }
+
+    /// What an answer needs from its call: ranks are put in order and cut to what was asked for.
+    fn settle(&self, answer: &mut Answer) -> Result<(), Fault> {
+        let (Answer::Rerank(answer), Some(Call::Rerank(call))) = (answer, &self.0) else { return Ok(()) };
+        answer.settle(call).map_err(|_| {
+            let public = "the provider ranked a document that it was not sent";
+            Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public)
+        })
     }
 }
 
@@ -82,6 +93,8 @@ struct Way<'a> {
     /// How the caller wants vectors written.
     format: EmbeddingFormat,
     dropped: Vec<String>,
+    /// Bodies of further requests that belong to the call.
+    rest: Vec<Bytes>,
 }
 
 impl Attempt<'_> {
@@ -103,8 +116,10 @@ impl Attempt<'_> {
         let response = self.check(response).await?;
         let mut reply = if way.stream {
             self.stream(response, &way, flight).await?
+        } else if !way.rest.is_empty() {
+            self.batched(response, &way, flight).await?
         } else {
-            self.whole(response, &way, flight).await?
+            self.whole(response, &way, translated, flight).await?
         };
         if !way.dropped.is_empty()
             && let Ok(dropped) = HeaderValue::from_str(&way.dropped.join(", "))
@@ -117,7 +132,7 @@ impl Attempt<'_> {
     /// What to ask the provider for.
     fn operation(&self) -> Result<Operation, Fault> {
         let wanted = self.planned.call.operation;
-        let own = |operation| self.provider.has(self.provider.kind.dialect, operation);
+        let own = |operation| self.provider.dialect(operation).is_some();
         if self.native(wanted) || own(wanted) {
             return Ok(wanted);
         }
@@ -155,14 +170,16 @@ impl Attempt<'_> {
         translated: &mut Translated,
     ) -> Result<(Bytes, Way<'_>), Fault> {
         let call = &self.planned.call;
-        let native = self.native(operation) && facts.passes && !self.provider.kind.quirks.omit_model;
-        let target = if native { call.dialect } else { self.provider.kind.dialect };
-        let quirks = &self.provider.kind.quirks;
+        let quirks = &self.provider.quirks;
+        let native =
+            self.native(operation) && facts.passes && !quirks.omit_model && !quirks.translates(operation);
+        let own = self.provider.dialect(operation).unwrap_or(self.provider.kind.dialect);
+        let target = if native { call.dialect } else { own };
         let model: Cow<'_, str> = match (self.model, self.asked().and_then(|asked| asked.split_once('/'))) {
             (Some(model), _) | (None, Some((_, model))) => model.into(),
             (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
         };
-        let stream = facts.stream && call.operation != Operation::Embeddings;
+        let stream = facts.stream && call.operation.streams();
         let mut way = Way {
             lane: Lane::Pass,
             dialect: target,
@@ -172,6 +189,7 @@ impl Attempt<'_> {
             hide_usage: false,
             format: EmbeddingFormat::Float,
             dropped: Vec::new(),
+            rest: Vec::new(),
         };
         if native && operation == call.operation {
             way.hide_usage = stream
@@ -188,6 +206,7 @@ impl Attempt<'_> {
             Call::Embedding(call) => way.format = call.format,
             Call::Chat(call) => call.include_usage = true,
             Call::Completion(call) => call.include_usage = true,
+            Call::Rerank(_) | Call::Moderation(_) => {}
         }
         let as_chat = match canonical {
             Call::Completion(call) if operation == Operation::Chat => {
@@ -195,8 +214,11 @@ impl Attempt<'_> {
             }
             _ => None,
         };
-        let encoded = codec(target).encode_call(as_chat.as_ref().unwrap_or(canonical), quirks)?;
+        let (first, rest) = batch::split(canonical, target, quirks)?;
+        let other = as_chat.or_else(|| first.map(Call::Embedding));
+        let encoded = codec(target).encode_call(other.as_ref().unwrap_or(canonical), quirks)?;
         way.dropped = encoded.dropped;
+        way.rest = rest;
         Ok((encoded.body.into(), way))
     }
 
@@ -280,6 +302,7 @@ impl Attempt<'_> {
         &self,
         response: Response<AnswerBody>,
         way: &Way<'_>,
+        translated: &Translated,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
         let counted = millgate_provider::counted(response.headers());
@@ -293,6 +316,7 @@ impl Attempt<'_> {
         if let Answer::Embedding(answer) = &mut answer {
             answer.usage = answer.usage.or(counted);
         }
+        translated.settle(&mut answer)?;
         let usage = answer.usage().unwrap_or_default();
         let text = codec(self.planned.call.dialect).encode_answer(&answer, &self.context(way, flight));
         Ok(self.counted(Reply::json(text), usage, &body, way, flight))
@@ -301,7 +325,8 @@ impl Attempt<'_> {
     /// Notes what a whole answer consumed. What the provider has not said is counted behind it.
     fn counted(&self, reply: Reply, said: Usage, body: &Bytes, way: &Way<'_>, flight: &mut Flight) -> Reply {
         flight.consumed(said);
-        if said.total() > 0 {
+        let of_tokens = [Operation::Chat, Operation::Completions, Operation::Embeddings];
+        if said.total() > 0 || !of_tokens.contains(&way.operation) {
             return reply;
         }
         let mut evidence = self.evidence(way);
@@ -332,7 +357,7 @@ impl Attempt<'_> {
             scan::visit(&body, |name, kind, text| match name {
                 _ if kind == scan::Kind::Null => {}
                 b"error" => error = true,
-                b"choices" | b"content" | b"data" => answer = true,
+                b"choices" | b"content" | b"data" | b"results" => answer = true,
                 name if wanted.is_some_and(|wanted| wanted.as_bytes() == name) => {
                     found = Some(body.slice_ref(text));
                 }
@@ -384,7 +409,9 @@ impl Attempt<'_> {
         let body = response.into_body();
         let pieces: Box<dyn Pieces> = if way.lane == Lane::Pass {
             let watch = Watch::new(way.dialect, way.operation, way.hide_usage);
-            Box::new(stream::Passing::open(body, watch, call.dialect, self.evidence(way), flight).await?)
+            Box::new(
+                stream::Passing::open(body, watch, call.dialect, Some(self.evidence(way)), flight).await?,
+            )
         } else {
             let decoder = codec(way.dialect).stream_decoder(way.operation);
             let encoder = self.encoder(way, flight);

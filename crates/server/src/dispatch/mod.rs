@@ -5,14 +5,17 @@ mod estimate;
 mod facts;
 mod llm;
 mod mock;
+mod native;
 mod predict;
 mod stream;
+mod upload;
 
 use http::HeaderValue;
 use http::request::Parts;
 use millgate_types::{Fault, Retry, code};
 
 pub(crate) use facts::Facts;
+pub(crate) use native::{NativeCall, native};
 
 use crate::flight::Flight;
 use crate::pipeline::{Planned, label};

@@ -90,13 +90,15 @@ impl Passing {
         mut body: AnswerBody,
         mut watch: Watch,
         dialect: Dialect,
-        mut evidence: Evidence,
+        mut evidence: Option<Evidence>,
         flight: &mut Flight,
     ) -> Result<Self, Fault> {
         loop {
             let (passed, last) = match next(&mut body).await? {
                 Some(bytes) => {
-                    evidence.keep(&bytes);
+                    if let Some(evidence) = &mut evidence {
+                        evidence.keep(&bytes);
+                    }
                     (watch.push(&bytes), false)
                 }
                 None => (watch.finish(), true),
@@ -104,7 +106,7 @@ impl Passing {
             flight.consumed(watch.usage());
             if !passed.bytes.is_empty() && passed.fault.is_none() {
                 check_first(&passed.bytes)?;
-                let (first, evidence) = (Some(passed.bytes), Some(evidence));
+                let first = Some(passed.bytes);
                 return Ok(Self { body, watch, dialect, first, over: last, evidence });
             }
             if let Some(fault) = passed.fault {
@@ -132,7 +134,9 @@ impl Pieces for Passing {
         while !self.over {
             let passed = match ready!(poll_next(&mut self.body, context)) {
                 Some(Ok(bytes)) => {
-                    self.evidence.iter_mut().for_each(|evidence| evidence.keep(&bytes));
+                    if let Some(evidence) = &mut self.evidence {
+                        evidence.keep(&bytes);
+                    }
                     self.watch.push(&bytes)
                 }
                 Some(Err(error)) => {
@@ -250,7 +254,9 @@ impl Pieces for Translating {
             }
             match ready!(poll_next(&mut self.body, context)) {
                 Some(Ok(bytes)) => {
-                    self.evidence.iter_mut().for_each(|evidence| evidence.keep(&bytes));
+                    if let Some(evidence) = &mut self.evidence {
+                        evidence.keep(&bytes);
+                    }
                     self.decoder.push(&bytes, &mut self.events);
                 }
                 Some(Err(error)) => {

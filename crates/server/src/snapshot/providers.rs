@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
-use millgate_config::{Config, ProviderConfig};
+use millgate_config::{ChatApi, Config, ProviderConfig};
 use millgate_credential::{Credential, Credentials, Opened, Wanted};
 use millgate_provider::{ProviderKind, Settings, complete};
+use millgate_types::{Dialect, Operation};
 use millgate_upstream::{Deadlines, Origin};
 use url::Url;
 
@@ -81,6 +82,10 @@ pub(super) fn open(
     }
     let version = written.api_version.as_deref().filter(|_| kind.takes_version());
     let paths = Paths { name, prefix: &prefix, version, settings: &settings };
+    let mut quirks = kind.quirks.clone();
+    if let Some(purpose) = &written.input_type {
+        purpose.clone_into(&mut quirks.input_type);
+    }
     let mut provider = Provider {
         name: name.into(),
         kind,
@@ -88,13 +93,16 @@ pub(super) fn open(
         headers,
         deadlines,
         credential: opened.credential.clone(),
-        ways: paths.ways(kind)?,
+        ways: paths.of_chats(written.api, paths.ways(kind)?),
+        quirks,
+        base: prefix.clone(),
         families: Vec::new(),
         prices: Arc::default(),
     };
     for family in &kind.families {
         let ways = paths.ways(&family.kind)?;
-        let member = Provider { kind: &family.kind, ways, families: Vec::new(), ..provider.clone() };
+        let quirks = family.kind.quirks.clone();
+        let member = Provider { kind: &family.kind, ways, quirks, families: Vec::new(), ..provider.clone() };
         provider.families.push((family, Arc::new(member)));
     }
     Ok((provider, opened))
@@ -123,5 +131,22 @@ impl Paths<'_> {
             Ok(Way { dialect: way.dialect, operation: way.operation, stream: way.stream, place })
         });
         ways.collect()
+    }
+
+    /// The ways, where chats go by the API that the configuration says.
+    fn of_chats(&self, api: Option<ChatApi>, mut ways: Vec<Way>) -> Vec<Way> {
+        if api == Some(ChatApi::Responses) {
+            ways.retain(|way| way.operation != Operation::Chat || way.dialect == Dialect::Responses);
+            if !ways.iter().any(|way| way.dialect == Dialect::Responses) {
+                let place = Place::Fixed(format!("{}/responses", self.prefix));
+                ways.push(Way {
+                    dialect: Dialect::Responses,
+                    operation: Operation::Chat,
+                    stream: false,
+                    place,
+                });
+            }
+        }
+        ways
     }
 }

@@ -3,11 +3,15 @@
 mod access;
 mod bad_input;
 mod bedrock;
+mod cohere;
 mod cost;
 mod credentials;
 mod faults;
 mod gemini;
 mod limits;
+mod native;
+mod ollama;
+mod operations;
 mod pass;
 mod reload;
 mod responses;

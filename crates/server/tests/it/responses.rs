@@ -1,6 +1,6 @@
 //! OpenAI's Responses API: passed on where the provider has it, translated elsewhere.
 
-use millgate_testkit::FakeProvider;
+use millgate_testkit::{FakeProvider, TestGateway};
 use serde_json::{Value, json};
 
 use super::over;
@@ -144,5 +144,70 @@ async fn what_the_target_cannot_do_is_refused() {
         assert_eq!(answer.status, 400, "{field}");
         assert_eq!(answer.json()["error"]["code"], "unsupported_parameter");
         assert!(answer.json()["error"]["param"].as_str().unwrap().starts_with(field));
+    }
+}
+
+/// `api: responses`: callers of every dialect are served through the provider's `/responses`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_may_be_called_by_responses_for_everybody() {
+    let fake = FakeProvider::start().unwrap();
+    let base = fake.base_url();
+    let gateway = TestGateway::start(&format!(
+        "version: 1
+providers:
+  openai: {{ kind: openai, api: responses, base_url: '{base}', api_key: sk-0123456789, timeout: 2s }}
+  local: {{ kind: vllm, api: responses, base_url: '{base}', timeout: 2s }}
+access: {{ allow_provider_models: true }}
+"
+    ))
+    .await;
+    let mut call = json!({ "model": "openai/gpt-5-mini", "max_tokens": 64,
+        "messages": [{ "role": "user", "content": "Hi" }] });
+    for path in ["/v1/chat/completions", "/v1/messages", "/v1/responses"] {
+        if path == "/v1/responses" {
+            call = json!({ "model": "local/ok", "input": "Hi" });
+        }
+        let answer = gateway.post(path, &call).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        assert_eq!(fake.last().path, "/v1/responses");
+        assert!(answer.text().contains(TEXT), "{path}: {}", answer.text());
+    }
+    let mut call = json!({ "model": "openai/tool", "max_tokens": 64, "stream": true,
+        "messages": [{ "role": "user", "content": "Hi" }] });
+    let text = gateway
+        .post(
+            "/v1/messages",
+            &json!({ "model": "openai/ok", "max_tokens": 64, "stream": true,
+        "messages": [{ "role": "user", "content": "Hi" }] }),
+        )
+        .await
+        .text();
+    assert!(text.contains("\"text\":\"Hello \"") && text.contains("event: message_stop"), "{text}");
+    let sent = fake.last().json();
+    assert_eq!(
+        (&sent["stream"], &sent["store"], &sent["max_output_tokens"]),
+        (&json!(true), &json!(false), &json!(64))
+    );
+    let contents = json!({ "contents": [{ "role": "user", "parts": [{ "text": "Hi" }] }] });
+    let got = gateway.post("/v1beta/models/openai/ok:generateContent", &contents).await;
+    assert_eq!(got.json()["candidates"][0]["content"]["parts"][0]["text"], TEXT, "{}", got.text());
+    call["stream"] = false.into();
+    let got = gateway.post("/v1/chat/completions", &call).await.json();
+    let choice = &got["choices"][0];
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["name"], "get_weather", "{got}");
+    assert_eq!(
+        (&choice["finish_reason"], &got["usage"]["prompt_tokens_details"]["cached_tokens"]),
+        (&json!("tool_calls"), &json!(4))
+    );
+    for (model, stream, status, code) in [
+        ("status-400", false, 400, "upstream_invalid_request"),
+        ("status-503", true, 503, "upstream_overloaded"),
+        ("error-first", true, 502, "upstream_error"),
+        ("empty-stream", true, 502, "upstream_error"),
+    ] {
+        call["model"] = format!("openai/{model}").into();
+        call["stream"] = stream.into();
+        let answer = gateway.post("/v1/chat/completions", &call).await;
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (status, &json!(code)), "{model}");
     }
 }

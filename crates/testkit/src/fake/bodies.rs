@@ -19,6 +19,12 @@ pub(super) enum Api {
     ConverseStream,
     Invoke,
     Count,
+    Rerank,
+    Moderations,
+    CohereChat,
+    CohereEmbed,
+    OllamaChat,
+    OllamaEmbed,
 }
 
 impl Api {
@@ -43,6 +49,12 @@ impl Api {
             ("/converse", Self::Converse),
             ("/converse-stream", Self::ConverseStream),
             ("/invoke", Self::Invoke),
+            ("/rerank", Self::Rerank),
+            ("/moderations", Self::Moderations),
+            ("/v2/chat", Self::CohereChat),
+            ("/v2/embed", Self::CohereEmbed),
+            ("/api/chat", Self::OllamaChat),
+            ("/api/embed", Self::OllamaEmbed),
         ]
         .into_iter()
         .find_map(|(end, api)| path.ends_with(end).then_some(api))
@@ -56,6 +68,7 @@ impl Api {
     pub(super) fn stream_type(self) -> &'static str {
         match self {
             Self::ConverseStream => "application/vnd.amazon.eventstream",
+            Self::OllamaChat => "application/x-ndjson",
             _ => "text/event-stream; charset=utf-8",
         }
     }
@@ -71,6 +84,22 @@ impl Api {
             _ => "x-amzn-errortype: ValidationException:http://internal.amazon.com/\r\n",
         }
     }
+
+    /// Whether its answers may be streams, and are the same for every request to a model.
+    pub(super) fn streams(self) -> bool {
+        let whole = [
+            Self::Embeddings,
+            Self::BatchEmbed,
+            Self::Count,
+            Self::Rerank,
+            Self::Moderations,
+            Self::CohereEmbed,
+            Self::OllamaEmbed,
+            Self::Predict,
+            Self::Invoke,
+        ];
+        !whole.contains(&self)
+    }
 }
 
 pub(super) const TEXT: &str = "Hello from the fake provider.";
@@ -78,7 +107,7 @@ const JSON_TEXT: &str = "{\"answer\": 42}";
 pub(super) const CREATED: u64 = 1_760_000_000;
 
 /// The whole answer.
-pub(super) fn whole(api: Api, model: &str, request: &Value) -> Vec<u8> {
+pub(super) fn whole(api: Api, path: &str, model: &str, request: &Value) -> Vec<u8> {
     let text = if model == "json" { JSON_TEXT } else { TEXT };
     let answer = match api {
         Api::Chat => {
@@ -91,7 +120,10 @@ pub(super) fn whole(api: Api, model: &str, request: &Value) -> Vec<u8> {
                 message["tool_calls"] = json!([{ "id": "call_fake1", "type": "function",
                     "function": { "name": "get_weather", "arguments": "{\"city\":\"Paris\"}" } }]);
             }
-            if model == "reasoning" {
+            if model == "reasoning" && path.contains("/mistral/") {
+                message["content"] = json!([{ "type": "thinking", "closed": true,
+                    "thinking": [{ "type": "text", "text": "Let me think." }] }, { "type": "text", "text": text }]);
+            } else if model == "reasoning" {
                 message["reasoning_content"] = "Let me think.".into();
             }
             json!({
@@ -115,6 +147,12 @@ pub(super) fn whole(api: Api, model: &str, request: &Value) -> Vec<u8> {
         Api::Predict => super::other::predicted(request),
         Api::Converse | Api::ConverseStream => super::bedrock::answer(model, text),
         Api::Invoke => json!({ "embedding": [0.25, -0.5, 0.125, 1.0] }),
+        Api::OllamaChat => super::ollama::answer(model, text),
+        Api::OllamaEmbed => super::ollama::embedded(request),
+        Api::CohereChat => super::cohere::answer(model, text),
+        Api::CohereEmbed => super::cohere::embedded(request),
+        Api::Rerank => super::operations::reranked(path, model, request),
+        Api::Moderations => super::operations::judged(path, model, request),
         Api::Count => json!({ "input_tokens": 42, "totalTokens": 42 }),
         Api::Messages => {
             let mut content = vec![json!({ "type": "text", "text": text })];
@@ -183,6 +221,8 @@ pub(super) fn error(api: Api, status: u16) -> Vec<u8> {
             super::other::error(status, message)
         }
         Api::Converse | Api::ConverseStream | Api::Invoke => json!({ "message": message }),
+        Api::OllamaChat | Api::OllamaEmbed => json!({ "error": message }),
+        Api::CohereChat | Api::CohereEmbed => json!({ "id": "fake", "message": message }),
         _ => json!({ "error": { "message": message, "type": openai, "param": null, "code": null } }),
     };
     value.to_string().into_bytes()
@@ -215,7 +255,11 @@ pub(super) fn error_event(api: Api) -> Vec<u8> {
     }
     let body = error(api, if api == Api::Messages { 529 } else { 500 });
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-    if api == Api::Messages { event("error", &value) } else { data(&value) }
+    match api {
+        Api::Messages => event("error", &value),
+        Api::OllamaChat => format!("{value}\n").into_bytes(),
+        _ => data(&value),
+    }
 }
 
 /// A stream of `chunks` pieces of content; `None`: the usual text.
@@ -227,6 +271,8 @@ pub(super) fn script(api: Api, model: &str, request: &Value, chunks: Option<usiz
     };
     match api {
         Api::Messages => messages(model, &words),
+        Api::OllamaChat => super::ollama::events(model, &words),
+        Api::CohereChat => super::cohere::events(model, &words),
         Api::Responses => super::other::response_events(model, &words),
         Api::GenerateStream => super::other::generated_events(model, &words),
         Api::ConverseStream => super::bedrock::events(model, &words),

@@ -18,9 +18,14 @@
 //! Paths that end in `/token` are token endpoints. Tokens are numbered, `token-1` being the first; a segment of the
 //! path says how the endpoint behaves: `lives-N` (seconds), `slow-Dms`, `status-NNN`, `fails-N` (the first N times),
 //! `html`.
+//! Files, images and audio have no model; there the path tells.
 
 mod bedrock;
 mod bodies;
+mod cohere;
+mod native;
+mod ollama;
+mod operations;
 mod other;
 mod server;
 mod token;

@@ -58,6 +58,12 @@ async fn connection(mut link: Buffered<TcpStream>, log: &Log, made: &Made) -> io
             link.stream.write_all(&whole_answer(status, kind, "", &body)).await?;
             continue;
         }
+        if super::native::serves(path) {
+            if super::native::answer(&mut link.stream, method, path, &head, &body).await? {
+                continue;
+            }
+            return Ok(());
+        }
         let Some(api) = Api::of(path) else {
             let answer = whole_answer(404, "application/json", "", &bodies::error(Api::Chat, 404));
             link.stream.write_all(&answer).await?;
@@ -103,13 +109,13 @@ fn named(path: &str) -> Option<&str> {
 
 /// Answers one call; false when the connection is over.
 async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made: &Made) -> io::Result<bool> {
-    let mut asked = Asked::read(body);
+    let mut asked = Asked::read(path, body);
     if let Some(model) = named(path) {
         asked.model = model.to_owned();
         asked.stream = asked.stream || api.always_streams() || path.contains(":streamRawPredict");
     }
     let model = asked.model.as_str();
-    let streams = asked.stream && api != Api::Embeddings;
+    let streams = asked.stream && api.streams();
     let mut parts = model.split('-');
     match parts.next().unwrap_or_default() {
         "status" => {
@@ -149,7 +155,7 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
 async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made) -> io::Result<bool> {
     let model = asked.model.as_str();
     let script = || bodies::script(api, model, &asked.value(), None);
-    match (model, asked.stream && api != Api::Embeddings) {
+    match (model, asked.stream && api.streams()) {
         ("reset", _) => {
             stream.set_zero_linger()?;
             return Ok(false);
@@ -177,7 +183,7 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
             stream.write_all(&whole_answer(200, "application/json", "", &body)).await?;
         }
         ("cut-stream", false) => {
-            let body = bodies::whole(api, model, &asked.value());
+            let body = bodies::whole(api, asked.path, model, &asked.value());
             let mut answer = whole_answer(200, "application/json", "", &body);
             answer.truncate(answer.len() - 20);
             stream.write_all(&answer).await?;
@@ -221,9 +227,9 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
 
 /// The answer without faults, from memory when it was made before.
 async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made) -> io::Result<()> {
-    let streams = asked.stream && api != Api::Embeddings;
-    if [Api::Embeddings, Api::BatchEmbed, Api::Predict, Api::Invoke, Api::Count].contains(&api) {
-        let body = bodies::whole(api, &asked.model, &asked.value());
+    let streams = asked.stream && api.streams();
+    if !api.streams() {
+        let body = bodies::whole(api, asked.path, &asked.model, &asked.value());
         let counted = if api == Api::Invoke { "x-amzn-bedrock-input-token-count: 3\r\n" } else { "" };
         return stream.write_all(&whole_answer(200, "application/json", counted, &body)).await;
     }
@@ -236,7 +242,7 @@ async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
                 bodies::script(api, &asked.model, &asked.value(), None);
             stream_answer(api, &[start, content, finish, vec![end]].concat()).into()
         } else {
-            let body = bodies::whole(api, &asked.model, &asked.value());
+            let body = bodies::whole(api, asked.path, &asked.model, &asked.value());
             whole_answer(200, "application/json", "", &body).into()
         };
         let mut made = made.borrow_mut();
@@ -275,6 +281,10 @@ async fn events(stream: &mut TcpStream, api: Api, events: &[Vec<u8>]) -> io::Res
     stream.write_all(&stream_answer(api, events)).await
 }
 
+pub(super) const STREAM_HEAD: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
+    cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
+
 fn stream_head(api: Api) -> String {
     format!(
         "HTTP/1.1 200 OK\r\ncontent-type: {}\r\ncache-control: no-cache\r\n\
@@ -292,11 +302,11 @@ fn stream_answer(api: Api, events: &[Vec<u8>]) -> Vec<u8> {
     out
 }
 
-fn chunk(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
-fn whole_answer(status: u16, content_type: &str, more: &str, body: &[u8]) -> Vec<u8> {
+pub(super) fn whole_answer(status: u16, content_type: &str, more: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 {status} Status\r\ncontent-type: {content_type}\r\nx-request-id: req_fake\r\n{more}\
          content-length: {}\r\n\r\n",
@@ -314,12 +324,13 @@ pub(super) fn millis(text: Option<&str>) -> Duration {
 struct Asked<'a> {
     model: String,
     stream: bool,
+    path: &'a str,
     body: &'a [u8],
 }
 
 impl<'a> Asked<'a> {
     /// Large prompts are not parsed when the model stands near the front, where clients and gateways put it.
-    fn read(body: &'a [u8]) -> Self {
+    fn read(path: &'a str, body: &'a [u8]) -> Self {
         let quick = &body[..body.len().min(200)];
         let model = memchr::memmem::find(quick, b"\"model\":\"").and_then(|at| {
             let rest = &quick[at + 9..];
@@ -330,12 +341,13 @@ impl<'a> Asked<'a> {
             let stream = ["\"stream\":true", "\"stream\": true"]
                 .iter()
                 .any(|text| memchr::memmem::find(body, text.as_bytes()).is_some());
-            return Self { model, stream, body };
+            return Self { model, stream, path, body };
         }
         let value: Value = serde_json::from_slice(body).unwrap_or_default();
         Self {
             model: value["model"].as_str().unwrap_or_default().to_owned(),
             stream: value["stream"] == true,
+            path,
             body,
         }
     }

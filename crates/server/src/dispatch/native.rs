@@ -1,0 +1,349 @@
+//! A provider's own API, passed through: our key out, the provider's credential in. Bodies go both ways as they are;
+//! usage is read out of the answers that carry it, and errors are told as everywhere. No other host is ever called
+//! and nothing of the caller's credentials leaves.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http_body::Body;
+use hyper::body::Incoming;
+use millgate_dialect::{Watch, codec, model_in, redact, scan, usage_of};
+use millgate_provider::ProviderKind;
+use millgate_types::{Dialect, Fault, Lane, Operation, Retry, code};
+use millgate_upstream::{Client, Outgoing, Payload, UpstreamBody, UpstreamError, collect};
+
+use super::llm::{AnswerBody, MAX_ERROR_BODY};
+use super::stream;
+use super::upload::{Progress, Upload, too_large};
+use crate::flight::Flight;
+use crate::native::Native;
+use crate::reply::{Content, Pieces, Reply, names};
+use crate::snapshot::{Provider, Snapshot, Transport};
+
+/// Fields of a caller that reach the provider. Everything else stays here: credentials, cookies, the caller's address,
+/// what chooses another account, and what belongs to the connection.
+const TO_PROVIDER: [HeaderName; 13] = [
+    header::ACCEPT,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_DISPOSITION,
+    header::RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::USER_AGENT,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("openai-beta"),
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("anthropic-beta"),
+];
+/// Fields of an answer that reach the caller.
+const TO_CALLER: [HeaderName; 10] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_DISPOSITION,
+    header::CONTENT_RANGE,
+    header::ACCEPT_RANGES,
+    header::CACHE_CONTROL,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::RETRY_AFTER,
+];
+/// So far into a stream its model's name is looked for.
+const NAME_WITHIN: usize = 16 << 10;
+
+/// A call of a provider's own API within its limits.
+pub(crate) struct NativeCall<'a> {
+    pub(crate) native: Arc<Native>,
+    /// Behind the entry's name.
+    pub(crate) path: &'a str,
+    pub(crate) body: Incoming,
+    /// `x-ratelimit-*` for the answer.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Answers the call; a fault of the provider is an answer too.
+pub(crate) async fn native(
+    snapshot: &Snapshot,
+    call: NativeCall<'_>,
+    head: &Parts,
+    flight: &mut Flight,
+) -> Reply {
+    let native = Arc::clone(&call.native);
+    let headers = call.headers.clone();
+    let record = flight.record();
+    record.target = Some(Arc::clone(&native.target));
+    record.lane = Some(Lane::Pass);
+    record.attempts = 1;
+    let progress = Arc::new(Progress::default());
+    let answered = exchange(snapshot, call, head, &progress, flight).await;
+    flight.record().bytes_in = progress.bytes();
+    let mut reply = answered.unwrap_or_else(|fault| Reply::fault(&fault, flight));
+    reply.headers.insert(names::ENDPOINT, native.header.clone());
+    reply.headers.insert(names::TARGET, native.target_header.clone());
+    reply.headers.extend(headers);
+    reply
+}
+
+async fn exchange(
+    snapshot: &Snapshot,
+    call: NativeCall<'_>,
+    head: &Parts,
+    progress: &Arc<Progress>,
+    flight: &mut Flight,
+) -> Result<Reply, Fault> {
+    let native = &call.native;
+    let provider = &native.provider;
+    let Transport::Http(origin) = &provider.transport else {
+        return Err(Fault::gateway(code::NOT_IMPLEMENTED, "the mock provider has no API of its own"));
+    };
+    let target = native.target(call.path, head.uri.path_and_query())?;
+    let headers = request_headers(&provider.headers, &head.headers);
+    if call.body.size_hint().lower() > native.max_body {
+        return Err(too_large(native.max_body));
+    }
+    let body = if call.body.is_end_stream() {
+        Payload::Whole(Bytes::new())
+    } else {
+        let idle = snapshot.body_limits.idle;
+        Payload::Stream(Box::pin(Upload::new(call.body, native.max_body, idle, Arc::clone(progress))))
+    };
+    let mut deadlines = provider.deadlines;
+    // The time to the answer's head begins with the upload.
+    deadlines.head += snapshot.body_limits.total;
+    let outgoing = Outgoing { method: &head.method, target: &target, headers: &headers, more: &[], body };
+    let response = Client.send(origin, outgoing, &deadlines).await;
+    let response =
+        response.map_err(|error| progress.fault(native.max_body).unwrap_or_else(|| error.into_fault()))?;
+    flight.first_byte();
+    let response = check(provider.kind, response).await?;
+    answer(snapshot, native, &target, &head.method, response, flight).await
+}
+
+/// The provider's fields, and those of the caller's that may go along.
+fn request_headers(ours: &HeaderMap, theirs: &HeaderMap) -> HeaderMap {
+    let mut headers = ours.clone();
+    headers.remove(header::CONTENT_TYPE);
+    for name in &TO_PROVIDER {
+        if let Some(value) = theirs.get(name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    headers
+}
+
+/// Turns everything that is not an answer into a fault.
+async fn check(
+    kind: &ProviderKind,
+    response: Response<UpstreamBody>,
+) -> Result<Response<UpstreamBody>, Fault> {
+    let status = response.status();
+    if status.is_success() || status == StatusCode::NOT_MODIFIED {
+        return Ok(response);
+    }
+    if status.is_redirection() {
+        let public = "the provider answered with a redirect, which is never followed";
+        return Err(
+            Fault::upstream(code::UPSTREAM_ERROR, Retry::Never, public).with_upstream_status(status.as_u16())
+        );
+    }
+    let (head, body) = response.into_parts();
+    let body = collect(body, MAX_ERROR_BODY).await.unwrap_or_default();
+    let mut fault = millgate_provider::classify(kind, status.as_u16(), &head.headers, &body);
+    // Here callers name more than models: what is not found, or in conflict, only the provider can say.
+    if status.is_client_error() && fault.code == code::UPSTREAM_ERROR {
+        fault.code = code::UPSTREAM_INVALID_REQUEST;
+    }
+    if [code::UPSTREAM_NOT_FOUND, code::UPSTREAM_INVALID_REQUEST].contains(&fault.code) {
+        let said = kind.codec().decode_error(status.as_u16(), &body).message;
+        fault.public = match said {
+            Some(message) => redact(&message).into(),
+            None if fault.code == code::UPSTREAM_NOT_FOUND => "the provider has nothing at this path".into(),
+            None => fault.public,
+        };
+    }
+    Err(fault)
+}
+
+async fn answer(
+    snapshot: &Snapshot,
+    native: &Native,
+    target: &str,
+    method: &Method,
+    response: Response<UpstreamBody>,
+    flight: &mut Flight,
+) -> Result<Reply, Fault> {
+    let kind = native.provider.kind;
+    let (head, body) = response.into_parts();
+    let mut headers = HeaderMap::with_capacity(12);
+    for name in &TO_CALLER {
+        if let Some(value) = head.headers.get(name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    let reply = |content: Content| Reply { status: head.status, headers: headers.clone(), body: content };
+    let length = head.headers.get(header::CONTENT_LENGTH).cloned();
+    if body.is_end_stream() {
+        let mut reply = reply(Content::Whole(Bytes::new()));
+        if let Some(length) = length.filter(|_| *method == Method::HEAD) {
+            reply.headers.insert(header::CONTENT_LENGTH, length);
+        }
+        return Ok(reply);
+    }
+    let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    if content_type.starts_with(b"text/event-stream") {
+        let body = AnswerBody::Upstream(body);
+        let pieces: Box<dyn Pieces> = match watched(kind.dialect, target) {
+            Some((dialect, operation)) => {
+                let watch = Watch::new(dialect, operation, false);
+                Box::new(stream::Passing::open(body, watch, dialect, None, flight).await?)
+            }
+            None => Box::new(Raw { body, events: Some(kind.dialect), over: false }),
+        };
+        let provider = Arc::clone(&native.provider);
+        let pieces = Box::new(Priced { inner: pieces, provider, seen: Vec::new(), done: false });
+        let mut streamed = Reply::stream(pieces);
+        streamed.status = head.status;
+        return Ok(streamed);
+    }
+    let declared = body.size_hint().exact();
+    let small = declared.is_none_or(|length| length <= snapshot.max_answer as u64);
+    let json = content_type.starts_with(b"application/json");
+    match length.filter(|_| declared.is_some() && !(json && small)) {
+        // A body that breaks off shows by its length.
+        Some(length) => {
+            let pieces = Raw { body: AnswerBody::Upstream(body), events: None, over: false };
+            let mut reply = reply(Content::Stream(Box::new(pieces)));
+            reply.headers.insert(header::CONTENT_LENGTH, length);
+            Ok(reply)
+        }
+        // Without one, half of it would look whole: so it leaves when all of it is here.
+        None => {
+            let body = collect(body, snapshot.max_answer).await.map_err(UpstreamError::into_fault)?;
+            if json {
+                meter(&native.provider, target, &body, flight);
+            }
+            Ok(reply(Content::Whole(body)))
+        }
+    }
+}
+
+/// What a stream at this place is made of, where we know it.
+fn watched(dialect: Dialect, target: &str) -> Option<(Dialect, Operation)> {
+    let path = target.split('?').next().unwrap_or_default();
+    let ends = |end: &str| path.ends_with(end);
+    match dialect {
+        Dialect::OpenAi if ends("/chat/completions") => Some((dialect, Operation::Chat)),
+        Dialect::OpenAi if ends("/completions") => Some((dialect, Operation::Completions)),
+        Dialect::OpenAi if ends("/responses") => Some((Dialect::Responses, Operation::Chat)),
+        Dialect::Anthropic if ends("/messages") => Some((dialect, Operation::Chat)),
+        Dialect::Gemini if ends(":streamGenerateContent") => Some((dialect, Operation::Chat)),
+        _ => None,
+    }
+}
+
+/// Reads usage and model out of a whole answer.
+fn meter(provider: &Provider, target: &str, body: &[u8], flight: &mut Flight) {
+    let Ok(members) = scan::members(body) else { return };
+    let kind = provider.kind;
+    let dialect = watched(kind.dialect, target).map_or(kind.dialect, |(dialect, _)| dialect);
+    let find = |name: &str| members.iter().find(|member| member.name == name);
+    let model = find("model").or_else(|| find("modelVersion")).and_then(scan::Member::string);
+    flight.price = model.and_then(|model| provider.price(&model));
+    let usage = find(codec(dialect).usage_member()).and_then(|member| {
+        // Images and transcriptions are counted in the words of Responses.
+        let theirs = scan::inner_members(member).ok()?.iter().any(|inner| inner.name == "input_tokens");
+        let words = if dialect == Dialect::OpenAi && theirs { Dialect::Responses } else { dialect };
+        usage_of(words, member.text)
+    });
+    flight.consumed(usage.unwrap_or_default());
+}
+
+/// A stream whose model's name is looked for in its first frames, for the price.
+struct Priced {
+    inner: Box<dyn Pieces>,
+    provider: Arc<Provider>,
+    seen: Vec<u8>,
+    done: bool,
+}
+
+impl Pieces for Priced {
+    fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>> {
+        let piece = ready!(self.inner.poll_piece(context, flight));
+        if let Some(piece) = piece.as_ref().filter(|_| !self.done) {
+            let room = NAME_WITHIN.saturating_sub(self.seen.len());
+            self.seen.extend_from_slice(&piece[..piece.len().min(room)]);
+            let name = model_in(&self.seen);
+            if name.is_some() || self.seen.len() == NAME_WITHIN {
+                flight.priced(name.and_then(|name| self.provider.price(name)));
+                self.done = true;
+                self.seen = Vec::new();
+            }
+        }
+        Poll::Ready(piece)
+    }
+}
+
+/// Bytes as they come. A break is an event where there are events; otherwise the body is shorter than its length.
+struct Raw {
+    body: AnswerBody,
+    events: Option<Dialect>,
+    over: bool,
+}
+
+impl Pieces for Raw {
+    fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>> {
+        while !self.over {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                None => self.over = true,
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => return Poll::Ready(Some(data)),
+                    _ => {}
+                },
+                Some(Err(error)) => {
+                    self.over = true;
+                    let public = "the provider's answer broke off";
+                    let fault = Fault::upstream(code::STREAM_INTERRUPTED, Retry::Never, public);
+                    let fault = fault.with_cause(error);
+                    flight.fail(&fault);
+                    if let Some(dialect) = self.events {
+                        let event = codec(dialect).fault_event(&fault, flight.request_id());
+                        return Poll::Ready(Some(event.into()));
+                    }
+                    // One turn for what came before to leave: the connection is closed after it.
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_and_accounts_of_a_caller_stay_here() {
+        let mut ours = HeaderMap::new();
+        ours.insert("authorization", HeaderValue::from_static("Bearer ours"));
+        ours.insert("content-type", HeaderValue::from_static("application/json"));
+        let mut theirs = HeaderMap::new();
+        for name in
+            ["authorization", "x-api-key", "cookie", "openai-organization", "x-forwarded-for", "connection"]
+        {
+            theirs.insert(HeaderName::from_static(name), HeaderValue::from_static("theirs"));
+        }
+        theirs.insert("content-type", HeaderValue::from_static("multipart/form-data; boundary=x"));
+        let sent = request_headers(&ours, &theirs);
+        assert_eq!(sent.len(), 2, "{sent:?}");
+        assert_eq!(sent["authorization"], "Bearer ours");
+        assert_eq!(sent["content-type"], "multipart/form-data; boundary=x");
+    }
+}
