@@ -9,6 +9,7 @@ mod credentials;
 mod faults;
 mod gemini;
 mod limits;
+mod names;
 mod native;
 mod ollama;
 mod operations;
