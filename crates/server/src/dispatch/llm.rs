@@ -113,7 +113,7 @@ impl Attempt<'_> {
         let mut reply = if way.stream {
             self.stream(response, &way, flight).await?
         } else if !way.rest.is_empty() {
-            self.batched(response, &way, flight).await?
+            Box::pin(self.batched(response, &way, flight)).await?
         } else {
             self.whole(response, &way, translated, flight).await?
         };

@@ -39,7 +39,9 @@ pub(crate) async fn dispatch(
         flight.record().attempts += 1;
         flight.record().target = Some(Arc::clone(&target.label));
         let attempt = match &target.kind {
-            TargetKind::Model(deployment) => predict::predict(deployment, &planned, head, flight).await,
+            TargetKind::Model(deployment) => {
+                Box::pin(predict::predict(deployment, &planned, head, flight)).await
+            }
             TargetKind::Provider { provider, model } => {
                 let asked = planned.call.facts.as_ref().and_then(|facts| facts.model.as_ref());
                 let asked = asked.map(|model| &*model.name);
