@@ -12,6 +12,7 @@ mod completion;
 mod count;
 mod error;
 pub mod eventstream;
+mod foreign;
 mod gemini;
 mod json;
 mod mlflow;
@@ -34,6 +35,7 @@ pub use aggregate::{Aggregator, aggregate, replay};
 pub use completion::{chat_as_completion, completion_as_chat};
 pub use count::estimate_tokens;
 pub use error::redact;
+pub use foreign::holds_foreign_thinking;
 pub use quirks::{
     EmbeddingStyle, MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport, ThinkingStyle,
 };
@@ -73,6 +75,11 @@ pub trait Codec: Sync {
     /// An error inside a stream that has begun.
     fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
         self.encode_fault(fault, request_id)
+    }
+    /// The same behind frames that passed through: where events are numbered, it continues their count. `_passed`
+    /// is the end of what was passed.
+    fn fault_event_behind(&self, _passed: &[u8], fault: &Fault, request_id: RequestId) -> Vec<u8> {
+        self.fault_event(fault, request_id)
     }
     /// What an upstream's error body says.
     fn decode_error(&self, status: u16, body: &[u8]) -> ErrorBody;

@@ -3,6 +3,8 @@
 use millgate_types::Operation;
 use serde::Deserialize;
 
+use crate::scan;
+
 /// Switches of an encoder. The default is a well-behaved OpenAI-compatible server.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -108,6 +110,21 @@ impl Quirks {
         Some(self.rename.iter().find(|(ours, _)| ours == key).map_or(key, |(_, theirs)| theirs))
     }
 
+    /// Whether a body of the target's own dialect asks for a form that the target does not take: then the body is
+    /// translated, and the form told in words. Only targets that lack forms are looked at.
+    #[must_use]
+    pub fn lacks_form(&self, body: &[u8]) -> bool {
+        if self.schema == SchemaSupport::JsonSchema {
+            return false;
+        }
+        let mut lacks = false;
+        let told = scan::visit(body, |name, _, text| {
+            let schema = || memchr::memmem::find(text, b"\"json_schema\"").is_some();
+            lacks |= name == b"response_format" && (self.schema == SchemaSupport::None || schema());
+        });
+        told.is_ok() && lacks
+    }
+
     /// Whether answers of the operation are translated though caller and target speak the same dialect.
     #[must_use]
     pub fn translates(&self, operation: Operation) -> bool {
@@ -153,6 +170,14 @@ pub enum ReasoningField {
     ReasoningDetails,
 }
 
+impl ReasoningField {
+    /// Thinking goes back as text and nothing else.
+    #[must_use]
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::ReasoningContent | Self::Reasoning)
+    }
+}
+
 /// How thinking is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -177,4 +202,25 @@ pub enum ThinkingStyle {
     Budget,
     /// `thinking: {type: adaptive}` with `output_config.effort`.
     Adaptive,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_is_lacking_only_where_the_target_lacks_it() {
+        let with = |schema| Quirks { schema, ..Quirks::default() };
+        let schema = br#"{"response_format":{"type":"json_schema","json_schema":{}},"messages":[]}"#;
+        let object = br#"{"response_format":{"type":"json_object"},"messages":[]}"#;
+        let talk = br#"{"messages":[{"role":"user","content":"a \"json_schema\" is what?"}]}"#;
+        for (support, lacking) in [
+            (SchemaSupport::JsonSchema, [false, false, false]),
+            (SchemaSupport::JsonObject, [true, false, false]),
+            (SchemaSupport::None, [true, true, false]),
+        ] {
+            let quirks = with(support);
+            assert_eq!([&schema[..], object, talk].map(|body| quirks.lacks_form(body)), lacking);
+        }
+    }
 }

@@ -190,6 +190,8 @@ pub struct Reasoning {
     pub budget_tokens: Option<u64>,
     /// Anthropic's `adaptive`: the model decides how much.
     pub adaptive: bool,
+    /// Google's `includeThoughts`: show it. The other dialects show it always.
+    pub shown: bool,
 }
 
 /// Who speaks.

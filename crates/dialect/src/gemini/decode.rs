@@ -391,6 +391,12 @@ fn thinking(
             budget => reasoning.budget_tokens = Some(budget.unsigned_abs()),
         }
     }
+    if let Some(reasoning) = reasoning
+        && map.get("includeThoughts") == Some(&Value::Bool(true))
+    {
+        map.shift_remove("includeThoughts");
+        reasoning.shown = true;
+    }
     Ok(map)
 }
 

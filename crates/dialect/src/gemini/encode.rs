@@ -328,6 +328,9 @@ fn own_thinking(reasoning: &Reasoning) -> Map<String, Value> {
     } else if reasoning.adaptive {
         out.insert("thinkingBudget".to_owned(), json!(-1));
     }
+    if reasoning.shown {
+        out.insert("includeThoughts".to_owned(), json!(true));
+    }
     out
 }
 

@@ -82,15 +82,17 @@ fn completion_answer(out: &mut Vec<u8>, answer: &CompletionAnswer, context: &Con
     }
     choices.end();
     let found = answer.usage.as_ref();
-    top.field(
-        "usage",
-        &json!({
-            "prompt_tokens": found.map(Usage::prompt_total),
-            "completion_tokens": found.map(Usage::completion_total),
-            "total_tokens": found.map(Usage::total),
-        }),
-    );
+    top.field("usage", &three_counts(found));
     top.end();
+}
+
+/// Usage of completions: no parts.
+pub(super) fn three_counts(found: Option<&Usage>) -> Value {
+    json!({
+        "prompt_tokens": found.map(Usage::prompt_total),
+        "completion_tokens": found.map(Usage::completion_total),
+        "total_tokens": found.map(Usage::total),
+    })
 }
 
 fn embedding(out: &mut Vec<u8>, answer: &EmbeddingAnswer, context: &Context) {

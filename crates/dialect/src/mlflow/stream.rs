@@ -38,7 +38,7 @@ impl ChunkOut {
                 crate::json::write(out, &self.context.provider);
             } else if usage.is_some() {
                 out.extend_from_slice(b",\"usage\":");
-                encode::usage(out, usage);
+                crate::json::write(out, &encode::three_counts(usage));
             }
             out.push(b'}');
         });

@@ -99,7 +99,6 @@ impl Writer {
                 | Block::File { source: MediaSource::Text(more), .. } => append(&mut text, more),
                 Block::Image { source: MediaSource::Base64 { data, .. }, .. } => images.push(data.as_str()),
                 Block::Reasoning { text: more, .. } => append(&mut thinking, more),
-                Block::RedactedReasoning { .. } => {}
                 Block::ToolCall { id, name, arguments, .. } => {
                     self.names.insert(id.clone(), name.clone());
                     let arguments: Value = serde_json::from_str(arguments)

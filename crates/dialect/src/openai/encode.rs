@@ -559,7 +559,10 @@ impl Messages<'_> {
         }
         let text = reasoning::text(&message.content);
         let foreign = message.extra.get("reasoning_details").filter(|_| self.same);
-        let details = reasoning::details(&message.content);
+        let details = reasoning::details_for_provider(&message.content);
+        if self.quirks.reasoning_field.is_text() && reasoning::hides(&message.content) {
+            self.dropped.push(format!("messages[{index}].reasoning_details"));
+        }
         match self.quirks.reasoning_field {
             ReasoningField::None => {
                 if text.is_some() || details.is_some() || foreign.is_some() {

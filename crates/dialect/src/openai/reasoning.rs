@@ -93,6 +93,22 @@ pub(super) fn details(content: &[Block]) -> Option<Vec<Value>> {
     )
 }
 
+/// The details that go to a provider: those of Anthropic's models. Seals with another maker's mark are for that
+/// maker, and their text stands in `reasoning` too.
+pub(super) fn details_for_provider(content: &[Block]) -> Option<Vec<Value>> {
+    let of_others = |block: &&Block| matches!(block, Block::Reasoning { signature: Some(signature), .. } if !seal::is_anthropic(signature));
+    if !content.iter().any(|block| of_others(&block)) {
+        return details(content);
+    }
+    let kept: Vec<Block> = content.iter().filter(|block| !of_others(block)).cloned().collect();
+    details(&kept)
+}
+
+/// Whether some thinking is sealed as a whole: there is no text of it.
+pub(super) fn hides(content: &[Block]) -> bool {
+    content.iter().any(|block| matches!(block, Block::RedactedReasoning { .. }))
+}
+
 /// One entry.
 pub(super) fn detail(index: usize, closed: bool, text: &str, signature: Option<&str>) -> Value {
     if closed {
@@ -110,4 +126,24 @@ pub(super) fn text(content: &[Block]) -> Option<String> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_gets_no_seal_that_carries_another_makers_mark() {
+        let thought = |signature: &str| Block::Reasoning {
+            text: "Hm.".to_owned(),
+            signature: Some(signature.to_owned()),
+        };
+        let content = [thought("gemini/t/AAAA"), thought("openai/rs_1/AAAA"), thought("EqQB")];
+        let kept = details_for_provider(&content).unwrap_or_default();
+        assert_eq!(kept.len(), 1);
+        assert_eq!(kept[0]["signature"], "EqQB");
+        assert_eq!(details_for_provider(&content[..2]), None);
+        // Callers see all of them, to bring them back.
+        assert_eq!(details(&content).map(|all| all.len()), Some(3));
+    }
 }

@@ -121,7 +121,6 @@ impl Writer<'_> {
                     self.sealed = true;
                     item::reasoning_value("", text, Some(signature))
                 }
-                Block::Reasoning { .. } | Block::RedactedReasoning { .. } => continue,
                 Block::Other { dialect: Dialect::Responses, value } => value.clone(),
                 _ => {
                     self.drop(format!("messages[{index}].content[{place}]"));

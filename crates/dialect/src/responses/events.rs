@@ -36,6 +36,15 @@ pub(super) struct EventOut {
     done: bool,
 }
 
+/// The number of the last event in some frames. Texts cannot hold it: there its quotes are escaped.
+pub(super) fn last_number(frames: &[u8]) -> Option<u64> {
+    const NAME: &[u8] = b"\"sequence_number\":";
+    let at = memchr::memmem::rfind(frames, NAME)? + NAME.len();
+    let rest = frames[at..].trim_ascii_start();
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
+}
+
 /// An error event. `error` makes OpenAI's clients raise it; the plain fields are the documented form.
 pub(super) fn fault(fault: &Fault, request_id: RequestId, sequence: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
@@ -310,5 +319,18 @@ impl StreamEncoder for EventOut {
             // Other alternatives have no place here.
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_number_is_the_last_events_whatever_texts_say() {
+        let frames = b"data: {\"sequence_number\":7,\"delta\":\"a\"}\n\n\
+            data: {\"sequence_number\": 8,\"delta\":\"\\\"sequence_number\\\":99\"}\n\n";
+        assert_eq!(last_number(frames), Some(8));
+        assert_eq!(last_number(b"data: {}\n\n"), None);
     }
 }

@@ -52,6 +52,10 @@ impl Codec for Responses {
     fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
         events::fault(fault, request_id, 0)
     }
+    fn fault_event_behind(&self, passed: &[u8], fault: &Fault, request_id: RequestId) -> Vec<u8> {
+        let last = events::last_number(passed);
+        events::fault(fault, request_id, last.map_or(0, |last| last.saturating_add(1)))
+    }
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         crate::error::read(body)
     }

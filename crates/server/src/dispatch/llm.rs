@@ -15,8 +15,8 @@ use http::{HeaderName, HeaderValue, Method, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use millgate_credential::Unauthorized;
 use millgate_dialect::{
-    Context, StreamEncoder, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens, replay,
-    scan, usage_of,
+    Context, StreamEncoder, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens,
+    holds_foreign_thinking, replay, scan, usage_of,
 };
 use millgate_types::{
     Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, Usage, code,
@@ -167,8 +167,12 @@ impl Attempt<'_> {
     ) -> Result<(Bytes, Way<'_>), Fault> {
         let call = &self.planned.call;
         let quirks = &self.provider.quirks;
-        let native =
-            self.native(operation) && facts.passes && !quirks.omit_model && !quirks.translates(operation);
+        let native = self.native(operation)
+            && facts.passes
+            && !quirks.omit_model
+            && !quirks.translates(operation)
+            && !(call.dialect == Dialect::OpenAi && quirks.lacks_form(&call.body))
+            && !(operation == Operation::Chat && holds_foreign_thinking(call.dialect, &call.body, quirks));
         let own = self.provider.dialect(operation).unwrap_or(self.provider.kind.dialect);
         let target = if native { call.dialect } else { own };
         let stream = facts.stream && call.operation.streams();

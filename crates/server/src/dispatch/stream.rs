@@ -80,6 +80,8 @@ pub(super) struct Passing {
     watch: Watch,
     dialect: Dialect,
     first: Option<Bytes>,
+    /// The frames that went on last, where events are numbered: an error that follows continues their count.
+    last: Bytes,
     over: bool,
     evidence: Option<Evidence>,
 }
@@ -106,8 +108,12 @@ impl Passing {
             flight.consumed(watch.usage());
             if !passed.bytes.is_empty() && passed.fault.is_none() {
                 check_first(&passed.bytes)?;
-                let first = Some(passed.bytes);
-                return Ok(Self { body, watch, dialect, first, over: last, evidence });
+                let first = passed.bytes;
+                let mut passing =
+                    Self { body, watch, dialect, last: Bytes::new(), first: None, over: last, evidence };
+                passing.keep(&first);
+                passing.first = Some(first);
+                return Ok(passing);
             }
             if let Some(fault) = passed.fault {
                 return Err(before_content(fault));
@@ -118,10 +124,17 @@ impl Passing {
         }
     }
 
+    fn keep(&mut self, sent: &Bytes) {
+        if self.dialect == Dialect::Responses {
+            self.last = sent.clone();
+        }
+    }
+
     fn fail(&mut self, sent: &[u8], fault: &Fault, flight: &mut Flight) -> Bytes {
         self.over = true;
         flight.fail(fault);
-        let event = codec(self.dialect).fault_event(fault, flight.request_id());
+        let before = if sent.is_empty() { &self.last[..] } else { sent };
+        let event = codec(self.dialect).fault_event_behind(before, fault, flight.request_id());
         if sent.is_empty() { event.into() } else { [sent, &event].concat().into() }
     }
 }
@@ -152,6 +165,7 @@ impl Pieces for Passing {
                 return Poll::Ready(Some(self.fail(&passed.bytes, &fault, flight)));
             }
             if !passed.bytes.is_empty() {
+                self.keep(&passed.bytes);
                 return Poll::Ready(Some(passed.bytes));
             }
         }

@@ -9,6 +9,7 @@ mod credentials;
 mod faults;
 mod gemini;
 mod limits;
+mod matrix;
 mod names;
 mod native;
 mod ollama;

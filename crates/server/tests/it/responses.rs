@@ -211,3 +211,43 @@ access: {{ allow_provider_models: true }}
         assert_eq!((answer.status, &answer.json()["error"]["code"]), (status, &json!(code)), "{model}");
     }
 }
+
+/// Events that passed through are numbered; the error that we put behind them continues their count.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_behind_passed_events_has_the_next_number() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = over(&fake, &["error-in-stream-250ms", "cut-stream"]).await;
+    for model in ["error-in-stream-250ms", "cut-stream"] {
+        let call = json!({ "model": format!("openai-{model}"), "input": "Hi", "stream": true });
+        let answer = gateway.post("/v1/responses", &call).await;
+        let numbers: Vec<Value> = answer
+            .events()
+            .iter()
+            .map(|event| serde_json::from_str::<Value>(event).unwrap()["sequence_number"].clone())
+            .collect();
+        assert!(answer.text().contains("event: error"), "{}", answer.text());
+        assert_eq!(numbers, (0..numbers.len()).map(Value::from).collect::<Vec<_>>(), "{model}");
+    }
+}
+
+/// What another provider thought has no place in OpenAI's items, and that is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn thinking_of_others_is_left_out_by_name() {
+    let fake = FakeProvider::start().unwrap();
+    let base = fake.base_url();
+    let gateway = TestGateway::start(&format!(
+        "version: 1
+providers: {{ openai: {{ kind: openai, api: responses, base_url: '{base}', api_key: sk-0123456789, timeout: 2s }} }}
+access: {{ allow_provider_models: true }}
+"
+    ))
+    .await;
+    let thought = json!({ "type": "thinking", "thinking": "Hm.", "signature": "c2ln" });
+    let call = json!({ "model": "openai/gpt-5-mini", "max_tokens": 64, "messages": [
+        { "role": "user", "content": "Hi" },
+        { "role": "assistant", "content": [thought, { "type": "text", "text": "Yes." }] },
+        { "role": "user", "content": "And?" }] });
+    let answer = gateway.post("/v1/messages", &call).await;
+    assert_eq!(answer.header("x-millgate-dropped"), Some("messages[1].content[0]"), "{}", answer.text());
+    assert!(!fake.last().body.contains("c2ln"), "{}", fake.last().body);
+}

@@ -1,6 +1,6 @@
 //! The translate lane: the caller speaks one dialect, the provider another.
 
-use millgate_testkit::FakeProvider;
+use millgate_testkit::{FakeProvider, TestGateway};
 use serde_json::{Value, json};
 
 use super::over;
@@ -82,4 +82,56 @@ async fn an_mlflow_caller_gets_mlflows_shape() {
         assert_eq!(answer.json()["model"], "ok");
         assert_eq!(answer.json()["provider"], model.trim_end_matches("-ok"));
     }
+}
+
+/// A conversation that Gemini began goes on at Claude: caller and provider speak the same dialect, yet Google's seal may
+/// not reach Anthropic, which refuses what it did not seal.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_makers_seals_do_not_pass_through() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = over(&fake, &["ok", "reasoning"]).await;
+    let mut call = chat("gemini-reasoning");
+    let first = gateway.post("/v1/messages", &call).await.json();
+    assert!(first["content"].to_string().contains("gemini/x/c2lnbmF0dXJl"), "{first}");
+    call["model"] = "anthropic-ok".into();
+    call["messages"] = json!([{ "role": "user", "content": "Hi" },
+        { "role": "assistant", "content": first["content"] }, { "role": "user", "content": "And?" }]);
+    let answer = gateway.post("/v1/messages", &call).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(!fake.last().body.contains("c2lnbmF0dXJl"), "{}", fake.last().body);
+    assert!(
+        answer.header("x-millgate-dropped").is_some_and(|dropped| dropped.contains("messages[1].content["))
+    );
+    // Its own seals go back byte for byte.
+    let first = gateway.post("/v1/messages", &chat("anthropic-reasoning")).await.json();
+    call["messages"][1]["content"] = first["content"].clone();
+    let answer = gateway.post("/v1/messages", &call).await;
+    assert_eq!(answer.header("x-millgate-dropped"), None);
+    assert_eq!(fake.last().json()["messages"], call["messages"]);
+}
+
+/// DeepSeek takes no schemas: also callers who speak its dialect get theirs told in words, not refused by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_that_the_provider_lacks_is_told_in_words() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = TestGateway::start(&format!(
+        "version: 1
+providers: {{ deepseek: {{ kind: deepseek, base_url: '{}', api_key: sk-0123456789, timeout: 2s }} }}
+access: {{ allow_provider_models: true }}
+",
+        fake.base_url()
+    ))
+    .await;
+    let mut call = chat("deepseek/ok");
+    call["response_format"] = json!({ "type": "json_schema", "json_schema": { "name": "a", "schema": {
+        "type": "object", "properties": { "answer_in_metres": { "type": "integer" } } } } });
+    assert_eq!(gateway.post("/v1/chat/completions", &call).await.status, 200);
+    let sent = fake.last();
+    assert_eq!(sent.json()["response_format"]["type"], "json_object", "{}", sent.body);
+    assert!(sent.json()["messages"].to_string().contains("answer_in_metres"), "{}", sent.body);
+    call["response_format"] = json!({ "type": "json_object" });
+    call["x_unknown"] = 1.into();
+    assert_eq!(gateway.post("/v1/chat/completions", &call).await.status, 200);
+    call["model"] = "ok".into();
+    assert_eq!(fake.last().json(), call);
 }

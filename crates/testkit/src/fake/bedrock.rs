@@ -3,6 +3,7 @@
 use millgate_dialect::eventstream;
 use serde_json::{Value, json};
 
+use super::behaviour::{THOUGHT, called, is_cut, thinks};
 use super::bodies::Script;
 
 fn usage(output: usize) -> Value {
@@ -10,20 +11,33 @@ fn usage(output: usize) -> Value {
         "totalTokens": 9 + output })
 }
 
+fn stopped(model: &str) -> &'static str {
+    if !called(model).is_empty() {
+        "tool_use"
+    } else if is_cut(model) {
+        "max_tokens"
+    } else {
+        "end_turn"
+    }
+}
+
 /// The whole answer.
 pub(super) fn answer(model: &str, text: &str) -> Value {
-    let mut content = vec![json!({ "text": text })];
-    let mut stop = "end_turn";
-    if model == "tool" {
-        stop = "tool_use";
-        content = vec![json!({ "toolUse": { "toolUseId": "tooluse_fake1", "name": "get_weather",
-            "input": { "city": "Paris" } } })];
+    let mut content: Vec<Value> = called(model)
+        .iter()
+        .map(|call| {
+            json!({ "toolUse": { "toolUseId": format!("tooluse_{}", call.id), "name": call.name,
+                "input": call.object() } })
+        })
+        .collect();
+    if content.is_empty() {
+        content.push(json!({ "text": text }));
     }
-    if model == "reasoning" {
-        let inner = json!({ "text": "Let me think.", "signature": "c2ln" });
+    if thinks(model) {
+        let inner = json!({ "text": THOUGHT, "signature": "c2ln" });
         content.insert(0, json!({ "reasoningContent": { "reasoningText": inner } }));
     }
-    json!({ "output": { "message": { "role": "assistant", "content": content } }, "stopReason": stop,
+    json!({ "output": { "message": { "role": "assistant", "content": content } }, "stopReason": stopped(model),
         "usage": usage(7), "metrics": { "latencyMs": 12 } })
 }
 
@@ -52,22 +66,33 @@ pub(super) fn events(model: &str, words: &[String]) -> Script {
     };
     let stop = |index: usize| event("contentBlockStop", &json!({ "contentBlockIndex": index }));
     let mut at = 0;
-    if model == "reasoning" {
-        start.push(delta(0, json!({ "reasoningContent": { "text": "Let me think." } })));
+    if thinks(model) {
+        start.push(delta(0, json!({ "reasoningContent": { "text": THOUGHT } })));
         start.push(delta(0, json!({ "reasoningContent": { "signature": "c2ln" } })));
         start.push(stop(0));
         at = 1;
     }
-    let (content, reason) = if model == "tool" {
-        let call = json!({ "toolUse": { "toolUseId": "tooluse_fake1", "name": "get_weather" } });
-        start.push(event("contentBlockStart", &json!({ "contentBlockIndex": at, "start": call })));
-        let pieces = ["{\"city\":", "\"Paris\"}"];
-        let delta = |piece| delta(at, json!({ "toolUse": { "input": piece } }));
-        (pieces.into_iter().map(delta).collect(), "tool_use")
-    } else {
-        (words.iter().map(|word| delta(at, json!({ "text": word }))).collect(), "end_turn")
-    };
-    let finish = vec![stop(at), event("messageStop", &json!({ "stopReason": reason }))];
+    let calls = called(model);
+    let mut content = Vec::new();
+    for (place, call) in calls.iter().enumerate() {
+        let head = json!({ "toolUse": { "toolUseId": format!("tooluse_{}", call.id), "name": call.name } });
+        let opened = event("contentBlockStart", &json!({ "contentBlockIndex": at, "start": head }));
+        if place == 0 {
+            start.push(opened);
+        } else {
+            content.push(opened);
+        }
+        content.extend(call.pieces.map(|piece| delta(at, json!({ "toolUse": { "input": piece } }))));
+        if place + 1 < calls.len() {
+            content.push(stop(at));
+            at += 1;
+        }
+    }
+    if calls.is_empty() {
+        // Text has no start.
+        content.extend(words.iter().map(|word| delta(at, json!({ "text": word }))));
+    }
+    let finish = vec![stop(at), event("messageStop", &json!({ "stopReason": stopped(model) }))];
     let end = event("metadata", &json!({ "usage": usage(words.len()), "metrics": { "latencyMs": 12 } }));
     Script { start, content, finish, end }
 }

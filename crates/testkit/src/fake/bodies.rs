@@ -3,6 +3,8 @@
 use base64::Engine as _;
 use serde_json::{Value, json};
 
+use super::behaviour::{Manner, is_cut};
+
 /// The API a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Api {
@@ -110,34 +112,10 @@ pub(super) const CREATED: u64 = 1_760_000_000;
 pub(super) fn whole(api: Api, path: &str, model: &str, request: &Value) -> Vec<u8> {
     let text = if model == "json" { JSON_TEXT } else { TEXT };
     let answer = match api {
-        Api::Chat => {
-            let mut message =
-                json!({ "role": "assistant", "content": text, "refusal": null, "annotations": [] });
-            let mut finish = "stop";
-            if model == "tool" {
-                finish = "tool_calls";
-                message["content"] = Value::Null;
-                message["tool_calls"] = json!([{ "id": "call_fake1", "type": "function",
-                    "function": { "name": "get_weather", "arguments": "{\"city\":\"Paris\"}" } }]);
-            }
-            if model == "reasoning" && path.contains("/mistral/") {
-                message["content"] = json!([{ "type": "thinking", "closed": true,
-                    "thinking": [{ "type": "text", "text": "Let me think." }] }, { "type": "text", "text": text }]);
-            } else if model == "reasoning" {
-                message["reasoning_content"] = "Let me think.".into();
-            }
-            json!({
-                "id": "chatcmpl-fake", "object": "chat.completion", "created": CREATED, "model": model,
-                "choices": [{ "index": 0, "message": message, "logprobs": null, "finish_reason": finish }],
-                "usage": { "prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 16,
-                    "prompt_tokens_details": { "cached_tokens": 0, "audio_tokens": 0 },
-                    "completion_tokens_details": { "reasoning_tokens": 0, "audio_tokens": 0 } },
-                "service_tier": "default", "system_fingerprint": "fp_fake", "x_unknown": { "kept": true }
-            })
-        }
+        Api::Chat => super::openai::answer(Manner::of(path), model, text),
         Api::Completions => json!({
             "id": "cmpl-fake", "object": "text_completion", "created": CREATED, "model": model,
-            "choices": [{ "text": text, "index": 0, "logprobs": null, "finish_reason": "stop" }],
+            "choices": [{ "text": text, "index": 0, "logprobs": null, "finish_reason": completed(model) }],
             "usage": { "prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12 }
         }),
         Api::Embeddings => embeddings(model, request),
@@ -154,29 +132,13 @@ pub(super) fn whole(api: Api, path: &str, model: &str, request: &Value) -> Vec<u
         Api::Rerank => super::operations::reranked(path, model, request),
         Api::Moderations => super::operations::judged(path, model, request),
         Api::Count => json!({ "input_tokens": 42, "totalTokens": 42 }),
-        Api::Messages => {
-            let mut content = vec![json!({ "type": "text", "text": text })];
-            let mut stop = "end_turn";
-            if model == "tool" {
-                stop = "tool_use";
-                content = vec![json!({ "type": "tool_use", "id": "toolu_fake1", "name": "get_weather",
-                    "input": { "city": "Paris" } })];
-            }
-            if model == "reasoning" {
-                content.insert(
-                    0,
-                    json!({ "type": "thinking", "thinking": "Let me think.", "signature": "c2ln" }),
-                );
-            }
-            json!({
-                "id": "msg_fake", "type": "message", "role": "assistant", "model": model, "content": content,
-                "stop_reason": stop, "stop_sequence": null,
-                "usage": { "input_tokens": 9, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
-                    "output_tokens": 7, "service_tier": "standard" }
-            })
-        }
+        Api::Messages => super::anthropic::answer(model, text),
     };
     answer.to_string().into_bytes()
+}
+
+fn completed(model: &str) -> &'static str {
+    if is_cut(model) { "length" } else { "stop" }
 }
 
 fn embeddings(model: &str, request: &Value) -> Value {
@@ -263,14 +225,14 @@ pub(super) fn error_event(api: Api) -> Vec<u8> {
 }
 
 /// A stream of `chunks` pieces of content; `None`: the usual text.
-pub(super) fn script(api: Api, model: &str, request: &Value, chunks: Option<usize>) -> Script {
+pub(super) fn script(api: Api, path: &str, model: &str, request: &Value, chunks: Option<usize>) -> Script {
     let words: Vec<String> = match chunks {
         Some(count) => (0..count).map(|index| format!("w{index} ")).collect(),
         None if model == "json" => JSON_TEXT.split_inclusive(' ').map(str::to_owned).collect(),
         None => TEXT.split_inclusive(' ').map(str::to_owned).collect(),
     };
     match api {
-        Api::Messages => messages(model, &words),
+        Api::Messages => super::anthropic::events(model, &words),
         Api::OllamaChat => super::ollama::events(model, &words),
         Api::CohereChat => super::cohere::events(model, &words),
         Api::Responses => super::other::response_events(model, &words),
@@ -283,115 +245,20 @@ pub(super) fn script(api: Api, model: &str, request: &Value, chunks: Option<usiz
                     "choices": [{ "text": text, "index": 0, "logprobs": null, "finish_reason": finish }] }),
                 )
             };
+            let mut finish = vec![chunk("", completed(model).into())];
+            if request["stream_options"]["include_usage"] == true || Manner::of(path).always_counts {
+                let usage = json!({ "prompt_tokens": 5, "completion_tokens": words.len(),
+                    "total_tokens": 5 + words.len() });
+                finish.push(data(&json!({ "id": "cmpl-fake", "object": "text_completion",
+                    "created": CREATED, "model": model, "choices": [], "usage": usage })));
+            }
             Script {
                 start: Vec::new(),
                 content: words.iter().map(|word| chunk(word, Value::Null)).collect(),
-                finish: vec![chunk("", "stop".into())],
+                finish,
                 end: b"data: [DONE]\n\n".to_vec(),
             }
         }
-        _ => chat(model, request, &words),
+        _ => super::openai::events(Manner::of(path), model, request, &words),
     }
-}
-
-fn chat(model: &str, request: &Value, words: &[String]) -> Script {
-    let chunk = |choices: Value, usage: Option<Value>| {
-        let mut value = json!({ "id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": CREATED,
-            "model": model, "service_tier": "default", "system_fingerprint": "fp_fake", "choices": choices });
-        if let Some(usage) = usage {
-            value["usage"] = usage;
-        }
-        data(&value)
-    };
-    let wants_usage = request["stream_options"]["include_usage"] == true;
-    let null_usage = wants_usage.then_some(Value::Null);
-    let delta = |delta: Value, finish: Value| {
-        let choices = json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }]);
-        chunk(choices, null_usage.clone())
-    };
-    let mut start = vec![delta(json!({ "role": "assistant", "content": "", "refusal": null }), Value::Null)];
-    if model == "reasoning" {
-        start.push(delta(json!({ "reasoning_content": "Let me think." }), Value::Null));
-    }
-    let mut finish = Vec::new();
-    let content = if model == "tool" {
-        finish.push(delta(json!({}), "tool_calls".into()));
-        [
-            json!({ "index": 0, "id": "call_fake1", "type": "function",
-                "function": { "name": "get_weather", "arguments": "" } }),
-            json!({ "index": 0, "function": { "arguments": "{\"city\":" } }),
-            json!({ "index": 0, "function": { "arguments": "\"Paris\"}" } }),
-        ]
-        .into_iter()
-        .map(|call| delta(json!({ "tool_calls": [call] }), Value::Null))
-        .collect()
-    } else {
-        finish.push(delta(json!({}), "stop".into()));
-        words.iter().map(|word| delta(json!({ "content": word }), Value::Null)).collect()
-    };
-    if wants_usage {
-        let usage =
-            json!({ "prompt_tokens": 9, "completion_tokens": words.len(), "total_tokens": 9 + words.len() });
-        finish.push(chunk(json!([]), Some(usage)));
-    }
-    Script { start, content, finish, end: b"data: [DONE]\n\n".to_vec() }
-}
-
-fn messages(model: &str, words: &[String]) -> Script {
-    let block = |index: usize, block: Value| {
-        event(
-            "content_block_start",
-            &json!({ "type": "content_block_start", "index": index, "content_block": block }),
-        )
-    };
-    let delta = |index: usize, delta: Value| {
-        event(
-            "content_block_delta",
-            &json!({ "type": "content_block_delta", "index": index, "delta": delta }),
-        )
-    };
-    let stop =
-        |index: usize| event("content_block_stop", &json!({ "type": "content_block_stop", "index": index }));
-    let mut start = vec![
-        event(
-            "message_start",
-            &json!({ "type": "message_start", "message": {
-            "id": "msg_fake", "type": "message", "role": "assistant", "model": model, "content": [],
-            "stop_reason": null, "stop_sequence": null,
-            "usage": { "input_tokens": 9, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
-                "output_tokens": 1 } } }),
-        ),
-        event("ping", &json!({ "type": "ping" })),
-    ];
-    let mut at = 0;
-    if model == "reasoning" {
-        start.push(block(0, json!({ "type": "thinking", "thinking": "", "signature": "" })));
-        start.push(delta(0, json!({ "type": "thinking_delta", "thinking": "Let me think." })));
-        start.push(delta(0, json!({ "type": "signature_delta", "signature": "c2ln" })));
-        start.push(stop(0));
-        at = 1;
-    }
-    let (content, reason) = if model == "tool" {
-        start.push(block(
-            at,
-            json!({ "type": "tool_use", "id": "toolu_fake1", "name": "get_weather", "input": {} }),
-        ));
-        let pieces = ["{\"city\":", "\"Paris\"}"];
-        let delta = |piece| delta(at, json!({ "type": "input_json_delta", "partial_json": piece }));
-        (pieces.into_iter().map(delta).collect(), "tool_use")
-    } else {
-        start.push(block(at, json!({ "type": "text", "text": "" })));
-        let delta = |word| delta(at, json!({ "type": "text_delta", "text": word }));
-        (words.iter().map(delta).collect(), "end_turn")
-    };
-    let finish = vec![
-        stop(at),
-        event(
-            "message_delta",
-            &json!({ "type": "message_delta",
-            "delta": { "stop_reason": reason, "stop_sequence": null },
-            "usage": { "output_tokens": words.len() } }),
-        ),
-    ];
-    Script { start, content, finish, end: event("message_stop", &json!({ "type": "message_stop" })) }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::behaviour::{THOUGHT, called, is_cut, thinks};
 use super::bodies::{Script, event};
 
 fn usage(output: usize) -> Value {
@@ -9,20 +10,34 @@ fn usage(output: usize) -> Value {
         "tokens": { "input_tokens": 70, "output_tokens": output }, "cached_tokens": 0 })
 }
 
+fn finished(model: &str) -> &'static str {
+    if !called(model).is_empty() {
+        "TOOL_CALL"
+    } else if is_cut(model) {
+        "MAX_TOKENS"
+    } else {
+        "COMPLETE"
+    }
+}
+
 /// A whole chat answer.
 pub(super) fn answer(model: &str, text: &str) -> Value {
     let mut message = json!({ "role": "assistant", "content": [{ "type": "text", "text": text }] });
-    let mut finish = "COMPLETE";
-    if model == "tool" {
-        finish = "TOOL_CALL";
-        message = json!({ "role": "assistant", "tool_plan": "I will look.", "tool_calls": [{ "id": "get_weather_fake1",
-            "type": "function", "function": { "name": "get_weather", "arguments": "{\"city\":\"Paris\"}" } }] });
+    let calls: Vec<Value> = called(model)
+        .iter()
+        .map(|call| {
+            json!({ "id": format!("{}_{}", call.name, call.id), "type": "function",
+                "function": { "name": call.name, "arguments": call.arguments() } })
+        })
+        .collect();
+    if !calls.is_empty() {
+        message = json!({ "role": "assistant", "tool_plan": "I will look.", "tool_calls": calls });
     }
-    if model == "reasoning" {
+    if thinks(model) {
         message["content"] =
-            json!([{ "type": "thinking", "thinking": "Let me think." }, { "type": "text", "text": text }]);
+            json!([{ "type": "thinking", "thinking": THOUGHT }, { "type": "text", "text": text }]);
     }
-    json!({ "id": "co-fake", "message": message, "finish_reason": finish, "usage": usage(7) })
+    json!({ "id": "co-fake", "message": message, "finish_reason": finished(model), "usage": usage(7) })
 }
 
 /// A vector for each text: its length, and how many came with it.
@@ -52,40 +67,39 @@ pub(super) fn events(model: &str, words: &[String]) -> Script {
     let mut begin = message(json!({ "role": "assistant", "content": [], "tool_plan": "", "tool_calls": [] }));
     begin["id"] = "co-fake".into();
     let mut start = vec![say("message-start", begin)];
-    let (content, mut finish, reason) = if model == "tool" {
+    let calls = called(model);
+    let (mut content, mut finish) = (Vec::new(), Vec::new());
+    if !calls.is_empty() {
         start.push(say("tool-plan-delta", message(json!({ "tool_plan": "I will look." }))));
-        start.push(say(
-            "tool-call-start",
-            at(
-                0,
-                message(json!({ "tool_calls": { "id": "get_weather_fake1", "type": "function",
-                "function": { "name": "get_weather", "arguments": "" } } })),
-            ),
-        ));
-        let piece = |text: &str| {
+    }
+    for (index, call) in (0..).zip(calls) {
+        let head = json!({ "tool_calls": { "id": format!("{}_{}", call.name, call.id), "type": "function",
+            "function": { "name": call.name, "arguments": "" } } });
+        content.push(say("tool-call-start", at(index, message(head))));
+        content.extend(call.pieces.map(|text| {
             let call = json!({ "tool_calls": { "function": { "arguments": text } } });
-            say("tool-call-delta", at(0, message(call)))
-        };
-        let content = ["{\"city\":", "\"Paris\"}"].into_iter().map(piece).collect();
-        (content, vec![say("tool-call-end", json!({ "index": 0 }))], "TOOL_CALL")
-    } else {
+            say("tool-call-delta", at(index, message(call)))
+        }));
+        content.push(say("tool-call-end", json!({ "index": index })));
+    }
+    if calls.is_empty() {
         let mut index = 0;
-        if model == "reasoning" {
+        if thinks(model) {
             let thinking =
                 |text: &str| message(json!({ "content": { "type": "thinking", "thinking": text } }));
             start.push(say("content-start", at(0, thinking(""))));
-            start.push(say("content-delta", at(0, thinking("Let me think."))));
+            start.push(say("content-delta", at(0, thinking(THOUGHT))));
             start.push(say("content-end", json!({ "index": 0 })));
             index = 1;
         }
         let text = |text: &str| message(json!({ "content": { "type": "text", "text": text } }));
         start.push(say("content-start", at(index, text(""))));
-        let content = words.iter().map(|word| say("content-delta", at(index, text(word)))).collect();
-        (content, vec![say("content-end", json!({ "index": index }))], "COMPLETE")
-    };
+        content.extend(words.iter().map(|word| say("content-delta", at(index, text(word)))));
+        finish.push(say("content-end", json!({ "index": index })));
+    }
     finish.push(say(
         "message-end",
-        json!({ "delta": { "finish_reason": reason, "usage": usage(words.len()) } }),
+        json!({ "delta": { "finish_reason": finished(model), "usage": usage(words.len()) } }),
     ));
     Script { start, content, finish, end: b"data: [DONE]\n\n".to_vec() }
 }

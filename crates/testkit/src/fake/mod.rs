@@ -5,26 +5,36 @@
 //! |---|---|
 //! | `ok` and every other name | a short answer, whole or streamed |
 //! | `chunks-N-Dms` | a stream of N content chunks, D ms apart |
-//! | `tool`, `reasoning`, `json` | an answer with a tool call; with reasoning; whose text is JSON |
+//! | `tool`, `parallel`, `reasoning`, `json` | an answer with a tool call; with two; with reasoning; whose text is JSON |
+//! | `length` | an answer that ends at its bound |
 //! | `status-NNN`, `status-NNN-retry-S` | that status with the dialect's error body, and `Retry-After: S` |
 //! | `html-NNN` | that status with an HTML page |
 //! | `error-200` | an error body under 200 |
 //! | `reset`, `hang`, `slow-head-Dms` | the connection is reset; nothing ever comes; it comes late |
 //! | `cut-stream` | the body breaks off (whole answers too) |
 //! | `error-in-stream`, `error-first` | an error event after, or before, the first content |
+//! | `error-in-stream-Dms` | D ms after it |
 //! | `empty-stream`, `no-done`, `bad-json` | no events; no end marker; damaged JSON |
 //! | `redirect`, `huge` | 302 to `/__stolen`; an answer of 8 MiB |
+//!
+//! Of a name with `@`, what stands behind the last one counts: `claude-sonnet-4-5@tool`. Segments of the path say
+//! which vendor is played, where vendors differ: `/mistral/`, `/voyage/`, `/v2/rerank` (Cohere), and
+//! `/thinks-in-reasoning/`, `/thinks-in-details/`, `/thinks-in-content/` for where thinking stands in OpenAI's API, `/always-counts/` for usage in
+//! streams that nobody asked for.
 //!
 //! Paths that end in `/token` are token endpoints. Tokens are numbered, `token-1` being the first; a segment of the
 //! path says how the endpoint behaves: `lives-N` (seconds), `slow-Dms`, `status-NNN`, `fails-N` (the first N times),
 //! `html`.
 //! Files, images and audio have no model; there the path tells.
 
+mod anthropic;
 mod bedrock;
+mod behaviour;
 mod bodies;
 mod cohere;
 mod native;
 mod ollama;
+mod openai;
 mod operations;
 mod other;
 mod server;
@@ -33,6 +43,7 @@ mod token;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -73,15 +84,19 @@ impl Recorded {
 
 /// The last requests; `None`: nothing is kept.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Log(Option<Arc<Mutex<VecDeque<Recorded>>>>);
+pub(crate) struct Log {
+    kept: Option<Arc<Mutex<VecDeque<Recorded>>>>,
+    /// Answers that the client did not wait for.
+    left: Arc<AtomicUsize>,
+}
 
 impl Log {
     fn kept() -> Self {
-        Self(Some(Arc::default()))
+        Self { kept: Some(Arc::default()), left: Arc::default() }
     }
 
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, VecDeque<Recorded>>> {
-        self.0.as_ref().map(|log| log.lock().unwrap_or_else(PoisonError::into_inner))
+        self.kept.as_ref().map(|log| log.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn push(&self, request: Recorded) {
@@ -154,6 +169,12 @@ impl FakeProvider {
     #[must_use]
     pub fn last(&self) -> Recorded {
         self.requests().pop().expect("the provider was called")
+    }
+
+    /// How many answers their clients went away from.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.log.left.load(Ordering::Relaxed)
     }
 
     /// Forgets the requests so far.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::behaviour::{Called, THOUGHT, called, is_cut, thinks};
 use super::bodies::Script;
 
 const STAMP: &str = "2026-08-05T08:10:56.372032Z";
@@ -9,25 +10,26 @@ const STAMP: &str = "2026-08-05T08:10:56.372032Z";
 fn line(model: &str, message: &Value, done: Option<usize>) -> Value {
     let mut line = json!({ "model": model, "created_at": STAMP, "message": message, "done": done.is_some() });
     if let Some(count) = done {
-        line["done_reason"] = "stop".into();
+        line["done_reason"] = if is_cut(model) { "length" } else { "stop" }.into();
         line["prompt_eval_count"] = 9.into();
         line["eval_count"] = count.into();
     }
     line
 }
 
-fn call() -> Value {
-    json!([{ "function": { "name": "get_weather", "arguments": { "city": "Paris" } } }])
+fn call(call: &Called) -> Value {
+    json!({ "function": { "name": call.name, "arguments": call.object() } })
 }
 
 /// A whole chat answer.
 pub(super) fn answer(model: &str, text: &str) -> Value {
     let mut message = json!({ "role": "assistant", "content": text });
-    if model == "tool" {
-        message = json!({ "role": "assistant", "content": "", "tool_calls": call() });
+    let calls: Vec<Value> = called(model).iter().map(call).collect();
+    if !calls.is_empty() {
+        message = json!({ "role": "assistant", "content": "", "tool_calls": calls });
     }
-    if model == "reasoning" {
-        message["thinking"] = "Let me think.".into();
+    if thinks(model) {
+        message["thinking"] = THOUGHT.into();
     }
     line(model, &message, Some(7))
 }
@@ -41,13 +43,14 @@ pub(super) fn embedded(request: &Value) -> Value {
 /// The lines of a stream.
 pub(super) fn events(model: &str, words: &[String]) -> Script {
     let say = |message: Value| format!("{}\n", line(model, &message, None)).into_bytes();
-    let content = if model == "tool" {
-        vec![say(json!({ "role": "assistant", "content": "", "tool_calls": call() }))]
-    } else {
-        words.iter().map(|word| say(json!({ "role": "assistant", "content": word }))).collect()
-    };
-    let start = if model == "reasoning" {
-        vec![say(json!({ "role": "assistant", "content": "", "thinking": "Let me think." }))]
+    // Several calls come in several lines.
+    let calling = |one: &Called| json!({ "role": "assistant", "content": "", "tool_calls": [call(one)] });
+    let mut content: Vec<Vec<u8>> = called(model).iter().map(|one| say(calling(one))).collect();
+    if content.is_empty() {
+        content.extend(words.iter().map(|word| say(json!({ "role": "assistant", "content": word }))));
+    }
+    let start = if thinks(model) {
+        vec![say(json!({ "role": "assistant", "content": "", "thinking": THOUGHT }))]
     } else {
         Vec::new()
     };

@@ -25,7 +25,7 @@ pub(super) fn reranked(path: &str, model: &str, request: &Value) -> Value {
     if voyage {
         return json!({ "object": "list", "data": results, "model": model, "usage": { "total_tokens": 12 } });
     }
-    if path.starts_with("/v2/") {
+    if path.contains("/v2/") {
         return json!({ "id": "rr-fake", "results": results,
             "meta": { "api_version": { "version": "2" }, "billed_units": { "search_units": 1 } } });
     }

@@ -4,12 +4,14 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::behaviour::{Manner, behaviour};
 use super::bodies::{self, Api, Script};
 use super::{Log, Recorded, token};
 use crate::wire::{Buffered, Head, Length};
@@ -19,7 +21,7 @@ const HUGE: usize = 8 << 20;
 const PAUSE: Duration = Duration::from_millis(30);
 
 /// Answers that were made before: the model and whether it streams, to all bytes of the answer.
-type Made = Rc<RefCell<HashMap<(Api, String, bool, bool), Rc<[u8]>>>>;
+type Made = Rc<RefCell<HashMap<(Api, Manner, String, bool, bool), Rc<[u8]>>>>;
 
 pub(super) async fn run(listener: TcpListener, log: Log) {
     let made = Made::default();
@@ -32,8 +34,10 @@ pub(super) async fn run(listener: TcpListener, log: Log) {
                 let made = Rc::clone(&made);
                 tokio::task::spawn_local(async move {
                     let _delayed = stream.set_nodelay(true);
-                    // A client that goes away ends its task; nobody needs to know.
-                    let _gone = connection(Buffered::new(stream), &log, &made).await;
+                    // A client that goes away ends its task.
+                    if connection(Buffered::new(stream), &log, &made).await.is_err() {
+                        log.left.fetch_add(1, Ordering::Relaxed);
+                    }
                 });
             }
         })
@@ -114,6 +118,9 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
         asked.model = model.to_owned();
         asked.stream = asked.stream || api.always_streams() || path.contains(":streamRawPredict");
     }
+    if asked.model.contains('@') || asked.model.contains("%40") {
+        asked.model = behaviour(&asked.model).to_owned();
+    }
     let model = asked.model.as_str();
     let streams = asked.stream && api.streams();
     let mut parts = model.split('-');
@@ -140,7 +147,7 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
         "chunks" => {
             let count = parts.next().and_then(|count| count.parse().ok()).unwrap_or(10);
             let pause = millis(parts.next());
-            let script = bodies::script(api, model, &asked.value(), Some(count));
+            let script = bodies::script(api, path, model, &asked.value(), Some(count));
             if streams {
                 play(stream, api, script, pause).await?;
             } else {
@@ -154,7 +161,7 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
 
 async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made) -> io::Result<bool> {
     let model = asked.model.as_str();
-    let script = || bodies::script(api, model, &asked.value(), None);
+    let script = || bodies::script(api, asked.path, model, &asked.value(), None);
     match (model, asked.stream && api.streams()) {
         ("reset", _) => {
             stream.set_zero_linger()?;
@@ -206,13 +213,14 @@ async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
             events(stream, api, &[line]).await?;
         }
         ("error-first", true) => events(stream, api, &[bodies::error_event(api)]).await?,
-        ("error-in-stream", true) => {
+        (name, true) if name.starts_with("error-in-stream") => {
+            let pause = name.strip_prefix("error-in-stream-").map_or(PAUSE, |pause| millis(Some(pause)));
             let Script { start, content, .. } = script();
             let content = [start, content[..2].to_vec()].concat();
             let mut first = stream_head(api).into_bytes();
             first.extend(content.iter().flat_map(|event| chunk(event)));
             stream.write_all(&first).await?;
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
             let last = [chunk(&bodies::error_event(api)), b"0\r\n\r\n".to_vec()].concat();
             stream.write_all(&last).await?;
         }
@@ -234,12 +242,12 @@ async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
         return stream.write_all(&whole_answer(200, "application/json", counted, &body)).await;
     }
     let usage = streams && asked.includes_usage();
-    let key = (api, asked.model.clone(), streams, usage);
+    let key = (api, Manner::of(asked.path), asked.model.clone(), streams, usage);
     let kept = made.borrow().get(&key).cloned();
     let bytes = kept.unwrap_or_else(|| {
         let bytes: Rc<[u8]> = if streams {
             let Script { start, content, finish, end } =
-                bodies::script(api, &asked.model, &asked.value(), None);
+                bodies::script(api, asked.path, &asked.model, &asked.value(), None);
             stream_answer(api, &[start, content, finish, vec![end]].concat()).into()
         } else {
             let body = bodies::whole(api, asked.path, &asked.model, &asked.value());
