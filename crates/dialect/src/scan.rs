@@ -129,7 +129,14 @@ pub fn visit<'a>(body: &'a [u8], see: impl FnMut(&'a [u8], Kind, &'a [u8])) -> R
     Ok(())
 }
 
-/// The same for an object inside a body that was checked already. What is not an object shows nothing.
+/// Whether the text is one JSON object, by the rules of [`members`]; names may stand twice.
+#[must_use]
+pub fn is_object(text: &[u8]) -> bool {
+    let mut scanner = Scanner { body: text, at: 0 };
+    std::str::from_utf8(text).is_ok() && matches!(scanner.value(0), Ok(Kind::Object)) && scanner.end().is_ok()
+}
+
+/// What [`visit`] does, for an object inside a body that was checked already. What is not an object shows nothing.
 pub fn visit_inner<'a>(object: &'a [u8], see: impl FnMut(&'a [u8], Kind, &'a [u8])) {
     let _checked_before = Scanner { body: object, at: 0 }.visit(see);
 }
