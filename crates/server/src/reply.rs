@@ -53,6 +53,11 @@ pub(crate) enum Content {
 pub(crate) trait Pieces: Send {
     fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>>;
 
+    /// All that the caller is to see has been given out; what is waited for is the end of the connection behind it.
+    fn is_told(&self) -> bool {
+        false
+    }
+
     /// The body is over, or the caller is gone: what is known of its usage goes to the record.
     fn settle(&mut self, _: &mut Flight) {}
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
+use tokio::time::Instant;
 
 use crate::connection::{Connection, Failure};
 use crate::outgoing::Outbox;
@@ -18,6 +19,8 @@ pub struct Deadlines {
     pub head: Duration,
     /// Between two frames of the body.
     pub idle: Duration,
+    /// From sending the request to the last byte of the answer.
+    pub total: Duration,
 }
 
 /// The client. It has no state of its own: idle connections live in the thread that made them.
@@ -34,6 +37,7 @@ impl Client {
         deadlines: &Deadlines,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let method = outgoing.method;
+        let end = Instant::now() + deadlines.total;
         let mut outbox = Outbox::new(origin, outgoing);
         let attempt = async {
             while let Some(mut connection) = pool::check_out(origin.id) {
@@ -50,11 +54,11 @@ impl Client {
                 Err(Failure::Unsent(error) | Failure::Sent(error)) => Err(error),
             }
         };
-        let answered = tokio::time::timeout(deadlines.head, attempt).await;
+        let answered = tokio::time::timeout(deadlines.head.min(deadlines.total), attempt).await;
         let (connection, (head, rest)) = answered.map_err(|_| UpstreamError::Timeout)??;
         let keep = head.keep_alive;
         let mut response =
-            Response::new(UpstreamBody::new(head.framing, rest, connection, keep, deadlines.idle));
+            Response::new(UpstreamBody::new(head.framing, rest, connection, keep, deadlines.idle, end));
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
         Ok(response)

@@ -1,8 +1,10 @@
 //! Trying the plan's targets in order. A target that fails in a way another one may not is passed over as long
 //! as nothing has been sent to the caller.
 
+mod doubt;
 mod estimate;
 mod facts;
+mod life;
 mod llm;
 mod mock;
 mod native;
@@ -55,6 +57,7 @@ pub(crate) async fn dispatch(
                     price: price.as_ref(),
                     head,
                     max_answer: snapshot.max_answer,
+                    heartbeat: snapshot.heartbeat,
                 };
                 attempt.run(&mut call, flight).await
             }

@@ -16,7 +16,8 @@ use millgate_provider::ProviderKind;
 use millgate_types::{Dialect, Fault, Lane, Operation, Retry, code};
 use millgate_upstream::{Client, Outgoing, Payload, UpstreamBody, UpstreamError, collect};
 
-use super::llm::{AnswerBody, MAX_ERROR_BODY};
+use super::life::Alive;
+use super::llm::{AnswerBody, MAX_ERROR_BODY, is_encoded, is_of_type};
 use super::stream;
 use super::upload::{Progress, Upload, too_large};
 use crate::flight::Flight;
@@ -195,14 +196,19 @@ async fn answer(
         }
         return Ok(reply);
     }
-    let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    if content_type.starts_with(b"text/event-stream") {
+    if is_of_type(&head.headers, "text/event-stream") {
+        if is_encoded(&head.headers) {
+            let public = "the provider's stream is compressed, which nobody asked for";
+            return Err(Fault::upstream(code::UPSTREAM_ERROR, Retry::Never, public));
+        }
         let body = AnswerBody::Upstream(body);
         let pieces: Box<dyn Pieces> = match watched(kind.dialect, target) {
             Some((dialect, operation)) => {
                 let watch = Watch::new(dialect, operation, false);
-                Box::new(stream::Passing::open(body, watch, dialect, None, flight).await?)
+                let passing = stream::Passing::open(body, watch, dialect, None, flight).await?;
+                Box::new(Alive::new(Box::new(passing), codec(dialect).heartbeat(), snapshot.heartbeat))
             }
+            // Where its frames end is not known: no sign of life may stand between them.
             None => Box::new(Raw { body, events: Some(kind.dialect), over: false }),
         };
         let provider = Arc::clone(&native.provider);
@@ -213,7 +219,7 @@ async fn answer(
     }
     let declared = body.size_hint().exact();
     let small = declared.is_none_or(|length| length <= snapshot.max_answer as u64);
-    let json = content_type.starts_with(b"application/json");
+    let json = is_of_type(&head.headers, "application/json") && !is_encoded(&head.headers);
     match length.filter(|_| declared.is_some() && !(json && small)) {
         // A body that breaks off shows by its length.
         Some(length) => {
@@ -273,6 +279,14 @@ struct Priced {
 }
 
 impl Pieces for Priced {
+    fn is_told(&self) -> bool {
+        self.inner.is_told()
+    }
+
+    fn settle(&mut self, flight: &mut Flight) {
+        self.inner.settle(flight);
+    }
+
     fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>> {
         let piece = ready!(self.inner.poll_piece(context, flight));
         if let Some(piece) = piece.as_ref().filter(|_| !self.done) {

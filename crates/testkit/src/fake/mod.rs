@@ -14,6 +14,7 @@
 //! | `error-in-stream`, `error-first` | an error event after, or before, the first content |
 //! | `empty-stream`, `no-done`, `bad-json` | no events; no end marker; damaged JSON |
 //! | `redirect`, `huge` | 302 to `/__stolen`; an answer of 8 MiB |
+//! | `lie-...` | see `lies.rs` |
 //!
 //! Paths that end in `/token` are token endpoints. Tokens are numbered, `token-1` being the first; a segment of the
 //! path says how the endpoint behaves: `lives-N` (seconds), `slow-Dms`, `status-NNN`, `fails-N` (the first N times),
@@ -23,6 +24,7 @@
 mod bedrock;
 mod bodies;
 mod cohere;
+mod lies;
 mod native;
 mod ollama;
 mod operations;
@@ -71,9 +73,16 @@ impl Recorded {
     }
 }
 
+/// What is remembered.
+#[derive(Debug, Default)]
+struct Kept {
+    requests: Mutex<VecDeque<Recorded>>,
+    gone: Mutex<Vec<Instant>>,
+}
+
 /// The last requests; `None`: nothing is kept.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Log(Option<Arc<Mutex<VecDeque<Recorded>>>>);
+pub(crate) struct Log(Option<Arc<Kept>>);
 
 impl Log {
     fn kept() -> Self {
@@ -81,7 +90,14 @@ impl Log {
     }
 
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, VecDeque<Recorded>>> {
-        self.0.as_ref().map(|log| log.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0.as_ref().map(|kept| kept.requests.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A client closed its connection before its answer was whole.
+    pub(crate) fn note_gone(&self) {
+        if let Some(kept) = &self.0 {
+            kept.gone.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+        }
     }
 
     pub(crate) fn push(&self, request: Recorded) {
@@ -161,6 +177,21 @@ impl FakeProvider {
         if let Some(mut log) = self.log.lock() {
             log.clear();
         }
+    }
+
+    /// Waits until `count` clients have gone before their answer was whole; when the last of them did. `None` after
+    /// five seconds without.
+    pub async fn wait_for_gone(&self, count: usize) -> Option<Instant> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            let gone =
+                self.log.0.as_ref().map(|kept| kept.gone.lock().unwrap_or_else(PoisonError::into_inner));
+            if let Some(at) = gone.and_then(|gone| gone.get(count - 1).copied()) {
+                return Some(at);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        None
     }
 
     /// Waits until `count` requests have come; false after five seconds without.
