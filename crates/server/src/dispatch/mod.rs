@@ -9,6 +9,7 @@ mod llm;
 mod mock;
 mod native;
 mod predict;
+mod raw;
 mod stream;
 mod upload;
 
