@@ -215,7 +215,10 @@ impl Attempt<'_> {
                 && target == Dialect::OpenAi
                 && quirks.supports_stream_options
                 && facts.include_usage != Some(true);
-            let body = facts.splice(&call.body, &way.model, way.hide_usage);
+            // The quirks speak of the provider's own dialect.
+            let quirks = (target == self.provider.kind.dialect).then_some((quirks, operation));
+            let (body, dropped) = facts.splice(&call.body, &way.model, way.hide_usage, quirks);
+            way.dropped = dropped;
             return Ok((body, way));
         }
         way.lane = Lane::Translate;
