@@ -1,6 +1,7 @@
 //! Rules that one field alone cannot break: names, references, types, cycles, addresses.
 
 mod credential;
+mod naming;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -54,6 +55,7 @@ pub(crate) fn check(config: &Config, tree: &Node, problems: &mut Problems) {
 macro_rules! steps {
     ($($step:expr),* $(,)?) => { &[$(Step::from($step)),*] };
 }
+use steps;
 
 impl From<&str> for Step {
     fn from(name: &str) -> Self {
@@ -155,6 +157,7 @@ impl Checker<'_> {
                     }
                 }
             }
+            self.models(name, provider);
             self.above_zero(&at("timeout"), provider.timeout);
             self.above_zero(&at("connect_timeout"), provider.connect_timeout);
             self.above_zero(&at("first_content_timeout"), provider.first_content_timeout);
@@ -250,20 +253,7 @@ impl Checker<'_> {
         let endpoints = &self.config.endpoints;
         for (index, endpoint) in endpoints.iter().enumerate() {
             let at = |field: &str| steps!["endpoints", index, field].to_vec();
-            if !is_name(&endpoint.name) {
-                self.error(
-                    &at("name"),
-                    format!("`{}` is not a name", endpoint.name),
-                    "use letters, digits, `_`, `-` and `.`",
-                );
-            }
-            if endpoints[..index].iter().any(|other| other.name == endpoint.name) {
-                self.error(
-                    &at("name"),
-                    format!("the name `{}` is taken", endpoint.name),
-                    "names are unique over endpoints and routes",
-                );
-            }
+            self.names(index, endpoint);
             if let Some(path) = &endpoint.path {
                 if let Err(reason) = check_path(path) {
                     self.error(&at("path"), reason, "for example `/predict/iris`");
@@ -378,12 +368,20 @@ impl Checker<'_> {
                 let reason = format!("`{target}` is `{}`, not `{}`", other.kind.name(), endpoint.kind.name());
                 self.error(at, reason, "an endpoint can only stand in for one of its own type");
             }
+            if target.contains('*') && !endpoint.name.contains('*') {
+                let hint = "name a target, or an endpoint that is no pattern";
+                self.error(at, format!("`{target}` stands for many models"), hint);
+            }
         } else if let Some((provider, model)) = target.split_once('/') {
             if endpoint.kind == EndpointType::Predict {
                 self.error(at, "a provider cannot answer `predict`", "use a `models:/` URI");
             }
             if model.is_empty() {
                 self.error(at, "the model's name is missing", "write `provider/model`");
+            }
+            if model.contains('*') && !endpoint.name.contains('*') {
+                let hint = "only endpoints whose own name holds a `*` have targets with one";
+                self.error(at, format!("`{target}` names no model"), hint);
             }
             match config.providers.get(provider) {
                 None => {

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use indexmap::IndexMap;
-use millgate_provider::{ProviderKind, Settings};
+use millgate_provider::{Price, ProviderKind, RatesPerMillion, Settings};
 use millgate_types::Operation;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
@@ -24,6 +24,8 @@ pub struct Config {
     pub listen: Option<Expanded>,
     /// The providers that routes call, by a name of your choice.
     pub providers: IndexMap<String, ProviderConfig>,
+    /// The embedded catalogue of models.
+    pub catalogue: CatalogueConfig,
     /// The model registries that `models:/` routes read from, by name. Routes use `default` unless the
     /// endpoint names another.
     pub registries: IndexMap<String, RegistryConfig>,
@@ -49,6 +51,7 @@ impl Default for Config {
             version: 1,
             listen: None,
             providers: IndexMap::new(),
+            catalogue: CatalogueConfig::default(),
             registries: IndexMap::new(),
             endpoints: Vec::new(),
             native: IndexMap::new(),
@@ -102,6 +105,10 @@ pub struct ProviderConfig {
     /// Headers added to every request, for example `OpenAI-Organization`.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub headers: IndexMap<String, Secret>,
+    /// What is known of its models, by their names, beside or instead of what the catalogue says. A `*` at the
+    /// end of a name stands for any text.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub models: IndexMap<String, ModelConfig>,
     /// Time for name look-up, TCP and TLS. Default `5s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<Period>,
@@ -149,6 +156,126 @@ pub enum ChatApi {
     Chat,
     /// OpenAI's Responses API.
     Responses,
+}
+
+/// The embedded catalogue of models: prices, context windows, capabilities. What `providers.X.models` says wins
+/// over it.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CatalogueConfig {
+    /// The catalogue's prices are used until they are this old; then models without a price in the configuration
+    /// have none.
+    pub max_age: Period,
+}
+
+impl Default for CatalogueConfig {
+    fn default() -> Self {
+        Self { max_age: Period::seconds(365 * 86_400) }
+    }
+}
+
+/// What is known of a model.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// Tokens of prompt and answer together. Calls that are surely longer are not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_tokens: Option<u64>,
+    /// Tokens of one answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<u64>,
+    /// What it can do, and what not. A call that needs what is `false` here is not sent: the next target of a
+    /// fallback gets it, or the caller an error. What is not said is left to the provider.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub capabilities: IndexMap<Capability, bool>,
+    /// What its tokens cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usd_per_million_tokens: Option<TokenPrices>,
+    /// What a search costs, for rerank models that are billed so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usd_per_search: Option<f64>,
+}
+
+impl ModelConfig {
+    /// Whether a price is set here.
+    #[must_use]
+    pub fn sets_price(&self) -> bool {
+        self.usd_per_million_tokens.is_some() || self.usd_per_search.is_some()
+    }
+
+    /// The price that is set here, if one is and it makes sense.
+    #[must_use]
+    pub fn price(&self) -> Option<Price> {
+        if !self.sets_price() {
+            return None;
+        }
+        let tokens = self.usd_per_million_tokens.as_ref();
+        Price::configured(RatesPerMillion {
+            input: tokens.map_or(0.0, |rates| rates.input),
+            output: tokens.map_or(0.0, |rates| rates.output),
+            cache_read: tokens.and_then(|rates| rates.cache_read),
+            cache_write: tokens.and_then(|rates| rates.cache_write),
+            reasoning: tokens.and_then(|rates| rates.reasoning),
+            search: self.usd_per_search,
+        })
+    }
+}
+
+/// What a model can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Capability {
+    /// Calls of tools.
+    Tools,
+    /// Pictures in the prompt.
+    Images,
+    /// Sound in the prompt.
+    Audio,
+    /// Documents in the prompt.
+    Files,
+    /// Answers by a JSON schema.
+    JsonSchema,
+    /// Thinking that can be asked for.
+    Reasoning,
+}
+
+impl Capability {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Tools, Self::Images, Self::Audio, Self::Files, Self::JsonSchema, Self::Reasoning];
+
+    /// The word in files and lists.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tools => "tools",
+            Self::Images => "images",
+            Self::Audio => "audio",
+            Self::Files => "files",
+            Self::JsonSchema => "json_schema",
+            Self::Reasoning => "reasoning",
+        }
+    }
+}
+
+/// USD per million tokens. What is not said costs what the plain token of its side costs.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenPrices {
+    /// Prompt tokens.
+    pub input: f64,
+    /// Completion tokens.
+    #[serde(default)]
+    pub output: f64,
+    /// Prompt tokens read from the provider's cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_read: Option<f64>,
+    /// Prompt tokens written to the provider's cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write: Option<f64>,
+    /// Reasoning tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<f64>,
 }
 
 /// A model registry.
@@ -236,9 +363,14 @@ impl EndpointType {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointConfig {
-    /// Its name: letters, digits, `_`, `-`, `.`. It is the `model` of OpenAI and Anthropic clients.
-    #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"))]
+    /// Its name: letters, digits, `_`, `-`, `.`. It is the `model` of OpenAI and Anthropic clients. One `*` stands
+    /// for any text: `gpt-*` serves every model that begins so, and a `*` in its targets stands for the same
+    /// text. Whole names win over patterns, longer patterns over shorter ones.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9*][A-Za-z0-9._*/-]{0,127}$"))]
     pub name: String,
+    /// Further names that clients may use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// What it does.
     #[serde(rename = "type")]
     pub kind: EndpointType,

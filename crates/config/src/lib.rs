@@ -13,9 +13,10 @@ mod value;
 
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
-    AccessConfig, AccessLog, ChatApi, Compat, Config, EndpointConfig, EndpointType, EnvManager, Isolation,
-    KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig, ModelsConfig, NativeConfig, Network, ProviderConfig,
-    RegistryConfig, RouteConfig, RuntimeChoice, ServerConfig, ServingConfig, Split,
+    AccessConfig, AccessLog, Capability, CatalogueConfig, ChatApi, Compat, Config, EndpointConfig,
+    EndpointType, EnvManager, Isolation, KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig, ModelConfig,
+    ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig, RouteConfig, RuntimeChoice,
+    ServerConfig, ServingConfig, Split, TokenPrices,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
 pub use schema::json_schema;

@@ -80,6 +80,10 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
         line.key("usage_estimated");
         line.out.extend_from_slice(b"true");
     }
+    if exchange.cost.is_none() && usage.total() > 0 {
+        line.key("cost_usd");
+        line.out.extend_from_slice(b"null");
+    }
     if let Some(cost) = exchange.cost {
         line.key("cost_usd");
         line.out.push(b'"');

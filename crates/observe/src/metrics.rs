@@ -188,7 +188,8 @@ impl Metrics {
         handles.requests.inc();
         handles.duration.observe(exchange.duration.as_secs_f64());
         if let Some(first) = exchange.time_to_first_byte {
-            self.first_byte.get_or_create(&handles.of_endpoint).observe(first.as_secs_f64());
+            let series = || self.first_byte.get_or_create(&handles.of_endpoint).clone();
+            handles.first_byte.get_or_insert_with(series).observe(first.as_secs_f64());
         }
         handles.attempts.inc_by(u64::from(exchange.attempts));
         if exchange.rows > 0 {
@@ -200,7 +201,8 @@ impl Metrics {
         }
         match exchange.cost {
             Some(cost) => {
-                self.cost.get_or_create(&handles.of_target).inc_by(u64::try_from(cost.0).unwrap_or(0));
+                let series = || self.cost.get_or_create(&handles.of_target).clone();
+                handles.cost.get_or_insert_with(series).inc_by(u64::try_from(cost.0).unwrap_or(0));
             }
             None if usage.total() > 0 || usage.billed.is_some() => {
                 self.unpriced.get_or_create(&handles.of_target).inc();
@@ -249,6 +251,8 @@ impl Metrics {
             requests: self.requests.get_or_create(&labels).clone(),
             duration: self.duration.get_or_create(&of_endpoint).clone(),
             attempts: self.attempts.get_or_create(&of_target).clone(),
+            first_byte: None,
+            cost: None,
             tokens: Default::default(),
             of_endpoint,
             of_target,
@@ -302,6 +306,8 @@ struct Handles {
     requests: Counter,
     duration: Histogram,
     attempts: Counter,
+    first_byte: Option<Histogram>,
+    cost: Option<Counter>,
     tokens: [Option<Counter>; 8],
     of_endpoint: EndpointLabels,
     of_target: TargetLabels,

@@ -23,7 +23,7 @@ pub use counted::counted;
 use entries::Paths;
 pub use entries::{Proof, Setting};
 pub use hint::retry_after;
-pub use price::Price;
+pub use price::{Price, RatesPerMillion};
 pub use sigv4::{AwsKeys, Scope, Signature, Unsigned, sign};
 
 /// What is known of a provider.

@@ -30,7 +30,56 @@ struct Rates {
     image_input: Pico,
 }
 
+/// Rates as a configuration writes them: USD per million tokens; what is not said costs what the plain token of
+/// its side costs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RatesPerMillion {
+    /// Prompt tokens.
+    pub input: f64,
+    /// Completion tokens.
+    pub output: f64,
+    /// Prompt tokens read from the provider's cache.
+    pub cache_read: Option<f64>,
+    /// Prompt tokens written to it.
+    pub cache_write: Option<f64>,
+    /// Reasoning tokens.
+    pub reasoning: Option<f64>,
+    /// USD for one search of a rerank model.
+    pub search: Option<f64>,
+}
+
 impl Price {
+    /// The price that a configuration sets. `None` when it is negative or no number.
+    #[must_use]
+    pub fn configured(rates: RatesPerMillion) -> Option<Self> {
+        let all =
+            [Some(rates.input), Some(rates.output), rates.cache_read, rates.cache_write, rates.reasoning];
+        let all = all.into_iter().chain([rates.search]).flatten();
+        if !all.into_iter().all(|rate| rate.is_finite() && (0.0..1e9).contains(&rate)) {
+            return None;
+        }
+        let per_token = |usd: f64| Some(usd / 1e6);
+        Listed {
+            input: per_token(rates.input),
+            output: per_token(rates.output),
+            cache_read: rates.cache_read.and_then(per_token),
+            cache_write: rates.cache_write.and_then(per_token),
+            reasoning: rates.reasoning.and_then(per_token),
+            input_audio: None,
+            output_audio: None,
+            input_image_token: None,
+            per_query: rates.search,
+            tiers: HashMap::new(),
+        }
+        .price()
+    }
+
+    /// USD per million prompt and completion tokens, for people.
+    #[must_use]
+    pub fn per_million(&self) -> (f64, f64) {
+        (self.base.input as f64 / 1e6, self.base.output as f64 / 1e6)
+    }
+
     /// What `usage` costs, rounded half up to a nano-USD. `None` when the sum leaves the range of [`Money`].
     #[must_use]
     pub fn cost(&self, usage: &Usage) -> Option<Money> {

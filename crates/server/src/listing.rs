@@ -1,5 +1,9 @@
 //! What there is, and how the gateway is: model lists in the callers' dialects, health, metrics.
 
+mod abilities;
+
+use std::sync::Arc;
+
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use millgate_config::{EndpointType, RouteConfig};
@@ -69,15 +73,16 @@ fn served_model(snapshot: &Snapshot) -> Option<(bool, DeploymentStatus)> {
 pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -> Result<Reply, Fault> {
     match surface {
         Surface::Models => {
-            let data: Vec<_> = snapshot.endpoints.iter().map(|endpoint| model(endpoint)).collect();
-            let models: Vec<_> = snapshot.endpoints.iter().filter_map(|e| gemini_model(e)).collect();
+            let served = served(snapshot);
+            let data: Vec<_> = served.iter().map(|(name, endpoint)| model(name, endpoint)).collect();
+            let models: Vec<_> = served.iter().filter_map(|(name, e)| gemini_model(name, e)).collect();
             // Anthropic's list has these three beside `data`, Google's has `models`; others ignore them.
             json_reply(&json!({
                 "object": "list",
                 "data": data,
                 "has_more": false,
-                "first_id": snapshot.endpoints.first().map(|endpoint| &*endpoint.name),
-                "last_id": snapshot.endpoints.last().map(|endpoint| &*endpoint.name),
+                "first_id": served.first().map(|(name, _)| name),
+                "last_id": served.last().map(|(name, _)| name),
                 "models": models,
             }))
         }
@@ -87,15 +92,18 @@ pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -
                 Fault::client(code::MODEL_NOT_FOUND, format!("no endpoint `{shown}` is served"))
                     .with_param("model")
             })?;
-            json_reply(&model(endpoint))
+            let mut shown = model(name, endpoint);
+            shown["millgate"] = abilities::of(endpoint, name);
+            json_reply(&shown)
         }
         Surface::GeminiModels => {
-            let models: Vec<_> = snapshot.endpoints.iter().filter_map(|e| gemini_model(e)).collect();
+            let served = served(snapshot);
+            let models: Vec<_> = served.iter().filter_map(|(name, e)| gemini_model(name, e)).collect();
             json_reply(&json!({ "models": models }))
         }
         Surface::GeminiModel(name) => {
             let name = surface::decoded(name);
-            let found = snapshot.by_name(&name).and_then(|endpoint| gemini_model(endpoint));
+            let found = snapshot.by_name(&name).and_then(|endpoint| gemini_model(&name, endpoint));
             json_reply(&found.ok_or_else(|| {
                 let shown: String = name.chars().take(128).collect();
                 Fault::client(code::MODEL_NOT_FOUND, format!("no model `{shown}` is served"))
@@ -125,15 +133,33 @@ fn json_reply<T: Serialize>(value: &T) -> Result<Reply, Fault> {
     Ok(Reply::json(body))
 }
 
-fn model(endpoint: &Endpoint) -> Value {
+/// Every name that callers may use, and its endpoint. A pattern shows the catalogue's models that it fits.
+fn served(snapshot: &Snapshot) -> Vec<(String, &Arc<Endpoint>)> {
+    let mut found: Vec<(String, &Arc<Endpoint>)> = Vec::new();
+    for endpoint in &snapshot.endpoints {
+        let names: Vec<String> = if endpoint.name.contains('*') {
+            // Whole names win over patterns, longer patterns over shorter ones.
+            let mut names = abilities::fitting(endpoint);
+            names.retain(|name| snapshot.by_name(name).is_some_and(|found| Arc::ptr_eq(found, endpoint)));
+            names
+        } else {
+            let aliases = endpoint.config.aliases.iter().cloned();
+            [endpoint.name.to_string()].into_iter().chain(aliases).collect()
+        };
+        found.extend(names.into_iter().map(|name| (name, endpoint)));
+    }
+    found
+}
+
+fn model(name: &str, endpoint: &Endpoint) -> Value {
     json!({
-        "id": &*endpoint.name,
+        "id": name,
         "object": "model",
         "created": 0,
         "owned_by": "millgate",
         "type": "model",
-        "display_name": &*endpoint.name,
-        "name": format!("models/{}", endpoint.name),
+        "display_name": name,
+        "name": format!("models/{name}"),
         "created_at": "1970-01-01T00:00:00Z",
         "endpoint_type": endpoint.kind.name(),
         "path": endpoint.path,
@@ -141,18 +167,25 @@ fn model(endpoint: &Endpoint) -> Value {
 }
 
 /// An entry of Google's list; predictions and completions have no place there.
-fn gemini_model(endpoint: &Endpoint) -> Option<Value> {
+fn gemini_model(name: &str, endpoint: &Endpoint) -> Option<Value> {
     let methods = match endpoint.kind {
         EndpointType::Chat => json!(["generateContent", "countTokens"]),
         EndpointType::Embeddings => json!(["embedContent"]),
         _ => return None,
     };
-    Some(json!({
-        "name": format!("models/{}", endpoint.name),
+    let mut shown = json!({
+        "name": format!("models/{name}"),
         "version": "1",
-        "displayName": &*endpoint.name,
+        "displayName": name,
         "supportedGenerationMethods": methods,
-    }))
+    });
+    let (context, max_output) = abilities::bounds(endpoint, name);
+    for (key, bound) in [("inputTokenLimit", context), ("outputTokenLimit", max_output)] {
+        if let Some(bound) = bound {
+            shown[key] = bound.into();
+        }
+    }
+    Some(shown)
 }
 
 // ---- MLflow -----------------------------------------------------------------------------------------

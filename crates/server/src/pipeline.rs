@@ -7,13 +7,15 @@
 //!  only)                  endpoint)                   settles the record at its last byte)
 //! ```
 
+use std::future::{Future as _, poll_fn};
 use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
@@ -38,9 +40,17 @@ pub(crate) async fn serve(
     let snapshot = gateway.snapshot();
     let (head, body) = request.into_parts();
     let mut flight = Flight::begin(&gateway, &head, peer, snapshot.generation);
-    let handled =
-        AssertUnwindSafe(handle(&gateway, &snapshot, &head, body, peer, &mut flight)).catch_unwind();
-    let reply = match handled.await {
+    // Pinned here and not wrapped: the future is large, and every wrapper would move it.
+    let handled = {
+        let mut handled = pin!(handle(&gateway, &snapshot, &head, body, peer, &mut flight));
+        poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        })
+        .await
+    };
+    let reply = match handled {
         Ok(Ok(reply)) => reply,
         Ok(Err(fault)) => Reply::fault(&fault, &mut flight),
         Err(panic) => {
@@ -80,7 +90,7 @@ async fn handle(
             let allowance = within(gateway, &native.limits, &native.label, &principal, peer, flight)?;
             let headers = allowance.into_iter().flat_map(Allowance::headers).collect();
             let call = dispatch::NativeCall { native, path, body, headers };
-            return Ok(dispatch::native(snapshot, call, head, flight).await);
+            return Ok(Box::pin(dispatch::native(snapshot, call, head, flight)).await);
         }
     };
     let decoded = decode(snapshot, addressed, principal, head, body, flight).await?;

@@ -22,6 +22,7 @@ pub(crate) mod names {
     pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-millgate-attempts");
     pub(crate) const CONFIG: HeaderName = HeaderName::from_static("x-millgate-config");
     pub(crate) const COST: HeaderName = HeaderName::from_static("x-millgate-cost-usd");
+    pub(crate) const UNPRICED: HeaderName = HeaderName::from_static("x-millgate-unpriced");
     pub(crate) const DROPPED: HeaderName = HeaderName::from_static("x-millgate-dropped");
     pub(crate) const ESTIMATED: HeaderName = HeaderName::from_static("x-millgate-estimated");
     pub(crate) const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
@@ -136,6 +137,9 @@ impl Reply {
             let mut text = Vec::with_capacity(24);
             cost.write(&mut text);
             headers.extend(HeaderValue::from_maybe_shared(Bytes::from(text)).map(|cost| (names::COST, cost)));
+        }
+        if record.cost.is_none() && record.usage.total() > 0 && matches!(self.body, Content::Whole(_)) {
+            headers.insert(names::UNPRICED, HeaderValue::from_static("true"));
         }
         headers.insert(names::CONFIG, HeaderValue::from(record.config_generation));
         let mut response = Response::new(ReplyBody { content: Some(self.body), flight });

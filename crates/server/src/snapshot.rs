@@ -1,11 +1,14 @@
 //! What runs: built whole from a checked [`Config`], never changed, swapped as one. A request keeps the one
 //! it began with.
 
+pub(crate) mod known;
 mod providers;
+
+use known::{Known, KnownModels};
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
@@ -17,7 +20,7 @@ use millgate_credential::{Credential, Credentials};
 use millgate_dialect::Quirks;
 use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
 use millgate_policy::{Limiter, Rate, Route};
-use millgate_provider::{Family, Price, ProviderKind};
+use millgate_provider::{Family, ProviderKind};
 use millgate_types::{Dialect, ModelRef, Operation, Principal};
 use millgate_upstream::{Deadlines, Origin};
 use sha2::{Digest, Sha256};
@@ -50,17 +53,49 @@ pub(crate) struct Target {
 }
 
 pub(crate) enum TargetKind {
-    /// A provider's model and its price; without a model the request names it (`provider/model` called
-    /// directly).
-    Provider { provider: Arc<Provider>, model: Option<Box<str>>, price: Option<Arc<Price>> },
+    /// A provider's model.
+    Provider { provider: Arc<Provider>, model: TargetModel },
     /// A registered model.
     Model(Arc<Deployment>),
+}
+
+/// How a target's model is named.
+#[derive(Debug)]
+pub(crate) enum TargetModel {
+    /// By the configuration.
+    Fixed(Box<str>, Arc<Known>),
+    /// What the `*` of the endpoint's name stands for comes between the two.
+    Pattern(Box<str>, Box<str>),
+    /// The request says `provider/model`.
+    Named,
+}
+
+/// Who is asked, the provider's name of the model, and what is known of it.
+pub(crate) type Resolved<'a> = (&'a Arc<Provider>, Cow<'a, str>, Arc<Known>);
+
+impl TargetModel {
+    /// The model that a request for `asked` means; `None` when it does not say.
+    pub(crate) fn resolve<'a>(
+        &'a self,
+        provider: &'a Arc<Provider>,
+        endpoint: &Endpoint,
+        asked: Option<&'a str>,
+    ) -> Option<Resolved<'a>> {
+        let name: Cow<'_, str> = match self {
+            Self::Fixed(name, known) => return Some((provider, Cow::Borrowed(name), Arc::clone(known))),
+            Self::Pattern(before, after) => format!("{before}{}{after}", endpoint.matched(asked?)?).into(),
+            Self::Named => asked?.split_once('/')?.1.into(),
+        };
+        let provider = provider.for_model(&name);
+        let known = provider.known(&name);
+        Some((provider, name, known))
+    }
 }
 
 impl std::fmt::Debug for TargetKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Provider { provider, model, .. } => write!(f, "{}/{model:?}", provider.name),
+            Self::Provider { provider, model } => write!(f, "{}/{model:?}", provider.name),
             Self::Model(_) => f.write_str("model"),
         }
     }
@@ -86,15 +121,8 @@ pub(crate) struct Provider {
     ways: Vec<Way>,
     /// The same provider for models that are spoken to otherwise.
     families: Vec<(&'static Family, Arc<Provider>)>,
-    /// Prices of models that callers named, as far as there is room.
-    prices: Arc<Mutex<Prices>>,
+    models: Arc<KnownModels>,
 }
-
-/// Prices by model; `None` for those that nobody knows.
-type Prices = HashMap<Box<str>, Option<Arc<Price>>>;
-
-/// Prices kept per provider of models that callers named.
-const MAX_PRICES: usize = 1024;
 
 /// One operation of a provider, in one dialect.
 #[derive(Clone)]
@@ -139,17 +167,9 @@ impl Provider {
         own.or_else(|| ways.next()).map(|way| way.dialect)
     }
 
-    /// What a model's tokens cost; `None` when nobody knows.
-    pub(crate) fn price(&self, model: &str) -> Option<Arc<Price>> {
-        let mut prices = self.prices.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = prices.get(model) {
-            return known.clone();
-        }
-        let price = millgate_provider::model(self.kind, model).and_then(|info| info.price).map(Arc::new);
-        if prices.len() < MAX_PRICES {
-            prices.insert(model.into(), price.clone());
-        }
-        price
+    /// What is known of a model.
+    pub(crate) fn known(&self, model: &str) -> Arc<Known> {
+        self.models.of(self.kind, model)
     }
 
     /// The request target of an operation; `None` where the provider has no such operation.
@@ -213,6 +233,8 @@ pub(crate) struct Snapshot {
     pub(crate) generation: u64,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     by_name: HashMap<Arc<str>, Arc<Endpoint>>,
+    /// Endpoints whose names hold a `*`, the longest first.
+    patterns: Vec<Arc<Endpoint>>,
     by_path: HashMap<String, Arc<Endpoint>>,
     /// For `provider/model` called directly: per provider and operation an endpoint named after the provider.
     direct: HashMap<(String, Operation), Arc<Endpoint>>,
@@ -227,9 +249,25 @@ pub(crate) struct Snapshot {
     pub(crate) deployments: Vec<Arc<Deployment>>,
 }
 
+impl Endpoint {
+    /// Its name and aliases, but for patterns.
+    fn names(&self) -> impl Iterator<Item = Arc<str>> {
+        let own = (!self.name.contains('*')).then(|| Arc::clone(&self.name));
+        own.into_iter().chain(self.config.aliases.iter().map(|alias| alias.as_str().into()))
+    }
+
+    /// What the `*` of the endpoint's name stands for in a name that fits it.
+    pub(crate) fn matched<'a>(&self, name: &'a str) -> Option<&'a str> {
+        let (before, after) = self.name.split_once('*')?;
+        name.strip_prefix(before)?.strip_suffix(after)
+    }
+}
+
 impl Snapshot {
+    /// The endpoint of a name or an alias, else of the longest pattern that fits.
     pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<Endpoint>> {
-        self.by_name.get(name)
+        let pattern = || self.patterns.iter().find(|endpoint| endpoint.matched(name).is_some());
+        self.by_name.get(name).or_else(pattern)
     }
 
     pub(crate) fn by_path(&self, path: &str) -> Option<&Arc<Endpoint>> {
@@ -342,6 +380,8 @@ impl Builder {
         }
         let mut judges = endpoints.iter().filter(|endpoint| endpoint.kind == EndpointType::Moderations);
         let moderations = judges.next().filter(|_| judges.next().is_none()).cloned();
+        let mut patterns: Vec<_> = endpoints.iter().filter(|e| e.name.contains('*')).cloned().collect();
+        patterns.sort_by_key(|endpoint| std::cmp::Reverse(endpoint.name.len()));
         let deployments = resolver.deployments;
         self.credentials.keep(credentials);
         self.limiters = limiters;
@@ -356,7 +396,8 @@ impl Builder {
         let server = &config.server;
         Ok(Snapshot {
             generation: self.generation,
-            by_name: endpoints.iter().map(|e| (Arc::clone(&e.name), Arc::clone(e))).collect(),
+            by_name: endpoints.iter().flat_map(|e| e.names().map(|name| (name, Arc::clone(e)))).collect(),
+            patterns,
             by_path: endpoints.iter().filter_map(|e| Some((e.path.clone()?, Arc::clone(e)))).collect(),
             endpoints,
             moderations,
@@ -464,8 +505,11 @@ impl<'a> Resolver<'a> {
         let (provider, model) = target.split_once('/').ok_or_else(|| format!("`{target}` leads nowhere"))?;
         let provider = self.providers.get(provider).ok_or_else(|| format!("`{target}` leads nowhere"))?;
         let provider = Arc::clone(provider.for_model(model));
-        let price = provider.price(model);
-        let kind = TargetKind::Provider { provider, model: Some(model.into()), price };
+        let model = match model.split_once('*') {
+            Some((before, after)) => TargetModel::Pattern(before.into(), after.into()),
+            None => TargetModel::Fixed(model.into(), provider.known(model)),
+        };
+        let kind = TargetKind::Provider { provider, model };
         Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
     }
 
@@ -547,7 +591,7 @@ fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> 
     let target = Target {
         label: label.as_str().into(),
         header: header_value(&label)?,
-        kind: TargetKind::Provider { provider: Arc::clone(provider), model: None, price: None },
+        kind: TargetKind::Provider { provider: Arc::clone(provider), model: TargetModel::Named },
     };
     Ok(Endpoint {
         name: name.into(),
@@ -558,6 +602,7 @@ fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> 
         limits: Vec::new(),
         config: EndpointConfig {
             name: name.to_owned(),
+            aliases: Vec::new(),
             kind,
             path: None,
             route: RouteConfig::Target(label),
@@ -572,8 +617,13 @@ fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> 
 fn shown_model(route: &Route<Target>) -> Option<(String, String)> {
     match route {
         Route::Target(target) => match &target.kind {
-            TargetKind::Provider { provider, model, .. } => {
-                Some((provider.kind.name.clone(), model.as_deref().unwrap_or_default().to_owned()))
+            TargetKind::Provider { provider, model } => {
+                let model = match model {
+                    TargetModel::Fixed(name, _) => name.to_string(),
+                    TargetModel::Pattern(before, after) => format!("{before}*{after}"),
+                    TargetModel::Named => String::new(),
+                };
+                Some((provider.kind.name.clone(), model))
             }
             TargetKind::Model(_) => Some(("mlflow".to_owned(), target.label.to_string())),
         },

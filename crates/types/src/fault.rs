@@ -61,6 +61,8 @@ codes! {
     INVALID_VALUE => "invalid_value", 400, "invalid_request_error", "a field is missing, of the wrong type or out of range";
     INVALID_MODEL => "invalid_model", 400, "invalid_request_error", "the model's name has characters that names do not have";
     UNSUPPORTED_PARAMETER => "unsupported_parameter", 400, "invalid_request_error", "a parameter that callers may not set, or that the target cannot honour";
+    MODEL_LACKS_CAPABILITY => "model_lacks_capability", 400, "invalid_request_error", "the request needs what the target's model cannot do";
+    CONTEXT_LENGTH_EXCEEDED => "context_length_exceeded", 400, "invalid_request_error", "the request is longer than the model's context window";
     SCHEMA_MISMATCH => "schema_mismatch", 400, "invalid_request_error", "the input does not fit the model's signature";
     MODEL_REJECTED_INPUT => "model_rejected_input", 400, "invalid_request_error", "the model's own code refused the input";
     UPSTREAM_INVALID_REQUEST => "upstream_invalid_request", 400, "invalid_request_error", "the provider refused the request as invalid";

@@ -1,13 +1,16 @@
 //! Sending a request: a connection from the pool or a fresh one, within the deadlines.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use http::Response;
-use tokio::time::Instant;
+use bytes::Bytes;
+use http::{Method, Response};
 
 use crate::connection::{Connection, Failure};
+use crate::head::Head;
 use crate::outgoing::Outbox;
+use crate::watchdog::{COARSE, SWEEP};
 use crate::{Origin, Outgoing, UpstreamBody, UpstreamError, pool};
 
 /// How long an attempt may take.
@@ -15,11 +18,12 @@ use crate::{Origin, Outgoing, UpstreamBody, UpstreamError, pool};
 pub struct Deadlines {
     /// Name look-up, TCP and TLS together.
     pub connect: Duration,
-    /// From sending the request to the response's head.
+    /// From sending the request to the response's head. From 10 s on it is looked at by [`Client::sweep`], to the
+    /// second.
     pub head: Duration,
     /// Between two frames of the body.
     pub idle: Duration,
-    /// From sending the request to the last byte of the answer.
+    /// From sending the request to the last byte of the answer. From 10 s on it may come a second late.
     pub total: Duration,
 }
 
@@ -37,36 +41,65 @@ impl Client {
         deadlines: &Deadlines,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let method = outgoing.method;
-        let end = Instant::now() + deadlines.total;
+        let began = if deadlines.total < COARSE { Instant::now() } else { pool::swept() + SWEEP };
+        let end = began + deadlines.total;
         let mut outbox = Outbox::new(origin, outgoing);
-        let attempt = async {
-            while let Some(mut connection) = pool::check_out(origin.id) {
-                match connection.exchange(&mut outbox, method).await {
-                    Ok(answer) => return Ok((connection, answer)),
-                    Err(Failure::Unsent(_)) => {}
-                    Err(Failure::Sent(error)) => return Err(error),
+        let limit = deadlines.head.min(deadlines.total);
+        let (connection, (head, rest)) = loop {
+            let Some(mut connection) = pool::check_out(origin.id) else {
+                let opened = tokio::time::timeout(deadlines.connect, Connection::open(origin)).await;
+                let mut connection = opened.map_err(|_| UpstreamError::ConnectTimeout)??;
+                match ask(&mut connection, &mut outbox, method, limit).await {
+                    Ok(answer) => break (connection, answer),
+                    Err(Failure::Unsent(error) | Failure::Sent(error)) => return Err(error),
                 }
-            }
-            let opened = tokio::time::timeout(deadlines.connect, Connection::open(origin)).await;
-            let mut connection = opened.map_err(|_| UpstreamError::ConnectTimeout)??;
-            match connection.exchange(&mut outbox, method).await {
-                Ok(answer) => Ok((connection, answer)),
-                Err(Failure::Unsent(error) | Failure::Sent(error)) => Err(error),
+            };
+            match ask(&mut connection, &mut outbox, method, limit).await {
+                Ok(answer) => break (connection, answer),
+                Err(Failure::Unsent(_)) => {}
+                Err(Failure::Sent(error)) => return Err(error),
             }
         };
-        let answered = tokio::time::timeout(deadlines.head.min(deadlines.total), attempt).await;
-        let (connection, (head, rest)) = answered.map_err(|_| UpstreamError::Timeout)??;
         let keep = head.keep_alive;
-        let mut response =
-            Response::new(UpstreamBody::new(head.framing, rest, connection, keep, deadlines.idle, end));
+        let mut response = Response::new(UpstreamBody::new(
+            head.framing,
+            rest,
+            connection,
+            keep,
+            deadlines.idle,
+            end.into(),
+        ));
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
         Ok(response)
     }
 
-    /// Closes this thread's idle connections that are too old or that the other side has closed. Each data
-    /// thread calls it every few seconds.
+    /// Closes this thread's idle connections that are too old or that the other side has closed, and
+    /// ends what waits too long. Each data thread calls it once a second.
     pub fn sweep(self) {
-        pool::sweep();
+        self.sweep_at(Instant::now());
     }
+
+    /// The same as if it were `now`.
+    pub fn sweep_at(self, now: Instant) {
+        pool::sweep(now);
+    }
+}
+
+/// One exchange within its time.
+async fn ask(
+    connection: &mut Connection,
+    outbox: &mut Outbox,
+    method: &Method,
+    limit: Duration,
+) -> Result<(Head, Bytes), Failure> {
+    let watchdog = Arc::clone(&connection.watchdog);
+    // Pinned here: a future of this size is not moved for nothing.
+    let exchange = pin!(connection.exchange(outbox, method));
+    let answered = if limit < COARSE {
+        tokio::time::timeout(limit, exchange).await.ok()
+    } else {
+        watchdog.within(limit, exchange).await
+    };
+    answered.unwrap_or(Err(Failure::Sent(UpstreamError::Timeout)))
 }

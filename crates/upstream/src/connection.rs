@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::head::{self, Head, MAX_HEAD};
 use crate::outgoing::Outbox;
+use crate::watchdog::Watchdog;
 use crate::{Origin, UpstreamError, tls};
 
 /// Bytes read at once. What one read brought is handed on as one piece.
@@ -29,6 +31,7 @@ thread_local! {
 /// A live connection.
 pub(crate) struct Connection {
     pub(crate) origin: u64,
+    pub(crate) watchdog: Arc<Watchdog>,
     socket: Socket,
 }
 
@@ -55,7 +58,7 @@ impl Connection {
         } else {
             Socket::Plain(stream)
         };
-        Ok(Self { origin: origin.id, socket })
+        Ok(Self { origin: origin.id, watchdog: Watchdog::new(), socket })
     }
 
     /// Whether the connection is silent and open, as one that waits for its next request should be.

@@ -14,6 +14,7 @@ mod origin;
 mod outgoing;
 mod pool;
 mod tls;
+mod watchdog;
 
 pub use body::{UpstreamBody, collect};
 pub use client::{Client, Deadlines};

@@ -1,10 +1,11 @@
 //! Idle connections, kept in the thread that made them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::connection::Connection;
+use crate::watchdog;
 
 /// Idle connections kept per origin and thread; more are closed.
 const MAX_IDLE_PER_ORIGIN: usize = 256;
@@ -13,18 +14,14 @@ const MAX_IDLE_AGE: Duration = Duration::from_secs(55);
 
 thread_local! {
     static IDLE: RefCell<HashMap<u64, Vec<Idle>>> = RefCell::new(HashMap::new());
+    /// When the thread last swept: to the second, which is all that ages need.
+    static SWEPT: Cell<Instant> = Cell::new(Instant::now());
 }
 
 struct Idle {
     connection: Connection,
+    /// The last sweep before it came back.
     since: Instant,
-}
-
-impl Idle {
-    /// Nobody watches an idle connection, so it is asked before it is used.
-    fn is_usable(&mut self) -> bool {
-        self.since.elapsed() < MAX_IDLE_AGE && self.connection.is_quiet()
-    }
 }
 
 /// The youngest idle connection to an origin that is still open.
@@ -32,8 +29,9 @@ pub(crate) fn check_out(origin: u64) -> Option<Connection> {
     IDLE.with_borrow_mut(|pool| {
         let idle = pool.get_mut(&origin)?;
         loop {
+            // The sweep has closed what is too old. Nobody watches an idle connection, so it is asked.
             let mut youngest = idle.pop()?;
-            if youngest.is_usable() {
+            if youngest.connection.is_quiet() {
                 return Some(youngest.connection);
             }
         }
@@ -45,16 +43,25 @@ pub(crate) fn check_in(connection: Connection) {
     IDLE.with_borrow_mut(|pool| {
         let idle = pool.entry(connection.origin).or_default();
         if idle.len() < MAX_IDLE_PER_ORIGIN {
-            idle.push(Idle { connection, since: Instant::now() });
+            idle.push(Idle { connection, since: SWEPT.get() });
         }
     });
 }
 
+/// When the thread last swept.
+pub(crate) fn swept() -> Instant {
+    SWEPT.get()
+}
+
 /// Closes what is too old or was closed by the other side.
-pub(crate) fn sweep() {
+pub(crate) fn sweep(now: Instant) {
+    SWEPT.set(now);
+    watchdog::sweep(now);
     IDLE.with_borrow_mut(|pool| {
         pool.retain(|_, idle| {
-            idle.retain_mut(Idle::is_usable);
+            idle.retain_mut(|idle| {
+                now.saturating_duration_since(idle.since) < MAX_IDLE_AGE && idle.connection.is_quiet()
+            });
             !idle.is_empty()
         });
     });

@@ -16,6 +16,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("chat 1 KB", chat_small),
     ("chat 50 KB", chat_large),
     ("stream", stream),
+    ("translate", translate),
     ("latency", latency),
     ("memory", memory),
     ("start", start),
@@ -113,6 +114,47 @@ fn stream(bench: &Bench, table: &mut Table) -> Result<()> {
         format!("nginx {:.2} us", of(&others, us)),
         ratio(&ours, &others, us),
     );
+    Ok(())
+}
+
+/// Anthropic's callers before an OpenAI provider, beside nginx that passes the provider's own chat on.
+fn translate(bench: &Bench, table: &mut Table) -> Result<()> {
+    let us = |cost: &Cost| cost.us;
+    for (name, model, plain, streams) in [
+        ("Anthropic caller, OpenAI provider, 1 KB: CPU per request", "ok", "ok", false),
+        ("the same streamed, 100 chunks: CPU per chunk", "chunks", "chunks-100-0ms", true),
+    ] {
+        let mut body = format!(
+            "{{\"model\":\"{model}\",\"max_tokens\":256,\"stream\":{streams},\"system\":\"Be brief.\",\
+             \"temperature\":0.5,\"messages\":[{{\"role\":\"user\",\"content\":\""
+        );
+        body.push_str(&"The quick brown fox jumps over the lazy dog. ".repeat(19));
+        body.push_str("\"}]}");
+        let file = bench.folder.path().join("messages.json");
+        std::fs::write(&file, body)?;
+        let file = file.display().to_string();
+        let translated = ["-c", "32", "--path", "/v1/messages", "--body", file.as_str()];
+        let passed: &[&str] =
+            if streams { &["-c", "32", "--stream", "--model", plain] } else { &["-c", "32"] };
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for _ in 0..bench.rounds {
+            let gateway = bench.gateway()?;
+            ours.push(cost(bench, &gateway, &translated, streams)?);
+            gateway.stop();
+            if bench.nginx {
+                let nginx = bench.nginx()?;
+                others.push(cost(bench, &nginx, passed, streams)?);
+                nginx.stop();
+            }
+        }
+        let digits = if streams { 2 } else { 1 };
+        table.row(
+            name,
+            format!("{:.digits$} us", of(&ours, us)),
+            format!("nginx {:.digits$} us", of(&others, us)),
+            ratio(&ours, &others, us),
+        );
+    }
     Ok(())
 }
 

@@ -140,3 +140,25 @@ providers:
 ";
     assert_snapshot!("credentials", problems(text));
 }
+
+#[test]
+fn names_and_models_are_checked() {
+    let text = r"
+providers:
+  mock:
+    kind: mock
+    models:
+      'a*b': { context_tokens: 0 }
+      c: { usd_per_million_tokens: { input: -1 }, capabilities: { flying: true } }
+      d: { usd_per_search: -0.5 }
+      e: { usd_per_million_tokens: { output: 1 } }
+endpoints:
+  - { name: a, aliases: [ 'b c', a, twice, twice ], type: llm/v1/chat, route: mock/echo }
+  - { name: twice, type: llm/v1/chat, route: 'mock/*' }
+  - { name: '*-*', type: llm/v1/chat, route: mock/echo }
+  - { name: 'g-*', aliases: [ g ], type: llm/v1/chat, route: 'mock/*' }
+  - { name: f, type: llm/v1/chat, route: 'g-*' }
+catalogue: { max_age: soon }
+";
+    assert_snapshot!("names", problems(text));
+}

@@ -6,7 +6,6 @@ mod batch;
 
 use std::borrow::Cow;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +18,6 @@ use millgate_dialect::{
     Context, StreamEncoder, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens, replay,
     scan, usage_of,
 };
-use millgate_provider::Price;
 use millgate_types::{
     Answer, Call, Dialect, EmbeddingFormat, Event, Fault, Lane, Operation, Retry, Usage, code,
 };
@@ -34,6 +32,7 @@ use super::stream;
 use crate::flight::Flight;
 use crate::pipeline::Planned;
 use crate::reply::{Pieces, Reply, names};
+use crate::snapshot::known::Known;
 use crate::snapshot::{Provider, Transport};
 
 /// Error bodies are read up to here.
@@ -47,7 +46,7 @@ const ANTHROPIC_HEADERS: [HeaderName; 2] =
 pub(super) struct Translated(Option<Call>);
 
 impl Translated {
-    fn call(&mut self, planned: &Planned) -> Result<&mut Call, Fault> {
+    pub(super) fn call(&mut self, planned: &Planned) -> Result<&mut Call, Fault> {
         if self.0.is_none() {
             let call = &planned.call;
             let mut decoded = codec(call.dialect).decode_call(call.operation, &call.body)?;
@@ -73,10 +72,9 @@ impl Translated {
 pub(super) struct Attempt<'a> {
     pub(super) planned: &'a Planned,
     pub(super) provider: &'a Provider,
-    /// `None`: the caller named it, `provider/model`.
-    pub(super) model: Option<&'a str>,
-    /// Of `model`.
-    pub(super) price: Option<&'a Arc<Price>>,
+    /// The provider's name of the model.
+    pub(super) model: &'a str,
+    pub(super) known: &'a Known,
     pub(super) head: &'a Parts,
     pub(super) max_answer: usize,
     /// Longest silence in a stream.
@@ -109,16 +107,16 @@ impl Attempt<'_> {
         if operation == Operation::CountTokens && !(facts.passes && self.native(operation)) {
             return self.estimate(translated, flight);
         }
+        flight.price.clone_from(&self.known.price);
+        self.check_able(translated)?;
         let (body, way) = self.encode(facts, operation, translated)?;
         flight.record().lane = Some(way.lane);
-        flight.price = match self.model {
-            Some(_) => self.price.cloned(),
-            None => self.provider.price(&way.model),
-        };
         let answer = self.answer(&way, body, translated, flight);
         let mut reply = match self.provider.first_content.filter(|_| way.stream) {
             // The reply to a stream is there when its first content is.
-            Some(limit) => tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(slow_start()))?,
+            Some(limit) => {
+                Box::pin(tokio::time::timeout(limit, answer)).await.unwrap_or_else(|_| Err(slow_start()))?
+            }
             None => answer.await?,
         };
         if !way.dropped.is_empty()
@@ -142,7 +140,7 @@ impl Attempt<'_> {
         if way.stream {
             self.stream(response, way, flight).await
         } else if !way.rest.is_empty() {
-            self.batched(response, way, flight).await
+            Box::pin(self.batched(response, way, flight)).await
         } else {
             self.whole(response, way, translated, flight).await
         }
@@ -194,15 +192,11 @@ impl Attempt<'_> {
             self.native(operation) && facts.passes && !quirks.omit_model && !quirks.translates(operation);
         let own = self.provider.dialect(operation).unwrap_or(self.provider.kind.dialect);
         let target = if native { call.dialect } else { own };
-        let model: Cow<'_, str> = match (self.model, self.asked().and_then(|asked| asked.split_once('/'))) {
-            (Some(model), _) | (None, Some((_, model))) => model.into(),
-            (None, None) => return Err(Fault::invalid_value("model", "`model` is missing")),
-        };
         let stream = facts.stream && call.operation.streams();
         let mut way = Way {
             lane: Lane::Pass,
             dialect: target,
-            model,
+            model: self.model.into(),
             operation,
             stream,
             hide_usage: false,

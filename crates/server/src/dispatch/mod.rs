@@ -1,6 +1,7 @@
 //! Trying the plan's targets in order. A target that fails in a way another one may not is passed over as long
 //! as nothing has been sent to the caller.
 
+mod able;
 mod doubt;
 mod estimate;
 mod facts;
@@ -12,6 +13,8 @@ mod predict;
 mod raw;
 mod stream;
 mod upload;
+
+use std::sync::Arc;
 
 use http::HeaderValue;
 use http::request::Parts;
@@ -25,12 +28,6 @@ use crate::pipeline::{Planned, label};
 use crate::reply::{Reply, names};
 use crate::snapshot::{Snapshot, TargetKind};
 
-/// The model of a caller who says `provider/model`.
-fn named(planned: &Planned) -> &str {
-    let model = planned.call.facts.as_ref().and_then(|facts| facts.model.as_ref());
-    model.and_then(|model| model.name.split_once('/')).map_or("", |(_, model)| model)
-}
-
 /// Answers the call, or gives the fault of the last target tried.
 pub(crate) async fn dispatch(
     snapshot: &Snapshot,
@@ -43,19 +40,24 @@ pub(crate) async fn dispatch(
     let count = planned.targets.len();
     for (index, target) in planned.targets.iter().enumerate() {
         flight.record().attempts += 1;
-        flight.record().target = Some(std::sync::Arc::clone(&target.label));
+        flight.record().target = Some(Arc::clone(&target.label));
         let attempt = match &target.kind {
-            TargetKind::Model(deployment) => predict::predict(deployment, &planned, head, flight).await,
-            TargetKind::Provider { provider, model, price } => {
-                let provider = match model {
-                    Some(_) => provider,
-                    None => provider.for_model(named(&planned)),
-                };
+            TargetKind::Model(deployment) => {
+                Box::pin(predict::predict(deployment, &planned, head, flight)).await
+            }
+            TargetKind::Provider { provider, model } => {
+                let asked = planned.call.facts.as_ref().and_then(|facts| facts.model.as_ref());
+                let asked = asked.map(|model| &*model.name);
+                let resolved = model.resolve(provider, &planned.call.endpoint, asked);
+                let (provider, model, known) = resolved.ok_or_else(|| {
+                    let public = format!("`model` must be a name that fits `{}`", planned.call.endpoint.name);
+                    Fault::invalid_value("model", public)
+                })?;
                 let attempt = llm::Attempt {
                     planned: &planned,
                     provider,
-                    model: model.as_deref(),
-                    price: price.as_ref(),
+                    model: &model,
+                    known: &known,
                     head,
                     max_answer: snapshot.max_answer,
                     heartbeat: snapshot.heartbeat,

@@ -286,7 +286,7 @@ fn meter(provider: &Provider, target: &str, body: &[u8], flight: &mut Flight) {
     let dialect = watched(kind.dialect, target).map_or(kind.dialect, |(dialect, _)| dialect);
     let find = |name: &str| members.iter().find(|member| member.name == name);
     let model = find("model").or_else(|| find("modelVersion")).and_then(scan::Member::string);
-    flight.price = model.and_then(|model| provider.price(&model));
+    flight.price = model.and_then(|model| provider.known(&model).price.clone());
     let usage = find(codec(dialect).usage_member()).and_then(|member| {
         // Images and transcriptions are counted in the words of Responses.
         let theirs = scan::inner_members(member).ok()?.iter().any(|inner| inner.name == "input_tokens");
@@ -361,7 +361,7 @@ impl Pieces for Priced {
             self.seen.extend_from_slice(&piece[..piece.len().min(room)]);
             let name = model_in(&self.seen);
             if name.is_some() || self.seen.len() == NAME_WITHIN {
-                flight.priced(name.and_then(|name| self.provider.price(name)));
+                flight.priced(name.and_then(|name| self.provider.known(name).price.clone()));
                 self.done = true;
                 self.seen = Vec::new();
             }

@@ -237,6 +237,8 @@ impl Translating {
                 None => decoder.finish(&mut events),
             }
             doubt::check_events(&mut events, &mut calls, flight.request_id());
+            // Before the content nobody is told that the provider is still there.
+            events.retain(|event| !matches!(event, Event::Ping));
             let content = events.iter().position(Event::is_content);
             let error = events.iter().position(|event| matches!(event, Event::Error(_)));
             if let Some(at) = error.filter(|at| content.is_none_or(|content| *at < content)) {
@@ -264,7 +266,6 @@ impl Translating {
             if bytes.is_none() || events.len() > OPENING {
                 return Err(empty());
             }
-            events.retain(|event| !matches!(event, Event::Ping));
         }
     }
 

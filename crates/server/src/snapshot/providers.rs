@@ -12,6 +12,7 @@ use millgate_types::{Dialect, Operation};
 use millgate_upstream::{Deadlines, Origin};
 use url::Url;
 
+use super::known::KnownModels;
 use super::{Encoded, Place, Provider, Transport, Way};
 
 /// The provider, and its credential to keep once everything is in use.
@@ -99,7 +100,7 @@ pub(super) fn open(
         quirks,
         base: prefix.clone(),
         families: Vec::new(),
-        prices: Arc::default(),
+        models: Arc::new(KnownModels::new(written.models.clone(), &config.catalogue)),
     };
     for family in &kind.families {
         let ways = paths.ways(&family.kind)?;

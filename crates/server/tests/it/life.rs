@@ -17,7 +17,7 @@ fn streams(provider: &str, model: &str) -> Vec<(String, Value, &'static str)> {
     let responses = json!({ "model": name, "input": "Hello", "stream": true });
     let gemini = json!({ "contents": [{ "role": "user", "parts": [{ "text": "Hello" }] }] });
     let mut mlflow = call.clone();
-    mlflow.as_object_mut().unwrap().remove("model");
+    mlflow.as_object_mut().expect("an object").remove("model");
     let action = format!("/v1beta/models/{name}:streamGenerateContent");
     vec![
         ("/v1/chat/completions".to_owned(), call.clone(), ": keep-alive\n\n"),
@@ -31,13 +31,13 @@ fn streams(provider: &str, model: &str) -> Vec<(String, Value, &'static str)> {
 
 /// The pieces of an answer, as they came.
 async fn pieces(gateway: &TestGateway, path: &str, body: &Value) -> Vec<String> {
-    let mut connection = gateway.connect().await.unwrap();
-    connection.request("POST", path, &[], body.to_string().as_bytes()).await.unwrap();
-    let mut opened = connection.answer_head().await.unwrap();
+    let mut connection = gateway.connect().await.expect("a connection");
+    connection.request("POST", path, &[], body.to_string().as_bytes()).await.expect("a request that leaves");
+    let mut opened = connection.answer_head().await.expect("an answer");
     assert_eq!(opened.status, 200);
     let mut pieces = Vec::new();
-    while let Some(piece) = opened.piece().await.unwrap() {
-        pieces.push(String::from_utf8(piece).unwrap());
+    while let Some(piece) = opened.piece().await.expect("a body") {
+        pieces.push(String::from_utf8(piece).expect("text"));
     }
     pieces
 }
@@ -171,11 +171,11 @@ async fn leave(
     };
     let mut call = chat(&format!("{name}{model}"));
     call["stream"] = (leaves != Leaves::InTheBody).into();
-    let mut connection = gateway.connect().await.unwrap();
-    connection.request("POST", path, &[], call.to_string().as_bytes()).await.unwrap();
+    let mut connection = gateway.connect().await.expect("a connection");
+    connection.request("POST", path, &[], call.to_string().as_bytes()).await.expect("a request that leaves");
     assert!(fake.wait_for(count).await, "{path} {model}");
     if leaves == Leaves::InTheMiddle {
-        assert!(connection.answer_head().await.unwrap().piece().await.unwrap().is_some());
+        assert!(connection.answer_head().await.expect("an answer").piece().await.expect("a body").is_some());
     } else {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -133,7 +133,7 @@ fn check(name: &str, answer: &Answer, stream: bool, passes: bool, gets: Gets) ->
 }
 
 async fn check_all(stream: bool) {
-    let fake = FakeProvider::start().unwrap();
+    let fake = FakeProvider::start().expect("a free port");
     let models: Vec<String> = LIES.iter().map(|(lie, ..)| format!("lie-{lie}")).collect();
     let models: Vec<&str> = models.iter().map(String::as_str).collect();
     let gateway = over(&fake, &models).await;

@@ -11,6 +11,7 @@ mod gemini;
 mod life;
 mod limits;
 mod lying;
+mod names;
 mod native;
 mod ollama;
 mod operations;

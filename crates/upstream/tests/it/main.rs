@@ -325,3 +325,25 @@ async fn an_answer_before_the_request_is_written_is_taken() {
     assert_eq!(response.status(), 413);
     assert_eq!(collect(response.into_body(), 100).await.unwrap(), b"big".as_slice());
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_answer_that_does_not_come_is_given_up() {
+    for head in [Duration::from_millis(50), Duration::from_secs(10)] {
+        let (origin, _server) = serve(vec!["HTTP/1.1 200 OK\r\n", "hang"]).await;
+        let deadlines = Deadlines { head, ..DEADLINES };
+        let sent = Client.send(&origin, request(), &deadlines);
+        let sweeps = async {
+            // The coarse way is only as good as its sweeps; time is the sweeps' own here.
+            if head >= Duration::from_secs(10) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Client.sweep_at(std::time::Instant::now() + head + Duration::from_secs(2));
+            }
+            std::future::pending::<()>().await;
+        };
+        let error = tokio::select! {
+            answered = sent => answered.err().unwrap(),
+            () = sweeps => unreachable!(),
+        };
+        assert!(matches!(error, UpstreamError::Timeout), "{error:?}");
+    }
+}
