@@ -4,6 +4,7 @@ import io
 import json
 
 import anthropic
+import cohere
 import openai
 import pytest
 
@@ -48,6 +49,19 @@ def test_rerank(gateway):
     answer = gateway.post("/v2/rerank", body, headers={"Authorization": f"Bearer {KEY}"})
     assert [result["index"] for result in answer.json()["results"]] == [1, 2]
     assert answer.headers["x-millgate-cost-usd"] == "0.002000000"
+
+
+@pytest.mark.parametrize("make", [cohere.Client, cohere.ClientV2])
+def test_cohere_client(gateway, make):
+    client = make(api_key=KEY, base_url=gateway.url, max_retries=0)
+    answer = client.rerank(model="rank", query="q", documents=["a long text", "a", "a text"], top_n=2)
+    assert [result.index for result in answer.results] == [1, 2]
+    with pytest.raises(cohere.errors.NotFoundError):
+        client.rerank(model="nobody", query="q", documents=["a"])
+    with pytest.raises(cohere.errors.UnauthorizedError):
+        make(api_key="wrong", base_url=gateway.url, max_retries=0).rerank(
+            model="rank", query="q", documents=["a"]
+        )
 
 
 def test_moderations_without_a_model(client):
