@@ -113,6 +113,8 @@ impl Checker<'_> {
             ("body_idle_timeout", server.body_idle_timeout),
             ("body_timeout", server.body_timeout),
             ("stream_idle_timeout", server.stream_idle_timeout),
+            ("stream_heartbeat", server.stream_heartbeat),
+            ("answer_timeout", server.answer_timeout),
         ] {
             self.above_zero(steps!["server", name], Some(period));
         }
@@ -158,6 +160,7 @@ impl Checker<'_> {
             self.models(name, provider);
             self.above_zero(&at("timeout"), provider.timeout);
             self.above_zero(&at("connect_timeout"), provider.connect_timeout);
+            self.above_zero(&at("first_content_timeout"), provider.first_content_timeout);
             if let Some(key) = &provider.api_key
                 && key.is_clear_text()
             {

@@ -116,6 +116,10 @@ pub struct ProviderConfig {
     /// `MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Period>,
+    /// Time from sending a request to the first content of a stream. Default: `timeout` to its beginning, then
+    /// `server.stream_idle_timeout` between two pieces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_content_timeout: Option<Period>,
 }
 
 impl ProviderConfig {
@@ -591,6 +595,10 @@ pub struct ServerConfig {
     pub body_timeout: Period,
     /// Longest pause inside a stream from a provider.
     pub stream_idle_timeout: Period,
+    /// After this long without anything in a stream, the caller gets a sign of life.
+    pub stream_heartbeat: Period,
+    /// Time for a whole answer of a provider, a stream or not, from sending the request on.
+    pub answer_timeout: Period,
     /// After SIGTERM: how long new connections are still taken while readiness already says no.
     pub drain_delay: Period,
     /// After that: how long running requests may take.
@@ -609,6 +617,8 @@ impl Default for ServerConfig {
             body_idle_timeout: Period::seconds(30),
             body_timeout: Period::seconds(120),
             stream_idle_timeout: Period::seconds(120),
+            stream_heartbeat: Period::seconds(15),
+            answer_timeout: Period::seconds(3600),
             drain_delay: Period::seconds(5),
             drain_timeout: Period::seconds(30),
         }

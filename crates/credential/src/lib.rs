@@ -58,6 +58,12 @@ pub struct Unauthorized<'a> {
 }
 
 impl Credential {
+    /// Whether the body must be whole before its request can be authorised.
+    #[must_use]
+    pub fn signs(&self) -> bool {
+        matches!(self, Self::Signed(_))
+    }
+
     /// Adds the headers that the request needs. Costs one look at the current token, or one signature; waits only
     /// while there is no token at all.
     pub async fn authorize(

@@ -81,6 +81,10 @@ pub trait Codec: Sync {
     fn fault_event_behind(&self, _passed: &[u8], fault: &Fault, request_id: RequestId) -> Vec<u8> {
         self.fault_event(fault, request_id)
     }
+    /// What means nothing to callers in the middle of a stream, between two frames: a sign of life.
+    fn heartbeat(&self) -> &'static [u8] {
+        b": keep-alive\n\n"
+    }
     /// What an upstream's error body says.
     fn decode_error(&self, status: u16, body: &[u8]) -> ErrorBody;
     /// Whether a caller's body may go to a provider of the same dialect as it is. Some bodies name the model

@@ -125,6 +125,22 @@ impl Quirks {
         told.is_ok() && lacks
     }
 
+    /// What the target calls a top-level field of a caller who speaks its dialect; `None` when it refuses it.
+    #[must_use]
+    pub fn passing_name<'a>(&'a self, operation: Operation, key: &'a str) -> Option<&'a str> {
+        let bound = key == "max_tokens" && operation == Operation::Chat;
+        if bound && self.max_tokens_name == MaxTokensName::MaxCompletionTokens {
+            return Some("max_completion_tokens");
+        }
+        self.name_of(key)
+    }
+
+    /// Whether every top-level field of such a caller may stay what it is.
+    #[must_use]
+    pub fn passes_all(&self) -> bool {
+        self.strip.is_empty() && self.rename.is_empty() && self.max_tokens_name == MaxTokensName::MaxTokens
+    }
+
     /// Whether answers of the operation are translated though caller and target speak the same dialect.
     #[must_use]
     pub fn translates(&self, operation: Operation) -> bool {

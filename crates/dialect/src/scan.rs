@@ -47,6 +47,8 @@ impl Kind {
 pub struct Member<'a> {
     /// The name, with escapes resolved.
     pub name: Cow<'a, str>,
+    /// Where the name stands in the body, its quotes left out.
+    pub name_span: Range<usize>,
     /// What the value is.
     pub kind: Kind,
     /// The value's text, quotes and brackets included.
@@ -129,7 +131,14 @@ pub fn visit<'a>(body: &'a [u8], see: impl FnMut(&'a [u8], Kind, &'a [u8])) -> R
     Ok(())
 }
 
-/// The same for an object inside a body that was checked already. What is not an object shows nothing.
+/// Whether the text is one JSON object, by the rules of [`members`]; names may stand twice.
+#[must_use]
+pub fn is_object(text: &[u8]) -> bool {
+    let mut scanner = Scanner { body: text, at: 0 };
+    std::str::from_utf8(text).is_ok() && matches!(scanner.value(0), Ok(Kind::Object)) && scanner.end().is_ok()
+}
+
+/// What [`visit`] does, for an object inside a body that was checked already. What is not an object shows nothing.
 pub fn visit_inner<'a>(object: &'a [u8], see: impl FnMut(&'a [u8], Kind, &'a [u8])) {
     let _checked_before = Scanner { body: object, at: 0 }.visit(see);
 }
@@ -212,13 +221,13 @@ impl<'a> Scanner<'a> {
     fn object(&mut self) -> Result<Vec<Member<'a>>, Refused> {
         let mut found: Vec<Member<'a>> = Vec::with_capacity(12);
         self.walk(|body, name, kind, span| {
-            let name_at = name.start - 1;
+            let (name_span, name_at) = (name.clone(), name.start - 1);
             let name = unescape(&body[name]);
             if found.iter().any(|member| member.name == name) {
                 let shown: String = name.chars().take(64).collect();
                 return Err(Refused::Twice(name_at, shown.into()));
             }
-            found.push(Member { name, kind, text: &body[span.clone()], span });
+            found.push(Member { name, name_span, kind, text: &body[span.clone()], span });
             Ok(())
         })?;
         Ok(found)

@@ -114,7 +114,8 @@ impl Parser {
                 if std::mem::replace(&mut self.has_data, true) {
                     self.data.push('\n');
                 }
-                self.data.push_str(&String::from_utf8_lossy(value));
+                // No JSON is left where the text is damaged: whoever reads it refuses it.
+                self.data.push_str(std::str::from_utf8(value).unwrap_or("\u{fffd}"));
             }
             b"event" => {
                 self.event.clear();

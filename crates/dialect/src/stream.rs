@@ -5,7 +5,7 @@ use millgate_types::{BlockKind, Delta, Dialect, Event, Fault, FinishReason, Oper
 use serde_json::Value;
 
 use crate::sse::{Frame, Parser};
-use crate::{StreamDecoder, StreamEncoder, codec, error, not_implemented};
+use crate::{StreamDecoder, StreamEncoder, codec, error, not_implemented, scan};
 
 /// Reads one dialect's events out of SSE frames.
 pub(crate) trait Reader: Send {
@@ -54,12 +54,20 @@ impl<R: Reader> StreamDecoder for SseDecoder<R> {
             return;
         }
         let Self { parser, reader, done } = self;
-        parser.finish(|frame| take(reader, done, frame, out));
+        parser.finish(|frame| match frame {
+            // The connection broke off inside the frame.
+            Frame::Event { data, .. } if !is_whole(data.trim()) => true,
+            frame => take(reader, done, frame, out),
+        });
         if !self.done {
             self.done = true;
             self.reader.close(out);
         }
     }
+}
+
+fn is_whole(data: &str) -> bool {
+    data == "[DONE]" || scan::is_object(data.as_bytes())
 }
 
 /// The stream encoder of a dialect that no caller streams in: one fault, and nothing after it.
@@ -291,7 +299,8 @@ impl<W: ChunkWriter> StreamEncoder for ChunkEncoder<W> {
             Event::BlockDelta { choice, block, delta } => self.block_delta(choice, block, delta, out),
             Event::BlockStop { choice, block } => self.block_stop(choice, block, out),
             Event::Finish { choice, reason, .. } => self.finish(choice, &reason, out),
-            Event::Usage(usage) => self.usage = Some(usage),
+            // Counts of zero are counts that nobody believes.
+            Event::Usage(usage) => self.usage = Some(usage).filter(|usage| usage.total() > 0),
             Event::Ping => self.writer.ping(out),
             Event::Error(fault) => {
                 self.done = true;

@@ -1,12 +1,13 @@
-//! Watching a provider's stream that passes through as bytes: whole frames go on at once, and the few that
-//! carry usage, an error or the end are read by the dialect's own decoder.
+//! Watching a provider's stream that passes through as bytes: whole frames go on at once. The first ones, and the few
+//! that carry usage, an error or the end, are read by the dialect's own decoder; so are those that are no JSON, which
+//! it may refuse. What comes behind the end is not part of the answer.
 
 use bytes::Bytes;
 use memchr::memmem;
 use millgate_types::{Dialect, Event, Fault, Operation, Usage, code};
 use serde_json::Value;
 
-use crate::{StreamDecoder, codec};
+use crate::{StreamDecoder, codec, scan};
 
 /// A frame that does not end within this many bytes is not a stream we forward.
 const MAX_FRAME: usize = 1 << 20;
@@ -29,6 +30,7 @@ pub struct Watch {
     /// Bytes of a frame that is not complete.
     held: Vec<u8>,
     usage: Usage,
+    begun: bool,
     ended: bool,
     failed: bool,
     events: Vec<Event>,
@@ -45,6 +47,7 @@ impl Watch {
             hide_usage,
             held: Vec::new(),
             usage: Usage::default(),
+            begun: false,
             ended: false,
             failed: false,
             events: Vec::new(),
@@ -53,7 +56,7 @@ impl Watch {
 
     /// Takes the next bytes, gives the frames that are complete.
     pub fn push(&mut self, bytes: &Bytes) -> Passed {
-        if self.failed {
+        if self.failed || self.ended {
             return Passed::default();
         }
         let (whole, rest) = if self.held.is_empty() {
@@ -75,7 +78,7 @@ impl Watch {
             );
             return Passed { bytes: whole, fault: Some(fault) };
         }
-        if !self.may_matter(&whole) {
+        if self.begun && !self.may_matter(&whole) && are_sound(&whole) {
             return Passed { bytes: whole, fault: None };
         }
         self.inspect(&whole)
@@ -84,7 +87,7 @@ impl Watch {
     /// The provider closed the stream. A fault when it did so without ending it. A last frame that lacks only
     /// its blank line still counts; half a line is dropped.
     pub fn finish(&mut self) -> Passed {
-        if self.failed {
+        if self.failed || self.ended {
             return Passed::default();
         }
         let mut last = std::mem::take(&mut self.held);
@@ -107,6 +110,11 @@ impl Watch {
         self.usage
     }
 
+    /// There was content, or what takes its place: the frames up to here are more than a beginning.
+    pub fn begun(&self) -> bool {
+        self.begun
+    }
+
     /// The provider ended the stream properly.
     pub fn ended(&self) -> bool {
         self.ended
@@ -119,7 +127,7 @@ impl Watch {
         while at < whole.len() {
             let end = at + first_frame(&whole[at..]);
             let frame = &whole[at..end];
-            if self.may_matter(frame) {
+            if !self.begun || self.may_matter(frame) || !are_sound(frame) {
                 // Frames that only carry text are not shown to the decoder.
                 self.decoder.push(frame, &mut self.events);
                 if let Some(fault) = self.drain() {
@@ -132,13 +140,17 @@ impl Watch {
                 }
             }
             at = end;
+            if self.ended {
+                break;
+            }
         }
-        Passed { bytes: without(whole, &cuts), fault: None }
+        Passed { bytes: without(&whole.slice(..at), &cuts), fault: None }
     }
 
     fn drain(&mut self) -> Option<Fault> {
         let mut fault = None;
         for event in self.events.drain(..) {
+            self.begun |= event.is_content();
             match event {
                 Event::Start { usage: Some(usage), .. } | Event::Usage(usage) => self.usage = usage,
                 Event::End => self.ended = true,
@@ -173,6 +185,22 @@ impl Watch {
             }
         }
     }
+}
+
+/// Whether the data of each frame is a JSON object, or an end marker. One that is written on several lines is not
+/// looked at closely: it counts as unsound, and the decoder says what it is.
+fn are_sound(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+        let (line, next) = rest.split_at(end);
+        rest = next;
+        let Some(data) = line.strip_prefix(b"data:").map(<[u8]>::trim_ascii) else { continue };
+        if !scan::is_object(data) && data != b"[DONE]" {
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether a member of this name has a value other than `null` somewhere.
@@ -304,6 +332,43 @@ mod tests {
         let (out, _, fault) = run(STREAM.trim_end(), 10, false);
         assert_eq!(out, STREAM);
         assert!(fault.is_none());
+    }
+
+    #[test]
+    fn a_damaged_frame_in_the_middle_is_a_fault_and_does_not_pass() {
+        let middle = STREAM.find("data: {\"id\":\"c\",\"model\"").unwrap();
+        for damage in
+            ["data: {\"id\": oops}\n\n", "data: {\"choices\":[{\n\n", "data: \n1\n\ndata: {\"a\":1}x\n\n"]
+        {
+            let stream = format!("{}{damage}{}", &STREAM[..middle], &STREAM[middle..]);
+            for piece in [1, 9, stream.len()] {
+                let (out, watch, fault) = run(&stream, piece, false);
+                assert!(!out.contains("oops") && !out.contains("[DONE]"), "{out}");
+                assert_eq!(fault.map(|fault| fault.code.name), Some("upstream_error"), "{damage}");
+                assert!(!watch.ended());
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_behind_the_end_does_not_pass() {
+        let stream = [STREAM, "data: [DONE]\n\n", STREAM].concat();
+        for piece in [1, 7, 100, STREAM.len(), stream.len()] {
+            let (out, watch, fault) = run(&stream, piece, false);
+            assert_eq!(out, STREAM);
+            assert!(fault.is_none() && watch.ended());
+        }
+    }
+
+    #[test]
+    fn content_begins_behind_the_frames_that_only_open_the_stream() {
+        let mut watch = Watch::new(Dialect::OpenAi, Operation::Chat, false);
+        let mut begun = Vec::new();
+        for frame in STREAM.split_inclusive("\n\n") {
+            watch.push(&Bytes::copy_from_slice(frame.as_bytes()));
+            begun.push(watch.begun());
+        }
+        assert_eq!(begun, [false, true, true, true, true]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-use crate::reply::ReplyBody;
+use crate::reply::{BrokenOff, ReplyBody};
 use crate::{Gateway, pipeline};
 
 /// Headers of one request together, in bytes.
@@ -448,7 +448,7 @@ struct Tracked {
 
 impl http_body::Body for Tracked {
     type Data = bytes::Bytes;
-    type Error = std::convert::Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         self: std::pin::Pin<&mut Self>,

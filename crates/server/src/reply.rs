@@ -50,9 +50,19 @@ pub(crate) enum Content {
 }
 
 /// A body that is made while it is sent. It ends by `None`; what goes wrong on the way is told to the caller
-/// as an event in the stream, and to the record through the flight.
+/// as an event in the stream, or by breaking the connection, and to the record through the flight.
 pub(crate) trait Pieces: Send {
     fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>>;
+
+    /// All that the caller is to see has been given out; what is waited for is the end of the connection behind it.
+    fn is_told(&self) -> bool {
+        false
+    }
+
+    /// Asked at the end: what came is not whole, and the caller must not take it to be so.
+    fn broke(&self) -> bool {
+        false
+    }
 
     /// The body is over, or the caller is gone: what is known of its usage goes to the record.
     fn settle(&mut self, _: &mut Flight) {}
@@ -154,6 +164,18 @@ fn closes_connection(fault: &Fault) -> bool {
     .contains(&fault.code)
 }
 
+/// The rest of the body is not to be had. It breaks the caller's connection.
+#[derive(Debug)]
+pub(crate) struct BrokenOff;
+
+impl std::fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the answer broke off")
+    }
+}
+
+impl std::error::Error for BrokenOff {}
+
 /// The body of every response.
 pub(crate) struct ReplyBody {
     content: Option<Content>,
@@ -162,7 +184,7 @@ pub(crate) struct ReplyBody {
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -182,7 +204,11 @@ impl Body for ReplyBody {
                 Poll::Ready(Some(piece)) => Some(piece),
                 Poll::Ready(None) => {
                     pieces.settle(&mut this.flight);
+                    let broke = pieces.broke();
                     this.content = None;
+                    if broke {
+                        return Poll::Ready(Some(Err(BrokenOff)));
+                    }
                     this.flight.land();
                     None
                 }

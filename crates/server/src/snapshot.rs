@@ -9,6 +9,7 @@ use known::{Known, KnownModels};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 use millgate_config::{
@@ -113,6 +114,8 @@ pub(crate) struct Provider {
     /// Credential, content type and configured headers, as every request carries them.
     pub(crate) headers: HeaderMap,
     pub(crate) deadlines: Deadlines,
+    /// To the first content of a stream; `None`: no more than the deadlines.
+    pub(crate) first_content: Option<Duration>,
     /// What each request needs beside the headers.
     pub(crate) credential: Credential,
     ways: Vec<Way>,
@@ -241,6 +244,8 @@ pub(crate) struct Snapshot {
     keys: Option<HashMap<[u8; 32], Principal>>,
     pub(crate) body_limits: BodyLimits,
     pub(crate) max_answer: usize,
+    /// Longest silence in a stream.
+    pub(crate) heartbeat: Duration,
     pub(crate) deployments: Vec<Arc<Deployment>>,
 }
 
@@ -405,6 +410,7 @@ impl Builder {
                 total: server.body_timeout.0,
             },
             max_answer: server.max_answer.0 as usize,
+            heartbeat: server.stream_heartbeat.0,
             deployments,
         })
     }

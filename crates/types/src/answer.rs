@@ -204,6 +204,23 @@ pub enum Event {
     End,
 }
 
+impl Event {
+    /// Whether there is something in it for the caller, or the answer is over without: not what only opens an answer
+    /// or a block, counts, or says that the provider is still there. An error is no content.
+    #[must_use]
+    pub fn is_content(&self) -> bool {
+        match self {
+            Self::Start { .. } | Self::BlockStop { .. } | Self::Usage(_) | Self::Ping | Self::Error(_) => {
+                false
+            }
+            Self::BlockStart { kind, .. } => {
+                !matches!(kind, BlockKind::Text | BlockKind::Reasoning | BlockKind::Refusal)
+            }
+            Self::BlockDelta { .. } | Self::Finish { .. } | Self::End => true,
+        }
+    }
+}
+
 /// What kind of block begins.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BlockKind {

@@ -30,6 +30,8 @@ pub struct UpstreamBody {
     idle: Duration,
     /// When the wait for the next bytes began.
     waiting: Option<Instant>,
+    /// When the whole answer must be here.
+    end: Instant,
 }
 
 impl UpstreamBody {
@@ -39,9 +41,10 @@ impl UpstreamBody {
         connection: Connection,
         keep: bool,
         idle: Duration,
+        end: Instant,
     ) -> Self {
         let connection = Some(connection);
-        let mut body = Self { connection, framing, rest, keep, timer: None, idle, waiting: None };
+        let mut body = Self { connection, framing, rest, keep, timer: None, idle, waiting: None, end };
         if body.framing.is_end() {
             body.end();
         }
@@ -65,16 +68,22 @@ impl UpstreamBody {
         error
     }
 
-    /// The idle time-out. The timer is moved only when it fires, not at every frame.
-    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// The idle time-out, and that of the whole answer. The timer is moved only when it fires, not at every frame.
+    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<UpstreamError> {
         let began = *self.waiting.get_or_insert_with(Instant::now);
-        let mut deadline = began + self.idle;
+        // Looked at here too, for a body that always has more is never waited for long.
+        if began >= self.end {
+            return Poll::Ready(UpstreamError::Timeout);
+        }
+        let mut deadline = (began + self.idle).min(self.end);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         loop {
             ready!(timer.as_mut().poll(context));
-            deadline = began + self.idle;
-            if deadline <= Instant::now() {
-                return Poll::Ready(());
+            deadline = (began + self.idle).min(self.end);
+            let now = Instant::now();
+            if deadline <= now {
+                let whole = self.end <= now;
+                return Poll::Ready(if whole { UpstreamError::Timeout } else { UpstreamError::Idle });
             }
             timer.as_mut().reset(deadline);
         }
@@ -119,8 +128,8 @@ impl Body for UpstreamBody {
                 Poll::Ready(Ok(piece)) => piece,
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(this.fail(error)))),
                 Poll::Pending => {
-                    ready!(this.poll_idle(context));
-                    return Poll::Ready(Some(Err(this.fail(UpstreamError::Idle))));
+                    let error = ready!(this.poll_patience(context));
+                    return Poll::Ready(Some(Err(this.fail(error))));
                 }
             };
             this.waiting = None;

@@ -10,7 +10,7 @@ use http::{Method, Response};
 use crate::connection::{Connection, Failure};
 use crate::head::Head;
 use crate::outgoing::Outbox;
-use crate::watchdog::COARSE;
+use crate::watchdog::{COARSE, SWEEP};
 use crate::{Origin, Outgoing, UpstreamBody, UpstreamError, pool};
 
 /// How long an attempt may take.
@@ -23,6 +23,8 @@ pub struct Deadlines {
     pub head: Duration,
     /// Between two frames of the body.
     pub idle: Duration,
+    /// From sending the request to the last byte of the answer. From 10 s on it may come a second late.
+    pub total: Duration,
 }
 
 /// The client. It has no state of its own: idle connections live in the thread that made them.
@@ -39,8 +41,10 @@ impl Client {
         deadlines: &Deadlines,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let method = outgoing.method;
+        let began = if deadlines.total < COARSE { Instant::now() } else { pool::swept() + SWEEP };
+        let end = began + deadlines.total;
         let mut outbox = Outbox::new(origin, outgoing);
-        let limit = deadlines.head;
+        let limit = deadlines.head.min(deadlines.total);
         let (connection, (head, rest)) = loop {
             let Some(mut connection) = pool::check_out(origin.id) else {
                 let opened = tokio::time::timeout(deadlines.connect, Connection::open(origin)).await;
@@ -57,8 +61,14 @@ impl Client {
             }
         };
         let keep = head.keep_alive;
-        let mut response =
-            Response::new(UpstreamBody::new(head.framing, rest, connection, keep, deadlines.idle));
+        let mut response = Response::new(UpstreamBody::new(
+            head.framing,
+            rest,
+            connection,
+            keep,
+            deadlines.idle,
+            end.into(),
+        ));
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
         Ok(response)

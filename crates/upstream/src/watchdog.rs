@@ -14,7 +14,7 @@ use crate::pool;
 /// From here on a time-out may come up to a second late; shorter ones have a timer.
 pub(crate) const COARSE: Duration = Duration::from_secs(10);
 /// Between two sweeps.
-const SWEEP: Duration = Duration::from_secs(1);
+pub(crate) const SWEEP: Duration = Duration::from_secs(1);
 
 thread_local! {
     static WATCHED: RefCell<Vec<Weak<Watchdog>>> = const { RefCell::new(Vec::new()) };

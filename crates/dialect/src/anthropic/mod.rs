@@ -44,6 +44,9 @@ impl Codec for Anthropic {
     fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
         error::event(fault, request_id)
     }
+    fn heartbeat(&self) -> &'static [u8] {
+        b"event: ping\ndata: {\"type\": \"ping\"}\n\n"
+    }
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         crate::error::read(body)
     }

@@ -209,7 +209,8 @@ impl Reader for MessageReader {
                 let before = self.counts.usage();
                 self.count(frame.usage.as_ref());
                 self.message_delta(frame.delta, out);
-                let now = self.counts.usage();
+                // Counts that are not to be believed spoil those before them.
+                let now = self.counts.usage().or_else(|| before.map(|_| Usage::default()));
                 if now.is_some() && (now != before || frame.usage.is_some()) {
                     out.extend(now.map(Event::Usage));
                 }

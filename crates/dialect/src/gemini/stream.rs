@@ -205,7 +205,13 @@ impl Reader for ChunkReader {
             out.push(Event::Error(super::error::in_band(&Value::Object(map))));
             return;
         }
-        let found = map.get("usageMetadata").and_then(usage);
+        let counts = map.get("usageMetadata");
+        let found = counts.and_then(usage);
+        // Counts that are not to be believed spoil those before them.
+        let has_counts = counts
+            .and_then(Value::as_object)
+            .is_some_and(|map| map.keys().any(|key| key.ends_with("TokenCount")));
+        let spoilt = (self.started && has_counts && found.is_none()).then(Usage::default);
         if !std::mem::replace(&mut self.started, true) {
             let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
             self.id = text("responseId");
@@ -224,7 +230,7 @@ impl Reader for ChunkReader {
                 }
             }
         }
-        out.extend(found.map(Event::Usage));
+        out.extend(found.or(spoilt).map(Event::Usage));
     }
 
     /// The connection's end is the stream's, if the model had come to one.

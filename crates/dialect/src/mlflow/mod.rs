@@ -43,6 +43,10 @@ impl Codec for Mlflow {
     fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
         error::event(fault, request_id)
     }
+    /// MLflow's clients read `data:` lines only, and skip empty ones.
+    fn heartbeat(&self) -> &'static [u8] {
+        b"\n"
+    }
     fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
         crate::error::read(body)
     }

@@ -196,6 +196,9 @@ impl ChunkReader {
             .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok())
             .and_then(|value| usage::read(&value))
             .or_else(groq);
+        // Counts that are not to be believed spoil those before them.
+        let broken = chunk.usage.is_some_and(|raw| raw.get().contains("tokens")) && self.usage.is_some();
+        let found = found.or_else(|| broken.then(Usage::default));
         if found.is_some() && found != self.usage {
             self.usage = found;
             out.extend(found.map(Event::Usage));

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use millgate_dialect::scan::{self, Kind, Member};
-use millgate_dialect::{check_model, codec, is_control_field};
+use millgate_dialect::{Quirks, check_model, codec, is_control_field};
 use millgate_types::{Dialect, Fault, Operation, code};
 
 /// The top level of a call's body.
@@ -21,7 +21,17 @@ pub(crate) struct Facts {
     stream_options: Option<Range<usize>>,
     /// Where the first member begins.
     first_member: usize,
-    empty: bool,
+    /// Where the members stand.
+    members: Vec<Spot>,
+}
+
+/// Where a member stands.
+#[derive(Debug)]
+struct Spot {
+    /// Its name, the quotes left out.
+    name: Range<usize>,
+    /// Behind its value.
+    end: usize,
 }
 
 /// The `model` member.
@@ -44,7 +54,10 @@ impl Facts {
             include_usage: None,
             stream_options: None,
             first_member: body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1),
-            empty: members.is_empty(),
+            members: members
+                .iter()
+                .map(|member| Spot { name: member.name_span.clone(), end: member.span.end })
+                .collect(),
         };
         let mut subject = false;
         // MLflow coerces what it can (`"0.5"`); its codec does that, and the checks.
@@ -141,8 +154,15 @@ impl Facts {
     }
 
     /// The body with the target's model name, and with `stream_options` that ask for usage when
-    /// `ask_for_usage` is set. Every other byte stays as it came.
-    pub(crate) fn splice(&self, body: &Bytes, model: &str, ask_for_usage: bool) -> Bytes {
+    /// `ask_for_usage` is set. Where the target takes fields otherwise (`quirks`), they are renamed or cut out, and
+    /// what is cut is told. Every other byte stays as it came.
+    pub(crate) fn splice(
+        &self,
+        body: &Bytes,
+        model: &str,
+        ask_for_usage: bool,
+        quirks: Option<(&Quirks, Operation)>,
+    ) -> (Bytes, Vec<String>) {
         let quoted = serde_json::to_string(model).unwrap_or_default();
         let mut edits: Vec<(Range<usize>, String)> = Vec::with_capacity(2);
         let mut front = String::new();
@@ -161,16 +181,22 @@ impl Facts {
                 }
             }
         }
+        let dropped = match quirks {
+            Some((quirks, operation)) if !quirks.passes_all() => {
+                self.adapt(body, quirks, operation, &mut edits)
+            }
+            _ => Vec::new(),
+        };
         if !front.is_empty() {
-            if !self.empty {
+            if self.members.len() > dropped.len() {
                 front.push(',');
             }
             edits.push((self.first_member..self.first_member, front));
         }
         if edits.is_empty() {
-            return body.clone();
+            return (body.clone(), dropped);
         }
-        edits.sort_by_key(|(span, _)| span.start);
+        edits.sort_by_key(|(span, _)| (span.start, span.end));
         let mut out = Vec::with_capacity(body.len() + 64 + model.len());
         let mut at = 0;
         for (span, text) in edits {
@@ -179,7 +205,45 @@ impl Facts {
             at = span.end;
         }
         out.extend_from_slice(&body[at..]);
-        out.into()
+        (out.into(), dropped)
+    }
+
+    /// Renames and cuts members as the target takes them; gives the names of those that were cut.
+    fn adapt(
+        &self,
+        body: &Bytes,
+        quirks: &Quirks,
+        operation: Operation,
+        edits: &mut Vec<(Range<usize>, String)>,
+    ) -> Vec<String> {
+        let name_of = |spot: &Spot| std::str::from_utf8(&body[spot.name.clone()]).unwrap_or_default();
+        let mut dropped = Vec::new();
+        // A comma goes with each member that is cut: the one before it, or behind it while none is kept.
+        let mut kept_before = false;
+        for (number, spot) in self.members.iter().enumerate() {
+            let name = name_of(spot);
+            let ours = name == "model" || name == "stream_options";
+            match quirks.passing_name(operation, name).or(ours.then_some(name)) {
+                Some(theirs) => {
+                    let taken = || self.members.iter().any(|other| name_of(other) == theirs);
+                    if theirs != name && !taken() {
+                        edits.push((spot.name.clone(), theirs.to_owned()));
+                    }
+                    kept_before = true;
+                }
+                None => {
+                    let (before, after) = (number.checked_sub(1), self.members.get(number + 1));
+                    let span = match (before, after) {
+                        (Some(before), _) if kept_before => self.members[before].end..spot.end,
+                        (_, Some(after)) => spot.name.start - 1..after.name.start - 1,
+                        _ => spot.name.start - 1..spot.end,
+                    };
+                    edits.push((span, String::new()));
+                    dropped.push(name.to_owned());
+                }
+            }
+        }
+        dropped
     }
 }
 
@@ -207,6 +271,8 @@ fn wrong_type(member: &Member<'_>, expected: &str) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use millgate_dialect::MaxTokensName;
+
     use super::*;
 
     fn read(body: &str) -> Result<Facts, Fault> {
@@ -215,7 +281,60 @@ mod tests {
 
     fn spliced(body: &str, ask: bool) -> String {
         let bytes = Bytes::copy_from_slice(body.as_bytes());
-        String::from_utf8(read(body).unwrap().splice(&bytes, "gpt-5", ask).to_vec()).unwrap()
+        let (spliced, dropped) = read(body).unwrap().splice(&bytes, "gpt-5", ask, None);
+        assert!(dropped.is_empty());
+        String::from_utf8(spliced.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn fields_that_the_target_refuses_are_cut_and_those_it_names_otherwise_renamed() {
+        let quirks = Quirks {
+            strip: vec!["top_k".to_owned(), "user".to_owned(), "n".to_owned()],
+            rename: vec![("seed".to_owned(), "random_seed".to_owned())],
+            max_tokens_name: MaxTokensName::MaxCompletionTokens,
+            ..Quirks::default()
+        };
+        let adapted = |body: &str, ask| {
+            let bytes = Bytes::copy_from_slice(body.as_bytes());
+            let quirks = Some((&quirks, Operation::Chat));
+            let (spliced, dropped) = read(body).unwrap().splice(&bytes, "gpt-5", ask, quirks);
+            assert!(scan::members(&spliced).is_ok(), "{}", String::from_utf8_lossy(&spliced));
+            (String::from_utf8(spliced.to_vec()).unwrap(), dropped.join(","))
+        };
+        for (body, sent, dropped) in [
+            (
+                r#"{ "model": "a", "top_k" : 4 , "messages": [1]}"#,
+                r#"{ "model": "gpt-5" , "messages": [1]}"#,
+                "top_k",
+            ),
+            (r#"{"top_k":4, "model":"a","messages":[1]}"#, r#"{"model":"gpt-5","messages":[1]}"#, "top_k"),
+            (r#"{"messages":[1], "n":1}"#, r#"{"model":"gpt-5","messages":[1]}"#, "n"),
+            (
+                r#"{"user":"u","n":1,"messages":[1],"top_k":{"a":[]},"seed":7,"user_id":1}"#,
+                r#"{"model":"gpt-5","messages":[1],"random_seed":7,"user_id":1}"#,
+                "user,n,top_k",
+            ),
+            (
+                r#"{"messages":[1],"max_tokens":9}"#,
+                r#"{"model":"gpt-5","messages":[1],"max_completion_tokens":9}"#,
+                "",
+            ),
+            // Who says both means both.
+            (
+                r#"{"messages":[1],"max_tokens":9,"max_completion_tokens":8}"#,
+                r#"{"model":"gpt-5","messages":[1],"max_tokens":9,"max_completion_tokens":8}"#,
+                "",
+            ),
+        ] {
+            assert_eq!(adapted(body, false), (sent.to_owned(), dropped.to_owned()), "{body}");
+            adapted(body, true);
+        }
+        // Completions never had the other name.
+        let body = r#"{"prompt":"x","max_tokens":9}"#;
+        let facts = Facts::read(body.as_bytes(), Dialect::OpenAi, Operation::Completions).unwrap();
+        let bytes = Bytes::copy_from_slice(body.as_bytes());
+        let (sent, _) = facts.splice(&bytes, "m", false, Some((&quirks, Operation::Completions)));
+        assert_eq!(sent, r#"{"model":"m","prompt":"x","max_tokens":9}"#);
     }
 
     #[test]

@@ -7,11 +7,11 @@ mod batch;
 use std::borrow::Cow;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use millgate_credential::Unauthorized;
 use millgate_dialect::{
@@ -23,8 +23,10 @@ use millgate_types::{
 };
 use millgate_upstream::{Client, Outgoing, Payload, UpstreamBody, UpstreamError, collect};
 
+use super::doubt;
 use super::estimate::Evidence;
 use super::facts::Facts;
+use super::life::Alive;
 use super::mock::{self, MockBody};
 use super::stream;
 use crate::flight::Flight;
@@ -75,6 +77,8 @@ pub(super) struct Attempt<'a> {
     pub(super) known: &'a Known,
     pub(super) head: &'a Parts,
     pub(super) max_answer: usize,
+    /// Longest silence in a stream.
+    pub(super) heartbeat: Duration,
 }
 
 /// What the answer needs to be read and written.
@@ -107,15 +111,13 @@ impl Attempt<'_> {
         self.check_able(translated)?;
         let (body, way) = self.encode(facts, operation, translated)?;
         flight.record().lane = Some(way.lane);
-        let response = self.send(&way, body).await?;
-        flight.first_byte();
-        let response = self.check(response).await?;
-        let mut reply = if way.stream {
-            self.stream(response, &way, flight).await?
-        } else if !way.rest.is_empty() {
-            Box::pin(self.batched(response, &way, flight)).await?
-        } else {
-            self.whole(response, &way, translated, flight).await?
+        let answer = self.answer(&way, body, translated, flight);
+        let mut reply = match self.provider.first_content.filter(|_| way.stream) {
+            // The reply to a stream is there when its first content is.
+            Some(limit) => {
+                Box::pin(tokio::time::timeout(limit, answer)).await.unwrap_or_else(|_| Err(slow_start()))?
+            }
+            None => answer.await?,
         };
         if !way.dropped.is_empty()
             && let Ok(dropped) = HeaderValue::from_str(&way.dropped.join(", "))
@@ -123,6 +125,25 @@ impl Attempt<'_> {
             reply.headers.insert(names::DROPPED, dropped);
         }
         Ok(reply)
+    }
+
+    async fn answer(
+        &self,
+        way: &Way<'_>,
+        body: Bytes,
+        translated: &Translated,
+        flight: &mut Flight,
+    ) -> Result<Reply, Fault> {
+        let response = self.send(way, body).await?;
+        flight.first_byte();
+        let response = self.check(response).await?;
+        if way.stream {
+            self.stream(response, way, flight).await
+        } else if !way.rest.is_empty() {
+            Box::pin(self.batched(response, way, flight)).await
+        } else {
+            self.whole(response, way, translated, flight).await
+        }
     }
 
     /// What to ask the provider for.
@@ -192,7 +213,10 @@ impl Attempt<'_> {
                 && target == Dialect::OpenAi
                 && quirks.supports_stream_options
                 && facts.include_usage != Some(true);
-            let body = facts.splice(&call.body, &way.model, way.hide_usage);
+            // The quirks speak of the provider's own dialect.
+            let quirks = (target == self.provider.kind.dialect).then_some((quirks, operation));
+            let (body, dropped) = facts.splice(&call.body, &way.model, way.hide_usage, quirks);
+            way.dropped = dropped;
             return Ok((body, way));
         }
         way.lane = Lane::Translate;
@@ -279,6 +303,11 @@ impl Attempt<'_> {
     async fn check(&self, response: Response<AnswerBody>) -> Result<Response<AnswerBody>, Fault> {
         let status = response.status();
         if status.is_success() {
+            if is_encoded(response.headers()) {
+                let public = "the provider's answer is compressed, which nobody asked for";
+                return Err(Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public)
+                    .with_upstream_status(status.as_u16()));
+            }
             return Ok(response);
         }
         let (head, body) = response.into_parts();
@@ -309,6 +338,7 @@ impl Attempt<'_> {
             return Ok(self.counted(Reply::json(body.clone()), usage, &body, way, flight));
         }
         let mut answer = self.decode_whole(&body, way)?;
+        doubt::check(&mut answer, flight.request_id())?;
         if let Answer::Embedding(answer) = &mut answer {
             answer.usage = answer.usage.or(counted);
         }
@@ -345,8 +375,7 @@ impl Attempt<'_> {
         wanted: Option<&str>,
     ) -> Result<(Bytes, Option<Bytes>), Fault> {
         let (head, body) = response.into_parts();
-        let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        let is_html = content_type.starts_with(b"text/html");
+        let is_html = is_of_type(&head.headers, "text/html");
         let body = collect(body, self.max_answer).await.map_err(UpstreamError::into_fault)?;
         let (mut error, mut answer, mut found) = (false, false, None);
         if !is_html {
@@ -388,12 +417,11 @@ impl Attempt<'_> {
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
         let call = &self.planned.call;
-        let content_type =
-            response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        if !content_type.starts_with(codec(way.dialect).stream_type().as_bytes()) {
+        if !is_of_type(response.headers(), codec(way.dialect).stream_type()) {
             // A provider that does not stream this model answers whole.
             let (body, _) = self.collect_json(response, None).await?;
-            let answer = codec(way.dialect).decode_answer(way.operation, &body)?;
+            let mut answer = codec(way.dialect).decode_answer(way.operation, &body)?;
+            doubt::check(&mut answer, flight.request_id())?;
             flight.consumed(answer.usage().unwrap_or_default());
             let mut encoder = self.encoder(way, flight);
             let mut out = Vec::new();
@@ -423,10 +451,33 @@ impl Attempt<'_> {
 
     fn stream_reply(&self, pieces: Box<dyn Pieces>) -> Reply {
         if self.planned.call.array {
-            return Reply::array(Box::new(stream::Listed::new(pieces)));
+            let list = Box::new(stream::Listed::new(pieces));
+            // White space may stand everywhere between the items.
+            return Reply::array(Box::new(Alive::new(list, b" ", self.heartbeat)));
         }
-        Reply::stream(pieces)
+        let beat = codec(self.planned.call.dialect).heartbeat();
+        Reply::stream(Box::new(Alive::new(pieces, beat, self.heartbeat)))
     }
+}
+
+fn slow_start() -> Fault {
+    let public = "the provider's stream did not begin in time";
+    Fault::upstream(code::UPSTREAM_TIMEOUT, Retry::NextTarget, public)
+}
+
+/// Whether the body is compressed.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether the body is of a media type, whatever its parameters.
+pub(super) fn is_of_type(headers: &HeaderMap, media_type: &str) -> bool {
+    let said = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    said.split_at_checked(media_type.len())
+        .is_some_and(|(front, _)| front.eq_ignore_ascii_case(media_type.as_bytes()))
 }
 
 fn not_an_answer(status: u16, fault: Fault) -> Fault {

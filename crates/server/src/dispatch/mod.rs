@@ -2,12 +2,15 @@
 //! as nothing has been sent to the caller.
 
 mod able;
+mod doubt;
 mod estimate;
 mod facts;
+mod life;
 mod llm;
 mod mock;
 mod native;
 mod predict;
+mod raw;
 mod stream;
 mod upload;
 
@@ -57,6 +60,7 @@ pub(crate) async fn dispatch(
                     known: &known,
                     head,
                     max_answer: snapshot.max_answer,
+                    heartbeat: snapshot.heartbeat,
                 };
                 attempt.run(&mut call, flight).await
             }

@@ -2,7 +2,6 @@
 //! usage is read out of the answers that carry it, and errors are told as everywhere. No other host is ever called
 //! and nothing of the caller's credentials leaves.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -10,15 +9,20 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use millgate_credential::Unauthorized;
 use millgate_dialect::{Watch, codec, model_in, redact, scan, usage_of};
 use millgate_provider::ProviderKind;
 use millgate_types::{Dialect, Fault, Lane, Operation, Retry, code};
 use millgate_upstream::{Client, Outgoing, Payload, UpstreamBody, UpstreamError, collect};
+use serde_json::value::RawValue;
 
-use super::llm::{AnswerBody, MAX_ERROR_BODY};
+use super::life::Alive;
+use super::llm::{AnswerBody, MAX_ERROR_BODY, is_encoded, is_of_type};
+use super::raw::Raw;
 use super::stream;
-use super::upload::{Progress, Upload, too_large};
+use super::upload::{Progress, Upload, too_large, too_slow};
 use crate::flight::Flight;
 use crate::native::Native;
 use crate::reply::{Content, Pieces, Reply, names};
@@ -107,20 +111,42 @@ async fn exchange(
     if call.body.size_hint().lower() > native.max_body {
         return Err(too_large(native.max_body));
     }
+    let mut max_body = native.max_body;
+    let upload = |body, most| Upload::new(body, most, snapshot.body_limits.idle, Arc::clone(progress));
     let body = if call.body.is_end_stream() {
         Payload::Whole(Bytes::new())
+    } else if provider.credential.signs() {
+        // A signature is over the whole body.
+        max_body = max_body.min(snapshot.body_limits.size as u64);
+        if call.body.size_hint().lower() > max_body {
+            return Err(too_large(max_body));
+        }
+        let body =
+            tokio::time::timeout(snapshot.body_limits.total, upload(call.body, max_body).collect()).await;
+        let body = body.map_err(|_| too_slow())?;
+        Payload::Whole(body.map_err(|_| progress.fault(max_body).unwrap_or_else(too_slow))?.to_bytes())
     } else {
-        let idle = snapshot.body_limits.idle;
-        Payload::Stream(Box::pin(Upload::new(call.body, native.max_body, idle, Arc::clone(progress))))
+        Payload::Stream(Box::pin(upload(call.body, max_body)))
     };
+    let mut more = Vec::new();
+    let asked = Unauthorized {
+        method: &head.method,
+        target: &target,
+        host: &origin.authority,
+        content_type: headers.get(header::CONTENT_TYPE),
+        body: if let Payload::Whole(body) = &body { body } else { &[] },
+    };
+    provider.credential.authorize(&asked, &mut more).await?;
     let mut deadlines = provider.deadlines;
     // The time to the answer's head begins with the upload.
     deadlines.head += snapshot.body_limits.total;
-    let outgoing = Outgoing { method: &head.method, target: &target, headers: &headers, more: &[], body };
+    deadlines.total += snapshot.body_limits.total;
+    let outgoing = Outgoing { method: &head.method, target: &target, headers: &headers, more: &more, body };
     let response = Client.send(origin, outgoing, &deadlines).await;
     let response =
-        response.map_err(|error| progress.fault(native.max_body).unwrap_or_else(|| error.into_fault()))?;
+        response.map_err(|error| progress.fault(max_body).unwrap_or_else(|| error.into_fault()))?;
     flight.first_byte();
+    provider.credential.refused(response.status());
     let response = check(provider.kind, response).await?;
     answer(snapshot, native, &target, &head.method, response, flight).await
 }
@@ -195,15 +221,20 @@ async fn answer(
         }
         return Ok(reply);
     }
-    let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    if content_type.starts_with(b"text/event-stream") {
+    if is_of_type(&head.headers, "text/event-stream") {
+        if is_encoded(&head.headers) {
+            let public = "the provider's stream is compressed, which nobody asked for";
+            return Err(Fault::upstream(code::UPSTREAM_ERROR, Retry::Never, public));
+        }
         let body = AnswerBody::Upstream(body);
         let pieces: Box<dyn Pieces> = match watched(kind.dialect, target) {
             Some((dialect, operation)) => {
                 let watch = Watch::new(dialect, operation, false);
-                Box::new(stream::Passing::open(body, watch, dialect, None, flight).await?)
+                let passing = stream::Passing::open(body, watch, dialect, None, flight).await?;
+                Box::new(Alive::new(Box::new(passing), codec(dialect).heartbeat(), snapshot.heartbeat))
             }
-            None => Box::new(Raw { body, events: Some(kind.dialect), over: false }),
+            // Where its frames end is not known: no sign of life may stand between them.
+            None => Box::new(Raw::events(body, kind.dialect)),
         };
         let provider = Arc::clone(&native.provider);
         let pieces = Box::new(Priced { inner: pieces, provider, seen: Vec::new(), done: false });
@@ -212,25 +243,26 @@ async fn answer(
         return Ok(streamed);
     }
     let declared = body.size_hint().exact();
-    let small = declared.is_none_or(|length| length <= snapshot.max_answer as u64);
-    let json = content_type.starts_with(b"application/json");
-    match length.filter(|_| declared.is_some() && !(json && small)) {
-        // A body that breaks off shows by its length.
-        Some(length) => {
-            let pieces = Raw { body: AnswerBody::Upstream(body), events: None, over: false };
-            let mut reply = reply(Content::Stream(Box::new(pieces)));
-            reply.headers.insert(header::CONTENT_LENGTH, length);
-            Ok(reply)
-        }
-        // Without one, half of it would look whole: so it leaves when all of it is here.
-        None => {
-            let body = collect(body, snapshot.max_answer).await.map_err(UpstreamError::into_fault)?;
-            if json {
-                meter(&native.provider, target, &body, flight);
-            }
-            Ok(reply(Content::Whole(body)))
-        }
+    let small = declared.is_some_and(|length| length <= snapshot.max_answer as u64);
+    let json = is_of_type(&head.headers, "application/json") && !is_encoded(&head.headers);
+    if json && small {
+        let body = collect(body, snapshot.max_answer).await.map_err(UpstreamError::into_fault)?;
+        meter(&native.provider, target, &body, flight);
+        return Ok(reply(Content::Whole(body)));
     }
+    let raw = Raw::bytes(AnswerBody::Upstream(body));
+    let pieces: Box<dyn Pieces> = if json && declared.is_none() {
+        let (provider, target) = (Arc::clone(&native.provider), target.to_owned());
+        Box::new(Metered { inner: raw, seen: Vec::new(), room: snapshot.max_answer, provider, target })
+    } else {
+        Box::new(raw)
+    };
+    let mut reply = reply(Content::Stream(pieces));
+    // A body that breaks off shows by its length, or by the connection that breaks with it.
+    if let Some(length) = length.filter(|_| declared.is_some()) {
+        reply.headers.insert(header::CONTENT_LENGTH, length);
+    }
+    Ok(reply)
 }
 
 /// What a stream at this place is made of, where we know it.
@@ -264,6 +296,43 @@ fn meter(provider: &Provider, target: &str, body: &[u8], flight: &mut Flight) {
     flight.consumed(usage.unwrap_or_default());
 }
 
+/// JSON without a length, read for its usage when all of it has passed. Of a list, as Google's streams are, the last
+/// item counts.
+struct Metered {
+    inner: Raw,
+    seen: Vec<Bytes>,
+    /// Bytes that may still be kept.
+    room: usize,
+    provider: Arc<Provider>,
+    target: String,
+}
+
+impl Pieces for Metered {
+    fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>> {
+        let piece = ready!(self.inner.poll_piece(context, flight));
+        match &piece {
+            Some(piece) if piece.len() <= self.room => {
+                self.room -= piece.len();
+                self.seen.push(piece.clone());
+            }
+            // Half of it tells nothing.
+            Some(_) => (self.room, self.seen) = (0, Vec::new()),
+            None if !self.inner.broke() => {
+                let body = std::mem::take(&mut self.seen).concat();
+                let items: Vec<&RawValue> = serde_json::from_slice(&body).unwrap_or_default();
+                let last = items.last().map_or(&body[..], |item| item.get().as_bytes());
+                meter(&self.provider, &self.target, last, flight);
+            }
+            None => {}
+        }
+        Poll::Ready(piece)
+    }
+
+    fn broke(&self) -> bool {
+        self.inner.broke()
+    }
+}
+
 /// A stream whose model's name is looked for in its first frames, for the price.
 struct Priced {
     inner: Box<dyn Pieces>,
@@ -273,6 +342,18 @@ struct Priced {
 }
 
 impl Pieces for Priced {
+    fn broke(&self) -> bool {
+        self.inner.broke()
+    }
+
+    fn is_told(&self) -> bool {
+        self.inner.is_told()
+    }
+
+    fn settle(&mut self, flight: &mut Flight) {
+        self.inner.settle(flight);
+    }
+
     fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>> {
         let piece = ready!(self.inner.poll_piece(context, flight));
         if let Some(piece) = piece.as_ref().filter(|_| !self.done) {
@@ -286,42 +367,6 @@ impl Pieces for Priced {
             }
         }
         Poll::Ready(piece)
-    }
-}
-
-/// Bytes as they come. A break is an event where there are events; otherwise the body is shorter than its length.
-struct Raw {
-    body: AnswerBody,
-    events: Option<Dialect>,
-    over: bool,
-}
-
-impl Pieces for Raw {
-    fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>> {
-        while !self.over {
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                None => self.over = true,
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if !data.is_empty() => return Poll::Ready(Some(data)),
-                    _ => {}
-                },
-                Some(Err(error)) => {
-                    self.over = true;
-                    let public = "the provider's answer broke off";
-                    let fault = Fault::upstream(code::STREAM_INTERRUPTED, Retry::Never, public);
-                    let fault = fault.with_cause(error);
-                    flight.fail(&fault);
-                    if let Some(dialect) = self.events {
-                        let event = codec(dialect).fault_event(&fault, flight.request_id());
-                        return Poll::Ready(Some(event.into()));
-                    }
-                    // One turn for what came before to leave: the connection is closed after it.
-                    context.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-            }
-        }
-        Poll::Ready(None)
     }
 }
 

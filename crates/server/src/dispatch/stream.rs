@@ -7,10 +7,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
-use millgate_dialect::{StreamDecoder, StreamEncoder, Watch, codec, scan, sse};
+use millgate_dialect::{StreamDecoder, StreamEncoder, Watch, codec, sse};
 use millgate_types::{Dialect, Event, Fault, Retry, Usage, code};
 use millgate_upstream::UpstreamError;
 
+use super::doubt;
 use super::estimate::Evidence;
 use super::llm::AnswerBody;
 use crate::flight::Flight;
@@ -54,22 +55,32 @@ fn before_content(fault: Fault) -> Fault {
     if fault.code == code::STREAM_INTERRUPTED { empty() } else { fault }
 }
 
-/// The first event decides whether this is a stream at all; later ones are forwarded as they are.
-fn check_first(bytes: &[u8]) -> Result<(), Fault> {
-    let data = bytes.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"data:"));
-    match data.map(<[u8]>::trim_ascii) {
-        None | Some(b"[DONE]") => Ok(()),
-        Some(data) => scan::members(data).map(drop).map_err(|fault| {
-            let public = "the provider's stream is not made of JSON objects";
-            Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public).with_cause(fault)
-        }),
-    }
-}
-
 /// A break in the middle: nothing may be tried again, whatever the cause.
 fn interrupted(error: UpstreamError) -> Fault {
-    Fault::upstream(code::STREAM_INTERRUPTED, Retry::Never, "the provider's stream broke off")
-        .with_cause(error)
+    let (code, public) = match error {
+        UpstreamError::Timeout => (code::UPSTREAM_TIMEOUT, "the provider's answer took too long"),
+        _ => (code::STREAM_INTERRUPTED, "the provider's stream broke off"),
+    };
+    Fault::upstream(code, Retry::Never, public).with_cause(error)
+}
+
+/// What a provider sends behind the end of its answer is read for the sake of its connection only.
+struct Rest(usize);
+
+impl Rest {
+    /// More is not read.
+    const MOST: usize = 64 << 10;
+
+    /// Ends with the body, or where it is not worth more reading.
+    fn poll(&mut self, body: &mut AnswerBody, context: &mut Context<'_>) -> Poll<()> {
+        while self.0 < Self::MOST {
+            match ready!(poll_next(body, context)) {
+                Some(Ok(bytes)) => self.0 += bytes.len(),
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 // ---- pass lane --------------------------------------------------------------------------------------
@@ -83,11 +94,15 @@ pub(super) struct Passing {
     /// The frames that went on last, where events are numbered: an error that follows continues their count.
     last: Bytes,
     over: bool,
+    rest: Rest,
     evidence: Option<Evidence>,
 }
 
+/// Frames before the first content are held back up to here, in bytes.
+const HELD_BACK: usize = 64 << 10;
+
 impl Passing {
-    /// Waits for the first frames; an error up to there is a fault.
+    /// Waits for the first content; an error up to there is a fault.
     pub(super) async fn open(
         mut body: AnswerBody,
         mut watch: Watch,
@@ -95,6 +110,7 @@ impl Passing {
         mut evidence: Option<Evidence>,
         flight: &mut Flight,
     ) -> Result<Self, Fault> {
+        let mut held = Vec::new();
         loop {
             let (passed, last) = match next(&mut body).await? {
                 Some(bytes) => {
@@ -106,17 +122,24 @@ impl Passing {
                 None => (watch.finish(), true),
             };
             flight.consumed(watch.usage());
-            if !passed.bytes.is_empty() && passed.fault.is_none() {
-                check_first(&passed.bytes)?;
-                let first = passed.bytes;
-                let mut passing =
-                    Self { body, watch, dialect, last: Bytes::new(), first: None, over: last, evidence };
-                passing.keep(&first);
-                passing.first = Some(first);
-                return Ok(passing);
-            }
             if let Some(fault) = passed.fault {
                 return Err(before_content(fault));
+            }
+            let only = held.is_empty() && watch.begun();
+            if !only {
+                held.extend_from_slice(&passed.bytes);
+            }
+            if watch.begun() || held.len() > HELD_BACK {
+                let first = Some(if only { passed.bytes } else { held.into() });
+                let first = first.filter(|bytes: &Bytes| !bytes.is_empty());
+                let (rest, over) = (Rest(0), last);
+                let mut passing =
+                    Self { body, watch, dialect, first: None, last: Bytes::new(), over, rest, evidence };
+                if let Some(first) = &first {
+                    passing.keep(first);
+                }
+                passing.first = first;
+                return Ok(passing);
             }
             if last {
                 return Err(empty());
@@ -145,6 +168,11 @@ impl Pieces for Passing {
             return Poll::Ready(Some(first));
         }
         while !self.over {
+            if self.watch.ended() {
+                ready!(self.rest.poll(&mut self.body, context));
+                self.over = true;
+                break;
+            }
             let passed = match ready!(poll_next(&mut self.body, context)) {
                 Some(Ok(bytes)) => {
                     if let Some(evidence) = &mut self.evidence {
@@ -172,6 +200,10 @@ impl Pieces for Passing {
         Poll::Ready(None)
     }
 
+    fn is_told(&self) -> bool {
+        self.first.is_none() && self.watch.ended()
+    }
+
     fn settle(&mut self, flight: &mut Flight) {
         let said = self.watch.usage();
         if let Some(evidence) = self.evidence.take().filter(|_| !self.watch.ended() || said.total() == 0) {
@@ -192,8 +224,14 @@ pub(super) struct Translating {
     over: bool,
     /// The provider's end was read.
     ended: bool,
+    rest: Rest,
+    /// Tool calls so far.
+    calls: usize,
     evidence: Option<Evidence>,
 }
+
+/// A stream that has this many events and no content in them has none.
+const OPENING: usize = 4096;
 
 impl Translating {
     /// Waits for the first content; an error up to there is a fault.
@@ -205,6 +243,7 @@ impl Translating {
         flight: &mut Flight,
     ) -> Result<Self, Fault> {
         let mut events = Vec::new();
+        let mut calls = 0;
         loop {
             let bytes = next(&mut body).await?;
             match &bytes {
@@ -214,9 +253,10 @@ impl Translating {
                 }
                 None => decoder.finish(&mut events),
             }
-            let content = events.iter().position(|event| {
-                !matches!(event, Event::Start { .. } | Event::Ping | Event::Usage(_) | Event::Error(_))
-            });
+            doubt::check_events(&mut events, &mut calls, flight.request_id());
+            // Before the content nobody is told that the provider is still there.
+            events.retain(|event| !matches!(event, Event::Ping));
+            let content = events.iter().position(Event::is_content);
             let error = events.iter().position(|event| matches!(event, Event::Error(_)));
             if let Some(at) = error.filter(|at| content.is_none_or(|content| *at < content)) {
                 let Event::Error(fault) = events.swap_remove(at) else { return Err(empty()) };
@@ -225,10 +265,22 @@ impl Translating {
             if content.is_some() {
                 flight.first_byte();
                 let over = bytes.is_none();
-                let (usage, evidence) = (Usage::default(), Some(evidence));
-                return Ok(Self { body, decoder, encoder, events, usage, over, ended: false, evidence });
+                let (usage, evidence, rest) = (Usage::default(), Some(evidence), Rest(0));
+                let ended = false;
+                return Ok(Self {
+                    body,
+                    decoder,
+                    encoder,
+                    events,
+                    usage,
+                    over,
+                    ended,
+                    rest,
+                    calls,
+                    evidence,
+                });
             }
-            if bytes.is_none() {
+            if bytes.is_none() || events.len() > OPENING {
                 return Err(empty());
             }
         }
@@ -266,6 +318,11 @@ impl Pieces for Translating {
             if self.over {
                 return Poll::Ready(None);
             }
+            if self.ended {
+                ready!(self.rest.poll(&mut self.body, context));
+                self.over = true;
+                continue;
+            }
             match ready!(poll_next(&mut self.body, context)) {
                 Some(Ok(bytes)) => {
                     if let Some(evidence) = &mut self.evidence {
@@ -282,7 +339,12 @@ impl Pieces for Translating {
                     self.decoder.finish(&mut self.events);
                 }
             }
+            doubt::check_events(&mut self.events, &mut self.calls, flight.request_id());
         }
+    }
+
+    fn is_told(&self) -> bool {
+        self.events.is_empty() && self.ended
     }
 
     fn settle(&mut self, flight: &mut Flight) {
@@ -316,19 +378,27 @@ pub(super) struct Listed {
     inner: Box<dyn Pieces>,
     parser: sse::Parser,
     begun: bool,
-    over: bool,
+    /// The bracket that closes the list is out.
+    closed: bool,
 }
 
 impl Listed {
     pub(super) fn new(inner: Box<dyn Pieces>) -> Self {
-        Self { inner, parser: sse::Parser::new(), begun: false, over: false }
+        Self { inner, parser: sse::Parser::new(), begun: false, closed: false }
     }
 }
 
 impl Pieces for Listed {
     fn poll_piece(&mut self, context: &mut Context<'_>, flight: &mut Flight) -> Poll<Option<Bytes>> {
-        while !self.over {
-            let piece = ready!(self.inner.poll_piece(context, flight));
+        loop {
+            let piece = match self.inner.poll_piece(context, flight) {
+                Poll::Ready(piece) => piece,
+                Poll::Pending if self.inner.is_told() && !self.closed => None,
+                Poll::Pending => return Poll::Pending,
+            };
+            if self.closed {
+                return Poll::Ready(None);
+            }
             let Self { parser, begun, .. } = self;
             let mut out = Vec::new();
             let mut item = |frame: sse::Frame<'_>| {
@@ -345,14 +415,17 @@ impl Pieces for Listed {
                 None => parser.finish(&mut item),
             }
             if piece.is_none() {
-                self.over = true;
+                self.closed = true;
                 out.extend_from_slice(if self.begun { b"]" } else { b"[]" });
             }
             if !out.is_empty() {
                 return Poll::Ready(Some(out.into()));
             }
         }
-        Poll::Ready(None)
+    }
+
+    fn is_told(&self) -> bool {
+        self.closed
     }
 
     fn settle(&mut self, flight: &mut Flight) {

@@ -34,11 +34,15 @@ impl Progress {
     pub(super) fn fault(&self, limit: u64) -> Option<Fault> {
         match self.trouble.load(Ordering::Relaxed) {
             TOO_LARGE => Some(too_large(limit)),
-            TOO_SLOW => Some(Fault::client(code::BODY_TIMEOUT, "the body did not arrive in time")),
+            TOO_SLOW => Some(too_slow()),
             BROKEN => Some(Fault::client(code::BAD_FRAMING, "the body broke off or is framed badly")),
             _ => None,
         }
     }
+}
+
+pub(super) fn too_slow() -> Fault {
+    Fault::client(code::BODY_TIMEOUT, "the body did not arrive in time")
 }
 
 pub(super) fn too_large(limit: u64) -> Fault {

@@ -49,6 +49,7 @@ pub(super) fn open(
         connect: written.connect_timeout.map_or(Duration::from_secs(5), |period| period.0),
         head: written.timeout.map_or(Duration::from_secs(route_timeout.unwrap_or(300)), |period| period.0),
         idle: config.server.stream_idle_timeout.0,
+        total: config.server.answer_timeout.0,
     };
     let base = match &written.base_url {
         Some(base) => Some(base.as_str().to_owned()),
@@ -93,6 +94,7 @@ pub(super) fn open(
         transport,
         headers,
         deadlines,
+        first_content: written.first_content_timeout.map(|period| period.0),
         credential: opened.credential.clone(),
         ways: paths.of_chats(written.api, paths.ways(kind)?),
         quirks,

@@ -240,3 +240,29 @@ endpoints:
     let scope = "/us-east-1/bedrock-mantle/aws4_request, SignedHeaders=content-type;host;x-amz-date;x-amz-security-token";
     assert!(sent.header("authorization").is_some_and(|value| value.contains(scope)), "{sent:?}");
 }
+
+/// Bedrock's own API: every request is signed over what is sent, body and query included.
+#[tokio::test(flavor = "multi_thread")]
+async fn its_own_api_is_signed_too() {
+    let fake = FakeProvider::start().unwrap();
+    let native = "native: { bedrock: { provider: aws } }\nserver: { max_body: 64KiB }\n";
+    let gateway = TestGateway::start(&(config(&fake, &keys(), &[]) + native)).await;
+    let body = json!({ "messages": [{ "role": "user", "content": [{ "text": "Hi \u{e9}" }] }] }).to_string();
+    let caller = [("Authorization", "Bearer sk-caller-0123456789"), ("x-amz-date", "20200101T000000Z")];
+    let path = "/bedrock/model/eu.amazon.nova-lite-v1%3A0/converse";
+    let answer = gateway.post_with(path, &caller, body.as_bytes()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let sent = fake.last();
+    assert_eq!((sent.path.as_str(), &sent.body), ("/model/eu.amazon.nova-lite-v1%3A0/converse", &body));
+    assert_signed(&sent);
+    assert_eq!(answer.json()["output"]["message"]["content"][0]["text"], TEXT);
+    // Its streams are no server-sent events; they pass as they are.
+    let path = "/bedrock/model/eu.amazon.nova-lite-v1%3A0/converse-stream?x=1&a=b";
+    let answer = gateway.post_with(path, &[], body.as_bytes()).await;
+    assert_eq!(answer.header("content-type"), Some("application/vnd.amazon.eventstream"));
+    assert!(answer.complete && answer.text().contains("messageStop"), "{}", answer.text());
+    assert_signed(&fake.last());
+    // What is signed is held, so it may not be larger than other bodies.
+    let answer = gateway.post_with(path, &[], &vec![b' '; 70_000]).await;
+    assert_eq!((answer.status, answer.header("x-millgate-error")), (413, Some("body_too_large")));
+}

@@ -53,7 +53,7 @@ async fn streams_are_priced_too() {
 }
 
 /// The number behind a series of `/metrics`.
-async fn metric(gateway: &millgate_testkit::TestGateway, series: &str) -> u64 {
+pub(super) async fn metric(gateway: &millgate_testkit::TestGateway, series: &str) -> u64 {
     let text = gateway.get("/metrics").await.text();
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     let value = line.unwrap_or_else(|| panic!("no {series} in {text}"));
@@ -61,7 +61,7 @@ async fn metric(gateway: &millgate_testkit::TestGateway, series: &str) -> u64 {
 }
 
 /// Waits until a series is there: a cancelled request's record leaves when its connection is seen to be gone.
-async fn until(gateway: &millgate_testkit::TestGateway, series: &str) {
+pub(super) async fn until(gateway: &millgate_testkit::TestGateway, series: &str) {
     for _ in 0..500 {
         if gateway.get("/metrics").await.text().contains(series) {
             return;

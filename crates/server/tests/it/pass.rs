@@ -18,6 +18,42 @@ async fn the_body_reaches_the_provider_byte_for_byte_except_the_model() {
     assert_eq!(fake.last().path, "/v1/chat/completions");
 }
 
+/// What a provider refuses is cut out of the bytes, what it names otherwise renamed; the rest stays as it came.
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_that_the_provider_takes_otherwise_are_cut_or_renamed_in_place() {
+    let fake = FakeProvider::start().unwrap();
+    let base = fake.base_url();
+    let gateway = millgate_testkit::TestGateway::start(&format!(
+        "version: 1
+providers:
+  groq: {{ kind: groq, base_url: '{base}', api_key: k }}
+  openai: {{ kind: openai, base_url: '{base}', api_key: k }}
+  plain: {{ kind: openai-compatible, base_url: '{base}' }}
+access: {{ allow_provider_models: true }}
+"
+    ))
+    .await;
+    let fields = r#""max_tokens" : 9, "logprobs": true,"top_logprobs":2 , "x": [1.0], "top_k": 4"#;
+    for (provider, sent, dropped) in [
+        ("groq", r#""max_tokens" : 9 , "x": [1.0]"#, Some("logprobs, top_logprobs, top_k")),
+        (
+            "openai",
+            r#""max_completion_tokens" : 9, "logprobs": true,"top_logprobs":2 , "x": [1.0]"#,
+            Some("top_k"),
+        ),
+        ("plain", fields, None),
+    ] {
+        let body = |model: &str, fields: &str| {
+            format!(r#"{{"model":"{model}", "messages":[{{"role":"user","content":"x"}}], {fields}}}"#)
+        };
+        let call = body(&format!("{provider}/ok"), fields);
+        let answer = gateway.post_with("/v1/chat/completions", &[], call.as_bytes()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(fake.last().body, body("ok", sent), "{provider}");
+        assert_eq!(answer.header("x-millgate-dropped"), dropped, "{provider}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_fields_of_the_answer_survive() {
     let fake = FakeProvider::start().unwrap();

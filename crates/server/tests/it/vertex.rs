@@ -26,6 +26,7 @@ endpoints:
   - {{ name: old-vectors, type: llm/v1/embeddings, route: vertex/text-embedding-005 }}
   - {{ name: new-vectors, type: llm/v1/embeddings, route: vertex/gemini-embedding-2 }}
 access: {{ allow_provider_models: true }}
+native: {{ vertex: {{ provider: vertex }} }}
 ",
         fake.base_url(),
         fake.address()
@@ -128,4 +129,25 @@ async fn texts_are_embedded_in_the_shape_that_the_model_takes() {
     let answer = gateway.post("/v1beta/models/old-vectors:embedContent", &with_task).await;
     assert_eq!(answer.json()["embedding"]["values"][3], 1.0, "{}", answer.text());
     assert_eq!(fake.last().json()["instances"], json!([{ "content": "a", "task_type": "RETRIEVAL_QUERY" }]));
+}
+
+/// Google's own API on Vertex AI: with our token, and its streams as lists as they come.
+#[tokio::test(flavor = "multi_thread")]
+async fn its_own_api_is_called_with_our_token() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = start(&fake).await;
+    let body = json!({ "contents": [{ "role": "user", "parts": [{ "text": "Hi" }] }] });
+    for (action, stream) in [("generateContent", false), ("streamGenerateContent?alt=sse", true)] {
+        let path = format!("/vertex{GOOGLE}/gemini-2.5-flash:{action}");
+        let answer = gateway.post(&path, &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.text().contains("candidates"), "{}", answer.text());
+        assert_eq!(
+            answer.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream")),
+            stream
+        );
+        let sent = fake.last();
+        assert_eq!(sent.path, path.trim_start_matches("/vertex"));
+        assert_eq!(sent.header("authorization"), Some("Bearer token-1"));
+    }
 }

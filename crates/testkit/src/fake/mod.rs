@@ -16,6 +16,7 @@
 //! | `error-in-stream-Dms` | D ms after it |
 //! | `empty-stream`, `no-done`, `bad-json` | no events; no end marker; damaged JSON |
 //! | `redirect`, `huge` | 302 to `/__stolen`; an answer of 8 MiB |
+//! | `lie-...` | see `lies.rs` |
 //!
 //! Of a name with `@`, what stands behind the last one counts: `claude-sonnet-4-5@tool`. Segments of the path say
 //! which vendor is played, where vendors differ: `/mistral/`, `/voyage/`, `/v2/rerank` (Cohere), and
@@ -32,6 +33,7 @@ mod bedrock;
 mod behaviour;
 mod bodies;
 mod cohere;
+mod lies;
 mod native;
 mod ollama;
 mod openai;
@@ -43,7 +45,6 @@ mod token;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -82,21 +83,31 @@ impl Recorded {
     }
 }
 
+/// What is remembered.
+#[derive(Debug, Default)]
+struct Kept {
+    requests: Mutex<VecDeque<Recorded>>,
+    gone: Mutex<Vec<Instant>>,
+}
+
 /// The last requests; `None`: nothing is kept.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Log {
-    kept: Option<Arc<Mutex<VecDeque<Recorded>>>>,
-    /// Answers that the client did not wait for.
-    left: Arc<AtomicUsize>,
-}
+pub(crate) struct Log(Option<Arc<Kept>>);
 
 impl Log {
     fn kept() -> Self {
-        Self { kept: Some(Arc::default()), left: Arc::default() }
+        Self(Some(Arc::default()))
     }
 
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, VecDeque<Recorded>>> {
-        self.kept.as_ref().map(|log| log.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0.as_ref().map(|kept| kept.requests.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A client closed its connection before its answer was whole.
+    pub(crate) fn note_gone(&self) {
+        if let Some(kept) = &self.0 {
+            kept.gone.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+        }
     }
 
     pub(crate) fn push(&self, request: Recorded) {
@@ -174,7 +185,8 @@ impl FakeProvider {
     /// How many answers their clients went away from.
     #[must_use]
     pub fn left(&self) -> usize {
-        self.log.left.load(Ordering::Relaxed)
+        let kept = self.log.0.as_ref();
+        kept.map_or(0, |kept| kept.gone.lock().unwrap_or_else(PoisonError::into_inner).len())
     }
 
     /// Forgets the requests so far.
@@ -182,6 +194,21 @@ impl FakeProvider {
         if let Some(mut log) = self.log.lock() {
             log.clear();
         }
+    }
+
+    /// Waits until `count` clients have gone before their answer was whole; when the last of them did. `None` after
+    /// five seconds without.
+    pub async fn wait_for_gone(&self, count: usize) -> Option<Instant> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            let gone =
+                self.log.0.as_ref().map(|kept| kept.gone.lock().unwrap_or_else(PoisonError::into_inner));
+            if let Some(at) = gone.and_then(|gone| gone.get(count - 1).copied()) {
+                return Some(at);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        None
     }
 
     /// Waits until `count` requests have come; false after five seconds without.

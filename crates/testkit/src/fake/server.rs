@@ -1,10 +1,9 @@
 //! The fake provider's server. One task per connection; the usual answer is made once and only copied.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -19,6 +18,8 @@ use crate::wire::{Buffered, Head, Length};
 const HUGE: usize = 8 << 20;
 /// What was sent should be on its way before the trouble begins.
 const PAUSE: Duration = Duration::from_millis(30);
+/// How often a client that may be gone is looked for while it still sends.
+const TICK: Duration = Duration::from_millis(10);
 
 /// Answers that were made before: the model and whether it streams, to all bytes of the answer.
 type Made = Rc<RefCell<HashMap<(Api, Manner, String, bool, bool), Rc<[u8]>>>>;
@@ -34,9 +35,12 @@ pub(super) async fn run(listener: TcpListener, log: Log) {
                 let made = Rc::clone(&made);
                 tokio::task::spawn_local(async move {
                     let _delayed = stream.set_nodelay(true);
+                    let Ok((stream, watched)) = watched(stream, &log) else { return };
+                    let owed = Cell::new(false);
                     // A client that goes away ends its task.
-                    if connection(Buffered::new(stream), &log, &made).await.is_err() {
-                        log.left.fetch_add(1, Ordering::Relaxed);
+                    tokio::select! {
+                        over = connection(Buffered::new(stream), &log, &made, &owed) => if over.is_err() && owed.get() { log.note_gone() },
+                        () = gone(watched) => if owed.get() { log.note_gone() },
                     }
                 });
             }
@@ -44,8 +48,33 @@ pub(super) async fn run(listener: TcpListener, log: Log) {
         .await;
 }
 
-async fn connection(mut link: Buffered<TcpStream>, log: &Log, made: &Made) -> io::Result<()> {
+/// The connection, and where requests are kept the same one again, to be watched while it is used.
+fn watched(stream: TcpStream, log: &Log) -> io::Result<(TcpStream, Option<TcpStream>)> {
+    if log.0.is_none() {
+        return Ok((stream, None));
+    }
+    let stream = stream.into_std()?;
+    let again = TcpStream::from_std(stream.try_clone()?)?;
+    Ok((TcpStream::from_std(stream)?, Some(again)))
+}
+
+/// Ends when the client has closed its side.
+async fn gone(watched: Option<TcpStream>) {
+    let Some(stream) = watched else { return std::future::pending().await };
+    // What can be read is its next request, or a body on the way.
+    while stream.peek(&mut [0]).await.is_ok_and(|bytes| bytes > 0) {
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+async fn connection(
+    mut link: Buffered<TcpStream>,
+    log: &Log,
+    made: &Made,
+    owed: &Cell<bool>,
+) -> io::Result<()> {
     while let Some(head) = link.head().await? {
+        owed.set(true);
         if head.field("expect").is_some() {
             link.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
@@ -64,6 +93,7 @@ async fn connection(mut link: Buffered<TcpStream>, log: &Log, made: &Made) -> io
         }
         if super::native::serves(path) {
             if super::native::answer(&mut link.stream, method, path, &head, &body).await? {
+                owed.set(false);
                 continue;
             }
             return Ok(());
@@ -76,6 +106,7 @@ async fn connection(mut link: Buffered<TcpStream>, log: &Log, made: &Made) -> io
         if !answer(&mut link.stream, api, path, &body, made).await? {
             return Ok(());
         }
+        owed.set(false);
     }
     Ok(())
 }
@@ -123,6 +154,9 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
     }
     let model = asked.model.as_str();
     let streams = asked.stream && api.streams();
+    if let Some(lie) = model.strip_prefix("lie-") {
+        return super::lies::tell(stream, api, lie, streams, &asked.value()).await;
+    }
     let mut parts = model.split('-');
     match parts.next().unwrap_or_default() {
         "status" => {
@@ -293,7 +327,7 @@ pub(super) const STREAM_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
     cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
 
-fn stream_head(api: Api) -> String {
+pub(super) fn stream_head(api: Api) -> String {
     format!(
         "HTTP/1.1 200 OK\r\ncontent-type: {}\r\ncache-control: no-cache\r\n\
          transfer-encoding: chunked\r\n\r\n",
@@ -301,7 +335,7 @@ fn stream_head(api: Api) -> String {
     )
 }
 
-fn stream_answer(api: Api, events: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn stream_answer(api: Api, events: &[Vec<u8>]) -> Vec<u8> {
     let mut out = stream_head(api).into_bytes();
     for event in events {
         out.extend_from_slice(&chunk(event));

@@ -15,6 +15,7 @@ const DEADLINES: Deadlines = Deadlines {
     connect: Duration::from_secs(5),
     head: Duration::from_secs(5),
     idle: Duration::from_millis(200),
+    total: Duration::from_secs(30),
 };
 
 /// A server that answers every request it reads on a connection with the next text of the script, and says
@@ -135,6 +136,35 @@ async fn a_stalled_body_ends_in_an_error() {
     let (origin, _server) = serve(vec!["HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\nabc", "hang"]).await;
     let response = Client.send(&origin, request(), &DEADLINES).await.unwrap();
     assert!(matches!(collect(response.into_body(), 100).await, Err(UpstreamError::Idle)));
+}
+
+/// The time for the whole answer runs though something comes all the time.
+#[tokio::test]
+async fn a_body_that_never_ends_does() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = Arc::new(Origin::new(false, "127.0.0.1", listener.local_addr().unwrap().port()).unwrap());
+    let server = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        read_request(&mut socket).await.unwrap();
+        socket.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+        while socket.write_all(b"3\r\nabc\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let deadlines = Deadlines { total: Duration::from_millis(300), ..DEADLINES };
+    let began = std::time::Instant::now();
+    let mut body = Client.send(&origin, request(), &deadlines).await.unwrap().into_body();
+    let error = loop {
+        match body.frame().await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error,
+            None => panic!("it ended"),
+        }
+    };
+    assert!(matches!(error, UpstreamError::Timeout));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    // The connection is gone, which the server sees.
+    server.await.unwrap();
 }
 
 #[tokio::test]
