@@ -5,7 +5,7 @@
 mod batch;
 
 use std::borrow::Cow;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -111,13 +111,16 @@ impl Attempt<'_> {
         self.check_able(translated)?;
         let (body, way) = self.encode(facts, operation, translated)?;
         flight.record().lane = Some(way.lane);
-        let answer = self.answer(&way, body, translated, flight);
-        let mut reply = match self.provider.first_content.filter(|_| way.stream) {
-            // The reply to a stream is there when its first content is.
-            Some(limit) => {
-                Box::pin(tokio::time::timeout(limit, answer)).await.unwrap_or_else(|_| Err(slow_start()))?
+        let mut reply = {
+            // Pinned here: a future of this size is not moved for nothing.
+            let answer = pin!(self.answer(&way, body, translated, flight));
+            match self.provider.first_content.filter(|_| way.stream) {
+                // The reply to a stream is there when its first content is.
+                Some(limit) => {
+                    tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(slow_start()))?
+                }
+                None => answer.await?,
             }
-            None => answer.await?,
         };
         if !way.dropped.is_empty()
             && let Ok(dropped) = HeaderValue::from_str(&way.dropped.join(", "))

@@ -302,9 +302,12 @@ async fn hold(arguments: &Arguments, request: &[u8], seconds: f64) -> io::Result
     for _ in 0..arguments.connections {
         let mut stream = TcpStream::connect(arguments.address).await?;
         stream.write_all(request).await?;
-        buffer.clear();
-        fill(&mut stream, &mut buffer).await?;
         links.push(stream);
+    }
+    // A gateway may hold the head back until there is content.
+    for stream in &mut links {
+        buffer.clear();
+        fill(stream, &mut buffer).await?;
     }
     print(&format!("{{\"open\":{}}}", links.len()))?;
     tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
