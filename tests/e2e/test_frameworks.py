@@ -2,6 +2,8 @@
 
 import base64
 
+import anthropic
+import openai
 import pydantic
 import pytest
 from langchain_anthropic import ChatAnthropic
@@ -10,6 +12,8 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
+
+from conftest import until
 
 TEXT = "Hello from the fake provider."
 TARGETS = pytest.mark.parametrize("prefix", ["", "claude-", "gemini-"])
@@ -107,3 +111,37 @@ def test_mistral_client(llm, fake, prefix):
     with pytest.raises(SDKError) as refused:
         client.chat.complete(model=prefix + "status-429-retry-1", messages=messages)
     assert refused.value.status_code == 429
+
+
+@MODELS
+@TARGETS
+def test_langchain_errors(llm, make, prefix):
+    with pytest.raises((openai.RateLimitError, anthropic.RateLimitError)):
+        make(llm, prefix + "status-429-retry-1").invoke("Hello")
+    # A stream that breaks off is an error, never a short answer.
+    with pytest.raises((openai.APIError, anthropic.APIError)):
+        for _ in make(llm, prefix + "cut-stream").stream("Hello"):
+            pass
+
+
+def cancelled(llm):
+    lines = llm.http.get("/metrics").text.splitlines()
+    series = [line for line in lines if 'endpoint="slow"' in line and 'outcome="cancelled"' in line]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in series if line.startswith("millgate_requests_total"))
+
+
+@MODELS
+def test_langchain_cancel(llm, make):
+    before = cancelled(llm)
+    stream = make(llm, "slow").stream("Hello")
+    next(stream)
+    stream.close()
+    until(lambda: cancelled(llm) > before, "the call to be cancelled", seconds=10)
+
+
+def test_mistral_cancel(llm):
+    before = cancelled(llm)
+    client = Mistral(api_key=llm.key, server_url=llm.url)
+    with client.chat.stream(model="slow", messages=[{"role": "user", "content": "Hello"}]) as stream:
+        next(iter(stream))
+    until(lambda: cancelled(llm) > before, "the call to be cancelled", seconds=10)
