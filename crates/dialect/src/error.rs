@@ -107,6 +107,20 @@ pub(crate) fn nonsense(what: &'static str) -> Fault {
     Fault::upstream(code::UPSTREAM_ERROR, Retry::SameTarget(None), what)
 }
 
+/// The answer is not what the dialect says.
+pub(crate) fn no_answer() -> Fault {
+    nonsense("the provider's answer is not what its dialect says")
+}
+
+/// A provider's whole answer, which is one JSON object.
+pub(crate) fn answer_object(body: &[u8]) -> Result<Map<String, Value>, Fault> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(no_answer()),
+        Err(cause) => Err(no_answer().with_cause(cause)),
+    }
+}
+
 /// Reads error bodies of all the shapes that OpenAI-like servers use.
 pub(crate) fn read(body: &[u8]) -> ErrorBody {
     match serde_json::from_slice::<Value>(body) {

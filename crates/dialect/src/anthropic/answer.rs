@@ -6,8 +6,6 @@ use serde_json::{Map, Value, json};
 use crate::json::{self, Object};
 use crate::{Context, completion, error, not_implemented};
 
-const NONSENSE: &str = "the provider's answer is not what its dialect says";
-
 pub(super) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
     match operation {
         Operation::Chat => chat(body).map(Answer::Chat),
@@ -19,14 +17,12 @@ pub(super) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault>
 }
 
 fn chat(body: &[u8]) -> Result<ChatAnswer, Fault> {
-    let value =
-        serde_json::from_slice::<Value>(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
-    let Value::Object(mut map) = value else { return Err(error::nonsense(NONSENSE)) };
+    let mut map = error::answer_object(body)?;
     if map.get("type").is_some_and(|kind| kind == "error") {
         return Err(error::in_band(&error::read_value(&Value::Object(map)), None));
     }
     let Some(Value::Array(items)) = map.shift_remove("content") else {
-        return Err(error::nonsense(NONSENSE));
+        return Err(error::no_answer());
     };
     let content = items.into_iter().filter_map(block).collect();
     let finish = json::take_string(&mut map, "stop_reason").map(|word| finish_reason(&word));

@@ -7,8 +7,6 @@ use serde_json::{Map, Value, json};
 
 use crate::{completion, error, json as wire, not_implemented};
 
-const NONSENSE: &str = "the provider's answer is not what its dialect says";
-
 pub(super) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
     match operation {
         Operation::Chat => chat(body).map(Answer::Chat),
@@ -20,13 +18,11 @@ pub(super) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault>
 }
 
 fn chat(body: &[u8]) -> Result<ChatAnswer, Fault> {
-    let value =
-        serde_json::from_slice::<Value>(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
-    let Value::Object(mut map) = value else { return Err(error::nonsense(NONSENSE)) };
+    let mut map = error::answer_object(body)?;
     let content = map
         .shift_remove("output")
         .and_then(|mut output| output.get_mut("message")?.get_mut("content").map(Value::take));
-    let Some(Value::Array(items)) = content else { return Err(error::nonsense(NONSENSE)) };
+    let Some(Value::Array(items)) = content else { return Err(error::no_answer()) };
     let finish = match wire::take_string(&mut map, "stopReason") {
         Some(word) => Some(finish_reason(&word)?),
         None => None,

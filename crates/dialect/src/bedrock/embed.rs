@@ -5,8 +5,6 @@ use serde_json::{Map, Value, json};
 
 use crate::{EncodedCall, error, json as wire};
 
-const NONSENSE: &str = "the provider's answer is not what its dialect says";
-
 pub(super) fn encode(call: &EmbeddingCall) -> Result<EncodedCall, Fault> {
     let texts: Vec<&str> = match &call.input {
         Prompt::Text(text) => vec![text],
@@ -66,7 +64,7 @@ fn single<'a>(texts: &[&'a str]) -> Result<&'a str, Fault> {
 
 /// The makers' answers are told apart by their shape.
 pub(super) fn decode(body: &[u8]) -> Result<EmbeddingAnswer, Fault> {
-    let nonsense = || error::nonsense(NONSENSE);
+    let nonsense = || error::no_answer();
     let value = serde_json::from_slice::<Value>(body).map_err(|cause| nonsense().with_cause(cause))?;
     let vectors: Vec<&Value> = match (&value["embedding"], &value["embeddings"]) {
         // Titan.

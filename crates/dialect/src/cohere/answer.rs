@@ -10,8 +10,6 @@ use super::{rerank, usage};
 use crate::json;
 use crate::{completion, error, not_implemented};
 
-const NONSENSE: &str = "the provider's answer is not what its dialect says";
-
 pub(super) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
     match operation {
         Operation::Chat => chat(body).map(Answer::Chat),
@@ -25,9 +23,7 @@ pub(super) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault>
 }
 
 fn chat(body: &[u8]) -> Result<ChatAnswer, Fault> {
-    let value =
-        serde_json::from_slice::<Value>(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
-    let Value::Object(mut map) = value else { return Err(error::nonsense(NONSENSE)) };
+    let mut map = error::answer_object(body)?;
     let mut message = match map.shift_remove("message") {
         Some(Value::Object(message)) => message,
         // An error's text stands where the message should.
@@ -35,7 +31,7 @@ fn chat(body: &[u8]) -> Result<ChatAnswer, Fault> {
             let body = crate::ErrorBody { message: Some(text), ..crate::ErrorBody::default() };
             return Err(error::in_band(&body, None));
         }
-        _ => return Err(error::nonsense(NONSENSE)),
+        _ => return Err(error::no_answer()),
     };
     let mut content = content(message.shift_remove("content"));
     let citations = match message.shift_remove("citations") {
@@ -177,13 +173,13 @@ struct Vectors {
 
 fn embeddings(body: &[u8]) -> Result<EmbeddingAnswer, Fault> {
     let read: Embedded =
-        serde_json::from_slice(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
+        serde_json::from_slice(body).map_err(|cause| error::no_answer().with_cause(cause))?;
     let Some(vectors) = read.embeddings.and_then(|vectors| vectors.float) else {
         return Err(match read.message {
             Some(message) => {
                 error::in_band(&crate::ErrorBody { message: Some(message), ..Default::default() }, None)
             }
-            None => error::nonsense(NONSENSE),
+            None => error::no_answer(),
         });
     };
     Ok(EmbeddingAnswer {

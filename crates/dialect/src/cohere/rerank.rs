@@ -10,8 +10,6 @@ use crate::json::{self, At, Object};
 use crate::{Context, EncodedCall, Quirks, check_model, error, openai, refuse_control_field};
 
 const ROOT: At<'static> = At::Root;
-const NONSENSE: &str = "the provider's answer is not what its dialect says";
-
 /// Reads a caller's request. `top_k` is Voyage's word for `top_n` and taken too.
 pub(super) fn decode_call(body: Map<String, Value>) -> Result<RerankCall, Fault> {
     let (mut query, mut documents) = (None, None);
@@ -111,15 +109,13 @@ impl Top<'_> {
 
 /// Reads `results` (Cohere, Jina, Together, vLLM, llama.cpp, OpenRouter) or `data` (Voyage), and `meta` or `usage`.
 pub(super) fn decode_answer(body: &[u8]) -> Result<RerankAnswer, Fault> {
-    let value =
-        serde_json::from_slice::<Value>(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
-    let Value::Object(mut map) = value else { return Err(error::nonsense(NONSENSE)) };
+    let mut map = error::answer_object(body)?;
     let items = match (map.shift_remove("results"), map.shift_remove("data")) {
         (Some(Value::Array(items)), _) | (_, Some(Value::Array(items))) => items,
         _ if map.contains_key("error") => {
             return Err(error::in_band(&error::read_value(&Value::Object(map)), None));
         }
-        _ => return Err(error::nonsense(NONSENSE)),
+        _ => return Err(error::no_answer()),
     };
     let results = items.iter().map(ranked).collect::<Option<_>>();
     let counted = map.shift_remove("usage").as_ref().and_then(openai::usage::read);
@@ -128,7 +124,7 @@ pub(super) fn decode_answer(body: &[u8]) -> Result<RerankAnswer, Fault> {
     Ok(RerankAnswer {
         id: json::take_string(&mut map, "id").unwrap_or_default(),
         model: json::take_string(&mut map, "model").unwrap_or_default(),
-        results: results.ok_or_else(|| error::nonsense(NONSENSE))?,
+        results: results.ok_or_else(error::no_answer)?,
         usage: match (counted, billed) {
             (Some(counted), Some(billed)) => Some(millgate_types::Usage { billed: billed.billed, ..counted }),
             (counted, billed) => counted.or(billed),

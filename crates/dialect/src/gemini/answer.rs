@@ -12,17 +12,15 @@ use crate::openai::answer::made_id;
 use crate::seal::{self, Place};
 use crate::{Context, completion, error, not_implemented};
 
-const NONSENSE: &str = "the provider's answer is not what its dialect says";
-
 pub(super) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
     let value =
-        serde_json::from_slice::<Value>(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
+        serde_json::from_slice::<Value>(body).map_err(|cause| error::no_answer().with_cause(cause))?;
     // Without `alt=sse` Google answers with a list.
     let value = match value {
         Value::Array(mut items) if items.len() == 1 => items.remove(0),
         other => other,
     };
-    let Value::Object(map) = value else { return Err(error::nonsense(NONSENSE)) };
+    let Value::Object(map) = value else { return Err(error::no_answer()) };
     if map.get("error").is_some_and(|error| !error.is_null()) {
         return Err(super::error::in_band(&Value::Object(map)));
     }
@@ -46,7 +44,7 @@ fn chat(mut map: Map<String, Value>) -> Result<ChatAnswer, Fault> {
         }
         _ if map.get("promptFeedback").is_some_and(is_blocked) => vec![blocked()],
         _ if usage.is_some() => vec![Choice { finish: Some(FinishReason::Stop), ..blocked() }],
-        _ => return Err(error::nonsense(NONSENSE)),
+        _ => return Err(error::no_answer()),
     };
     Ok(ChatAnswer { id, created: None, model, choices, usage, dialect: Dialect::Gemini, extra: map })
 }
@@ -271,14 +269,14 @@ fn embedding(mut map: Map<String, Value>) -> Result<EmbeddingAnswer, Fault> {
     let items = match (map.shift_remove("embeddings"), map.shift_remove("embedding")) {
         (Some(Value::Array(items)), _) => items,
         (_, Some(one @ Value::Object(_))) => vec![one],
-        _ => return Err(error::nonsense(NONSENSE)),
+        _ => return Err(error::no_answer()),
     };
     let data = items
         .iter()
         .enumerate()
         .map(|(index, item)| vector(index, item))
         .collect::<Option<_>>()
-        .ok_or_else(|| error::nonsense(NONSENSE))?;
+        .ok_or_else(error::no_answer)?;
     Ok(EmbeddingAnswer {
         model: String::new(),
         data,
@@ -302,7 +300,7 @@ fn predictions(items: &[Value], extra: Map<String, Value>) -> Result<EmbeddingAn
         items.iter().map(|item| json::count(item.pointer("/embeddings/statistics/token_count"))).collect();
     Ok(EmbeddingAnswer {
         model: String::new(),
-        data: data.ok_or_else(|| error::nonsense(NONSENSE))?,
+        data: data.ok_or_else(error::no_answer)?,
         usage: counts.map(|counts| Usage { input: counts.iter().sum(), ..Usage::default() }),
         dialect: Dialect::Gemini,
         extra,

@@ -10,8 +10,6 @@ use serde_json::{Map, Value};
 use crate::json::{self, count};
 use crate::{completion, error, not_implemented};
 
-const NONSENSE: &str = "the provider's answer is not what its dialect says";
-
 pub(super) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
     match operation {
         Operation::Chat => chat(body).map(Answer::Chat),
@@ -24,15 +22,13 @@ pub(super) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault>
 }
 
 fn chat(body: &[u8]) -> Result<ChatAnswer, Fault> {
-    let value =
-        serde_json::from_slice::<Value>(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
-    let Value::Object(mut map) = value else { return Err(error::nonsense(NONSENSE)) };
+    let mut map = error::answer_object(body)?;
     let mut message = match map.shift_remove("message") {
         Some(Value::Object(message)) => message,
         _ if map.contains_key("error") => {
             return Err(error::in_band(&error::read_value(&Value::Object(map)), None));
         }
-        _ => return Err(error::nonsense(NONSENSE)),
+        _ => return Err(error::no_answer()),
     };
     let mut content = Vec::new();
     if let Some(text) = json::take_string(&mut message, "thinking").filter(|text| !text.is_empty()) {
@@ -109,8 +105,8 @@ struct Embedded {
 
 fn embeddings(body: &[u8]) -> Result<EmbeddingAnswer, Fault> {
     let read: Embedded =
-        serde_json::from_slice(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
-    let vectors = read.embeddings.ok_or_else(|| error::nonsense(NONSENSE))?;
+        serde_json::from_slice(body).map_err(|cause| error::no_answer().with_cause(cause))?;
+    let vectors = read.embeddings.ok_or_else(error::no_answer)?;
     let counted = count(read.prompt_eval_count.as_ref());
     Ok(EmbeddingAnswer {
         model: read.model.unwrap_or_default(),

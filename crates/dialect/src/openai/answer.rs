@@ -14,8 +14,6 @@ use super::{moderation, reasoning, usage};
 use crate::json::{self, Object};
 use crate::{Context, completion, error, not_implemented};
 
-const NONSENSE: &str = "the provider's answer is not what its dialect says";
-
 pub(crate) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
     match operation {
         Operation::Chat => chat(object(body)?).map(Answer::Chat),
@@ -28,10 +26,10 @@ pub(crate) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault>
 
 fn object(body: &[u8]) -> Result<Map<String, Value>, Fault> {
     let value =
-        serde_json::from_slice::<Value>(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
+        serde_json::from_slice::<Value>(body).map_err(|cause| error::no_answer().with_cause(cause))?;
     match value {
         Value::Object(map) => refuse_error(map),
-        _ => Err(error::nonsense(NONSENSE)),
+        _ => Err(error::no_answer()),
     }
 }
 
@@ -55,14 +53,14 @@ pub(crate) fn made_id(answer: &str, place: usize) -> String {
 fn chat(mut map: Map<String, Value>) -> Result<ChatAnswer, Fault> {
     let id = json::take_string(&mut map, "id").unwrap_or_default();
     let Some(Value::Array(items)) = map.shift_remove("choices") else {
-        return Err(error::nonsense(NONSENSE));
+        return Err(error::no_answer());
     };
     let choices: Vec<Choice> = items
         .into_iter()
         .enumerate()
         .map(|(place, item)| match item {
             Value::Object(item) => Ok(choice(item, place, &id)),
-            _ => Err(error::nonsense(NONSENSE)),
+            _ => Err(error::no_answer()),
         })
         .collect::<Result<_, _>>()?;
     let usage = usage::take(&mut map);
@@ -221,13 +219,13 @@ pub(crate) fn native_finish(reason: &FinishReason) -> Option<&str> {
 
 fn completion_answer(mut map: Map<String, Value>) -> Result<CompletionAnswer, Fault> {
     let Some(Value::Array(items)) = map.shift_remove("choices") else {
-        return Err(error::nonsense(NONSENSE));
+        return Err(error::no_answer());
     };
     let choices = items
         .into_iter()
         .enumerate()
         .map(|(place, item)| {
-            let Value::Object(mut item) = item else { return Err(error::nonsense(NONSENSE)) };
+            let Value::Object(mut item) = item else { return Err(error::no_answer()) };
             Ok(CompletionChoice {
                 index: item.get("index").and_then(Value::as_u64).unwrap_or(place as u64) as u32,
                 text: json::take_string(&mut item, "text").unwrap_or_default(),
@@ -307,11 +305,11 @@ impl<'de> Deserialize<'de> for Vector {
 
 fn embedding(body: &[u8]) -> Result<EmbeddingAnswer, Fault> {
     let read: Embeddings =
-        serde_json::from_slice(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
+        serde_json::from_slice(body).map_err(|cause| error::no_answer().with_cause(cause))?;
     let Some(items) = read.data else {
         return Err(match read.error {
             Some(value) => error::in_band(&error::read_value(&value), None),
-            None => error::nonsense(NONSENSE),
+            None => error::no_answer(),
         });
     };
     let mut data: Vec<Embedding> = items

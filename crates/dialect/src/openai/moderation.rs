@@ -8,8 +8,6 @@ use crate::json::{self, At, Object};
 use crate::{Context, check_model, error, openai::answer, refuse_control_field};
 
 const ROOT: At<'static> = At::Root;
-const NONSENSE: &str = "the provider's answer is not what its dialect says";
-
 /// Mistral's categories, and OpenAI's that say the same. Mistral's own stay beside them.
 const COUNTERPARTS: &[(&str, &str)] = &[
     ("hate_and_discrimination", "hate"),
@@ -60,14 +58,12 @@ pub(super) fn write_input(top: &mut Object<'_>, input: &ModerationInput) {
 
 /// Reads an answer. Where the provider does not say `flagged`, any category that applies makes it so.
 pub(super) fn decode_answer(body: &[u8]) -> Result<ModerationAnswer, Fault> {
-    let value =
-        serde_json::from_slice::<Value>(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
-    let Value::Object(mut map) = value else { return Err(error::nonsense(NONSENSE)) };
+    let mut map = error::answer_object(body)?;
     let Some(Value::Array(items)) = map.shift_remove("results") else {
         return Err(if map.contains_key("error") {
             error::in_band(&error::read_value(&Value::Object(map)), None)
         } else {
-            error::nonsense(NONSENSE)
+            error::no_answer()
         });
     };
     let results = items.into_iter().map(judgement).collect::<Option<_>>();
@@ -75,7 +71,7 @@ pub(super) fn decode_answer(body: &[u8]) -> Result<ModerationAnswer, Fault> {
     Ok(ModerationAnswer {
         id: json::take_string(&mut map, "id").unwrap_or_default(),
         model: json::take_string(&mut map, "model").unwrap_or_default(),
-        results: results.ok_or_else(|| error::nonsense(NONSENSE))?,
+        results: results.ok_or_else(error::no_answer)?,
         usage,
         dialect: Dialect::OpenAi,
         extra: map,

@@ -8,12 +8,8 @@ use crate::json::{self, Object, count};
 use crate::openai::usage::{reported_cost, write_cost};
 use crate::{Context, completion, error, not_implemented};
 
-const NONSENSE: &str = "the provider's answer is not what its dialect says";
-
 pub(super) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
-    let value =
-        serde_json::from_slice::<Value>(body).map_err(|cause| error::nonsense(NONSENSE).with_cause(cause))?;
-    let Value::Object(map) = value else { return Err(error::nonsense(NONSENSE)) };
+    let map = error::answer_object(body)?;
     match operation {
         Operation::Chat => chat(map).map(Answer::Chat),
         Operation::Completions => {
@@ -28,7 +24,7 @@ fn chat(mut map: Map<String, Value>) -> Result<ChatAnswer, Fault> {
         return Err(error::in_band(&error::read_value(error), None));
     }
     let Some(Value::Array(items)) = map.shift_remove("output") else {
-        return Err(error::nonsense(NONSENSE));
+        return Err(error::no_answer());
     };
     let mut content = Vec::with_capacity(items.len());
     for item in items {
