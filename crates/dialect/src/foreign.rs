@@ -1,9 +1,10 @@
 //! Thinking that another provider sealed, in a body that could pass as it is: the pass lane must not carry it to a
 //! provider that refuses what it did not seal itself. Looks at bytes only; whoever finds something decodes.
 
-use memchr::memmem;
+use memchr::memmem::Finder;
 use millgate_types::Dialect;
 
+use crate::find::{finder, has};
 use crate::quirks::{Quirks, ReasoningField};
 
 /// Whether a body of `dialect` holds thinking that a target of the same dialect may not be sent. May say yes in vain;
@@ -11,27 +12,27 @@ use crate::quirks::{Quirks, ReasoningField};
 #[must_use]
 pub fn holds_foreign_thinking(dialect: Dialect, body: &[u8], quirks: &Quirks) -> bool {
     match dialect {
-        Dialect::Anthropic => has_member(body, b"\"signature\"", &[b"gemini/", b"openai/"]),
+        Dialect::Anthropic => has_member(body, finder!(b"\"signature\""), &[b"gemini/", b"openai/"]),
         Dialect::Responses => {
-            has_member(body, b"\"encrypted_content\"", &[b"millgate/", b"millgate-sealed/"])
+            has_member(body, finder!(b"\"encrypted_content\""), &[b"millgate/", b"millgate-sealed/"])
         }
         // `millgate` in base64, as far as it is the same whatever follows.
-        Dialect::Gemini => [&b"\"thoughtSignature\""[..], b"\"thought_signature\""]
+        Dialect::Gemini => [finder!(b"\"thoughtSignature\""), finder!(b"\"thought_signature\"")]
             .into_iter()
             .any(|name| has_member(body, name, &[b"bWlsbGdhdG"])),
         // The list is OpenRouter's and ours; nobody else reads it.
         Dialect::OpenAi if quirks.reasoning_field == ReasoningField::ReasoningDetails => {
-            has_member(body, b"\"signature\"", &[b"gemini/", b"openai/"])
+            has_member(body, finder!(b"\"signature\""), &[b"gemini/", b"openai/"])
         }
-        Dialect::OpenAi => memmem::find(body, b"\"reasoning_details\"").is_some(),
+        Dialect::OpenAi => has(body, finder!(b"\"reasoning_details\"")),
         _ => false,
     }
 }
 
 /// Whether a member of this name somewhere is a text that begins with one of these.
-fn has_member(body: &[u8], name: &[u8], beginnings: &[&[u8]]) -> bool {
-    memmem::find_iter(body, name).any(|at| {
-        let rest = body[at + name.len()..].trim_ascii_start();
+fn has_member(body: &[u8], name: &Finder<'_>, beginnings: &[&[u8]]) -> bool {
+    name.find_iter(body).any(|at| {
+        let rest = body[at + name.needle().len()..].trim_ascii_start();
         let text = rest.strip_prefix(b":").and_then(|rest| rest.trim_ascii_start().strip_prefix(b"\""));
         text.is_some_and(|text| beginnings.iter().any(|beginning| text.starts_with(beginning)))
     })

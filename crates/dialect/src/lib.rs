@@ -12,6 +12,7 @@ mod completion;
 mod count;
 mod error;
 pub mod eventstream;
+mod find;
 mod foreign;
 mod gemini;
 mod json;

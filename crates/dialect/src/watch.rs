@@ -3,10 +3,11 @@
 //! it may refuse. What comes behind the end is not part of the answer.
 
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 use millgate_types::{Dialect, Event, Fault, Operation, Usage, code};
 use serde_json::Value;
 
+use crate::find::{finder, has};
 use crate::{StreamDecoder, codec, scan};
 
 /// A frame that does not end within this many bytes is not a stream we forward.
@@ -163,25 +164,31 @@ impl Watch {
 
     /// Whether the bytes can hold usage, an error or the end. May say yes in vain, never no in vain.
     fn may_matter(&self, bytes: &[u8]) -> bool {
-        let has = |needle: &[u8]| memmem::find(bytes, needle).is_some();
         match self.dialect {
-            Dialect::Anthropic => has(b"\"usage\"") || has(b"message_stop") || has(b"\"error\""),
+            Dialect::Anthropic => {
+                has(bytes, finder!(b"\"usage\""))
+                    || has(bytes, finder!(b"message_stop"))
+                    || has(bytes, finder!(b"\"error\""))
+            }
             Dialect::Gemini => {
-                has(b"usageMetadata") || has(b"finishReason") || has(b"\"error\"") || has(b"blockReason")
+                has(bytes, finder!(b"usageMetadata"))
+                    || has(bytes, finder!(b"finishReason"))
+                    || has(bytes, finder!(b"\"error\""))
+                    || has(bytes, finder!(b"blockReason"))
             }
             Dialect::Responses => {
-                has(b"\"response.completed\"")
-                    || has(b"\"response.incomplete\"")
-                    || has(b"\"response.failed\"")
-                    || has_value(bytes, b"\"error\"")
-                    || has(b"\"type\":\"error\"")
+                has(bytes, finder!(b"\"response.completed\""))
+                    || has(bytes, finder!(b"\"response.incomplete\""))
+                    || has(bytes, finder!(b"\"response.failed\""))
+                    || has_value(bytes, finder!(b"\"error\""))
+                    || has(bytes, finder!(b"\"type\":\"error\""))
             }
             _ => {
-                has(b"[DONE]")
-                    || has_value(bytes, b"\"finish_reason\"")
-                    || has_value(bytes, b"\"usage\"")
-                    || has_value(bytes, b"\"error\"")
-                    || has(b"event:")
+                has(bytes, finder!(b"[DONE]"))
+                    || has_value(bytes, finder!(b"\"finish_reason\""))
+                    || has_value(bytes, finder!(b"\"usage\""))
+                    || has_value(bytes, finder!(b"\"error\""))
+                    || has(bytes, finder!(b"event:"))
             }
         }
     }
@@ -204,9 +211,9 @@ fn are_sound(bytes: &[u8]) -> bool {
 }
 
 /// Whether a member of this name has a value other than `null` somewhere.
-fn has_value(bytes: &[u8], name: &[u8]) -> bool {
-    memmem::find_iter(bytes, name).any(|at| {
-        let mut rest = bytes[at + name.len()..].trim_ascii_start();
+fn has_value(bytes: &[u8], name: &Finder<'_>) -> bool {
+    name.find_iter(bytes).any(|at| {
+        let mut rest = bytes[at + name.needle().len()..].trim_ascii_start();
         rest = rest.strip_prefix(b":").unwrap_or(rest).trim_ascii_start();
         !rest.starts_with(b"null")
     })

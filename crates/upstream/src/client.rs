@@ -18,8 +18,8 @@ use crate::{Origin, Outgoing, UpstreamBody, UpstreamError, pool};
 pub struct Deadlines {
     /// Name look-up, TCP and TLS together.
     pub connect: Duration,
-    /// From sending the request to the response's head. From 10 s on it is looked at by [`Client::sweep`], to the
-    /// second.
+    /// From sending the request to the response's head. From 10 s on it is looked at by [`Client::sweep`] and comes
+    /// up to two seconds late.
     pub head: Duration,
     /// Between two frames of the body.
     pub idle: Duration,

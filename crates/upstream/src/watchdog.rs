@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::pool;
 
-/// From here on a time-out may come up to a second late; shorter ones have a timer.
+/// From here on a time-out may come up to two seconds late; shorter ones have a timer.
 pub(crate) const COARSE: Duration = Duration::from_secs(10);
 /// Between two sweeps.
 pub(crate) const SWEEP: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ impl Watchdog {
         watchdog
     }
 
-    /// What `work` gives, or `None` when it takes longer than `limit`, to the second.
+    /// What `work` gives, or `None` when it takes longer than `limit` and the sweep has seen it.
     pub(crate) async fn within<F: Future>(&self, limit: Duration, work: F) -> Option<F::Output> {
         let until = pool::swept() + limit + SWEEP;
         let mut work = pin!(work);
