@@ -6,6 +6,7 @@ use std::fmt;
 use millgate_types::{Fault, code};
 use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
 /// Parses a caller's body: one JSON value, no trailing data, no member named twice.
@@ -96,12 +97,15 @@ impl<'de> Visitor<'de> for Strict {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = members.next_key::<String>()? {
-            if map.contains_key(&key) {
-                let shown: String = key.chars().take(64).collect();
-                return Err(A::Error::custom(format_args!("{DUPLICATE}`{shown}`")));
+            match map.entry(key) {
+                Entry::Vacant(place) => {
+                    place.insert(members.next_value_seed(Strict)?);
+                }
+                Entry::Occupied(place) => {
+                    let shown: String = place.key().chars().take(64).collect();
+                    return Err(A::Error::custom(format_args!("{DUPLICATE}`{shown}`")));
+                }
             }
-            let value = members.next_value_seed(Strict)?;
-            map.insert(key, value);
         }
         Ok(Value::Object(map))
     }

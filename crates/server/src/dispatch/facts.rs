@@ -163,6 +163,11 @@ impl Facts {
         ask_for_usage: bool,
         quirks: Option<(&Quirks, Operation)>,
     ) -> (Bytes, Vec<String>) {
+        let as_it_came = quirks.is_none_or(|(quirks, _)| quirks.passes_all());
+        if let (Some(Model { span: Some(span), .. }), false, true) = (&self.model, ask_for_usage, as_it_came)
+        {
+            return (renamed(body, span, model), Vec::new());
+        }
         let quoted = serde_json::to_string(model).unwrap_or_default();
         let mut edits: Vec<(Range<usize>, String)> = Vec::with_capacity(2);
         let mut front = String::new();
@@ -182,9 +187,7 @@ impl Facts {
             }
         }
         let dropped = match quirks {
-            Some((quirks, operation)) if !quirks.passes_all() => {
-                self.adapt(body, quirks, operation, &mut edits)
-            }
+            Some((quirks, operation)) if !as_it_came => self.adapt(body, quirks, operation, &mut edits),
             _ => Vec::new(),
         };
         if !front.is_empty() {
@@ -245,6 +248,16 @@ impl Facts {
         }
         dropped
     }
+}
+
+/// The body with another model's name at `span`: what most calls need, without a list of edits.
+fn renamed(body: &Bytes, span: &Range<usize>, model: &str) -> Bytes {
+    let mut out = Vec::with_capacity(body.len() + 16 + model.len());
+    out.extend_from_slice(&body[..span.start]);
+    // Names are short and checked; writing into a vector cannot fail.
+    let _written = serde_json::to_writer(&mut out, model);
+    out.extend_from_slice(&body[span.end..]);
+    out.into()
 }
 
 /// The member without which there is nothing to do.

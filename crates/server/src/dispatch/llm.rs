@@ -11,8 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header, response};
 use http_body::{Body, Frame, SizeHint};
+use memchr::memmem;
 use millgate_credential::Unauthorized;
 use millgate_dialect::{
     Context, StreamEncoder, Watch, chat_as_completion, codec, completion_as_chat, estimate_tokens,
@@ -333,14 +334,14 @@ impl Attempt<'_> {
         translated: &Translated,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
-        let counted = millgate_provider::counted(response.headers());
-        let wanted = (way.lane == Lane::Pass).then(|| codec(way.dialect).usage_member());
-        let (body, usage) = self.collect_json(response, wanted).await?;
+        let (head, body) = self.collect(response).await?;
         if way.lane == Lane::Pass {
+            let usage = self.inspect(&head, &body, Some(codec(way.dialect).usage_member()))?;
             let usage = usage.and_then(|usage| usage_of(way.dialect, &usage)).unwrap_or_default();
             return Ok(self.counted(Reply::json(body.clone()), usage, &body, way, flight));
         }
-        let mut answer = self.decode_whole(&body, way)?;
+        let counted = millgate_provider::counted(&head.headers);
+        let mut answer = self.decode_whole(&head, &body, way)?;
         doubt::check(&mut answer, flight.request_id())?;
         if let Answer::Embedding(answer) = &mut answer {
             answer.usage = answer.usage.or(counted);
@@ -370,19 +371,24 @@ impl Attempt<'_> {
         Evidence::new(asked, (way.dialect, way.operation, &way.model))
     }
 
-    /// The body of an answer that must be one JSON object and not an error in disguise, and the text of its
-    /// top-level member `wanted`.
-    async fn collect_json(
-        &self,
-        response: Response<AnswerBody>,
-        wanted: Option<&str>,
-    ) -> Result<(Bytes, Option<Bytes>), Fault> {
+    async fn collect(&self, response: Response<AnswerBody>) -> Result<(response::Parts, Bytes), Fault> {
         let (head, body) = response.into_parts();
-        let is_html = is_of_type(&head.headers, "text/html");
         let body = collect(body, self.max_answer).await.map_err(UpstreamError::into_fault)?;
+        Ok((head, body))
+    }
+
+    /// An answer must be one JSON object and not an error in disguise. Gives the text of its top-level member
+    /// `wanted`.
+    fn inspect(
+        &self,
+        head: &response::Parts,
+        body: &Bytes,
+        wanted: Option<&str>,
+    ) -> Result<Option<Bytes>, Fault> {
+        let is_html = is_of_type(&head.headers, "text/html");
         let (mut error, mut answer, mut found) = (false, false, None);
         if !is_html {
-            scan::visit(&body, |name, kind, text| match name {
+            scan::visit(body, |name, kind, text| match name {
                 _ if kind == scan::Kind::Null => {}
                 b"error" => error = true,
                 b"choices" | b"content" | b"data" | b"results" => answer = true,
@@ -395,15 +401,25 @@ impl Attempt<'_> {
         }
         if is_html || error && !answer {
             // Some providers report errors under 200.
-            return Err(millgate_provider::classify(self.provider.kind, 500, &head.headers, &body)
+            return Err(millgate_provider::classify(self.provider.kind, 500, &head.headers, body)
                 .with_upstream_status(head.status.as_u16()));
         }
-        Ok((body, found))
+        Ok(found)
     }
 
-    fn decode_whole(&self, body: &[u8], way: &Way<'_>) -> Result<Answer, Fault> {
-        let answer = codec(way.dialect).decode_answer(way.operation, body)?;
-        Ok(match answer {
+    /// The provider's answer. The decoder reads all of it anyway: it is inspected only where it may be no answer.
+    fn decode(&self, head: &response::Parts, body: &Bytes, way: &Way<'_>) -> Result<Answer, Fault> {
+        let decoded = codec(way.dialect).decode_answer(way.operation, body);
+        let odd = is_of_type(&head.headers, "text/html") || memmem::find(body, b"\"error\"").is_some();
+        if odd || decoded.is_err() {
+            self.inspect(head, body, None)?;
+        }
+        decoded
+    }
+
+    /// The answer to the operation that the caller asked for.
+    fn decode_whole(&self, head: &response::Parts, body: &Bytes, way: &Way<'_>) -> Result<Answer, Fault> {
+        Ok(match self.decode(head, body, way)? {
             Answer::Chat(chat) if self.planned.call.operation == Operation::Completions => {
                 Answer::Completion(chat_as_completion(chat))
             }
@@ -422,8 +438,8 @@ impl Attempt<'_> {
         let call = &self.planned.call;
         if !is_of_type(response.headers(), codec(way.dialect).stream_type()) {
             // A provider that does not stream this model answers whole.
-            let (body, _) = self.collect_json(response, None).await?;
-            let mut answer = codec(way.dialect).decode_answer(way.operation, &body)?;
+            let (head, body) = self.collect(response).await?;
+            let mut answer = self.decode(&head, &body, way)?;
             doubt::check(&mut answer, flight.request_id())?;
             flight.consumed(answer.usage().unwrap_or_default());
             let mut encoder = self.encoder(way, flight);

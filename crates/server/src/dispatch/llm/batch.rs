@@ -37,15 +37,15 @@ impl Attempt<'_> {
         way: &Way<'_>,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
-        let (body, _) = self.collect_json(first, None).await?;
-        let mut whole = self.decode_whole(&body, way)?;
+        let (head, body) = self.collect(first).await?;
+        let mut whole = self.decode_whole(&head, &body, way)?;
         let mut usage = whole.usage().unwrap_or_default();
         flight.consumed(usage);
         for body in &way.rest {
             let response = self.send(way, body.clone()).await?;
             let response = self.check(response).await?;
-            let (body, _) = self.collect_json(response, None).await?;
-            let more = self.decode_whole(&body, way)?;
+            let (head, body) = self.collect(response).await?;
+            let more = self.decode_whole(&head, &body, way)?;
             usage = usage.plus(&more.usage().unwrap_or_default());
             flight.consumed(usage);
             append(&mut whole, more, usage);
