@@ -268,8 +268,9 @@ def llm(tmp_path_factory, fake):
         "  - { name: embeddings, type: llm/v1/embeddings, route: openai/ok }",
         "  - { name: vectors, type: llm/v1/embeddings, route: gemini/ok }",
         "  - { name: completions, type: llm/v1/completions, route: openai/ok }",
-        "  - { name: slow, type: llm/v1/chat, route: openai/chunks-20-100ms }",
     ]
+    for prefix, provider in (("", "openai"), ("claude-", "claude"), ("gemini-", "gemini")):
+        lines.append(f"  - {{ name: {prefix}slow, type: llm/v1/chat, route: {provider}/chunks-20-100ms }}")
     for model in models:
         lines.append(f"  - {{ name: {model}, type: llm/v1/chat, route: openai/{model} }}")
         lines.append(f"  - {{ name: claude-{model}, type: llm/v1/chat, route: claude/{model} }}")

@@ -124,24 +124,28 @@ def test_langchain_errors(llm, make, prefix):
             pass
 
 
-def cancelled(llm):
+def cancelled(llm, endpoint):
     lines = llm.http.get("/metrics").text.splitlines()
-    series = [line for line in lines if 'endpoint="slow"' in line and 'outcome="cancelled"' in line]
+    series = [line for line in lines if f'endpoint="{endpoint}"' in line and 'outcome="cancelled"' in line]
     return sum(float(line.rsplit(" ", 1)[1]) for line in series if line.startswith("millgate_requests_total"))
 
 
 @MODELS
-def test_langchain_cancel(llm, make):
-    before = cancelled(llm)
-    stream = make(llm, "slow").stream("Hello")
+@TARGETS
+def test_langchain_cancel(llm, make, prefix):
+    name = prefix + "slow"
+    before = cancelled(llm, name)
+    stream = make(llm, name).stream("Hello")
     next(stream)
     stream.close()
-    until(lambda: cancelled(llm) > before, "the call to be cancelled", seconds=10)
+    until(lambda: cancelled(llm, name) > before, "the call to be cancelled", seconds=10)
 
 
-def test_mistral_cancel(llm):
-    before = cancelled(llm)
+@TARGETS
+def test_mistral_cancel(llm, prefix):
+    name = prefix + "slow"
+    before = cancelled(llm, name)
     client = Mistral(api_key=llm.key, server_url=llm.url)
-    with client.chat.stream(model="slow", messages=[{"role": "user", "content": "Hello"}]) as stream:
+    with client.chat.stream(model=name, messages=[{"role": "user", "content": "Hello"}]) as stream:
         next(iter(stream))
-    until(lambda: cancelled(llm) > before, "the call to be cancelled", seconds=10)
+    until(lambda: cancelled(llm, name) > before, "the call to be cancelled", seconds=10)

@@ -28,6 +28,7 @@ endpoints:
 native:
   openai: {{{{ provider: openai }}}}
   anthropic: {{{{ provider: claude }}}}
+  cohere: {{{{ provider: cohere }}}}
 access: {{{{ keys: required, allow_provider_models: true, static: [ {{{{ name: caller, key: "{KEY}" }}}} ] }}}}
 """
 
@@ -93,6 +94,28 @@ def test_own_apis(gateway):
         assert stream.get_final_text() == TEXT
     with pytest.raises(anthropic.AuthenticationError):
         anthropic.Anthropic(base_url=gateway.url + "/anthropic", api_key="no", max_retries=0).models.list()
+
+
+def test_cohere_chats_by_its_own_api(gateway, fake):
+    client = cohere.ClientV2(api_key=KEY, base_url=gateway.url + "/cohere", max_retries=0)
+    answer = client.chat(model="ok", messages=HELLO)
+    assert answer.message.content[0].text == TEXT
+    assert dict(fake.last()["headers"])["authorization"] == f"Bearer {PROVIDER_KEY}"
+    events = list(client.chat_stream(model="ok", messages=HELLO))
+    assert "".join(e.delta.message.content.text for e in events if e.type == "content-delta") == TEXT
+    assert events[-1].delta.usage.tokens.output_tokens > 0
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": schema}}]
+    called = client.chat(model="tool", messages=HELLO, tools=tools).message
+    assert json.loads(called.tool_calls[0].function.arguments) == {"city": "Paris"}
+    result = {"role": "tool", "tool_call_id": called.tool_calls[0].id, "content": "sunny"}
+    client.chat(model="ok", messages=[*HELLO, called, result], tools=tools)
+    assert "sunny" in fake.last()["body"]
+    form = {"type": "json_object", "json_schema": schema}
+    assert json.loads(client.chat(model="json", messages=HELLO, response_format=form).message.content[0].text)
+    assert json.loads(fake.last()["body"])["response_format"] == form
+    with pytest.raises(cohere.errors.TooManyRequestsError):
+        client.chat(model="status-429-retry-1", messages=HELLO)
 
 
 @pytest.mark.parametrize("provider", ["cohere", "by-responses", "ollama"])

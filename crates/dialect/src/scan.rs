@@ -410,6 +410,7 @@ impl<'a> Scanner<'a> {
             let found = specials(block);
             if found[0] | found[1] | found[2] | found[3] == 0 {
                 self.at = base + BLOCK;
+                self.plain();
                 continue;
             }
             for (index, mut marks) in found.into_iter().enumerate() {
@@ -440,6 +441,15 @@ impl<'a> Scanner<'a> {
                 None => return Err(invalid(self.at, "the text ends inside a string")),
             }
         }
+    }
+
+    /// Steps over the plain text of a long string, up to a quote, a backslash or a control character.
+    fn plain(&mut self) {
+        let rest = &self.body[self.at..];
+        let text = &rest[..memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len())];
+        let least = text.iter().fold(u8::MAX, |least, byte| least.min(*byte));
+        let control = || text.iter().position(|byte| *byte < 0x20);
+        self.at += (least < 0x20).then(control).flatten().unwrap_or(text.len());
     }
 
     /// A byte of a string that is neither plain nor its end.

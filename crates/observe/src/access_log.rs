@@ -87,7 +87,7 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
     if let Some(cost) = exchange.cost {
         line.key("cost_usd");
         line.out.push(b'"');
-        cost.write(line.out);
+        line.out.extend_from_slice(cost.text(&mut [0; 21]));
         line.out.push(b'"');
     }
     line.number("config", exchange.config_generation);

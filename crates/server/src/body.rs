@@ -60,7 +60,7 @@ async fn gather(mut body: Incoming, limits: &BodyLimits) -> Result<Bytes, Fault>
     let expected = body.size_hint().exact();
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
-    let deadline = tokio::time::Instant::now() + limits.total;
+    let mut deadline = None;
     loop {
         // Most bodies came with their head: no timer for those.
         let ready = std::future::poll_fn(|context| {
@@ -73,7 +73,8 @@ async fn gather(mut body: Incoming, limits: &BodyLimits) -> Result<Bytes, Fault>
         let frame = match ready {
             Some(frame) => frame,
             None => {
-                let until = deadline.min(tokio::time::Instant::now() + limits.idle);
+                let now = tokio::time::Instant::now();
+                let until = (*deadline.get_or_insert(now + limits.total)).min(now + limits.idle);
                 tokio::time::timeout_at(until, body.frame())
                     .await
                     .map_err(|_| Fault::client(code::BODY_TIMEOUT, "the body did not arrive in time"))?

@@ -8,6 +8,7 @@
 //! ```
 
 use std::future::{Future as _, poll_fn};
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -26,7 +27,7 @@ use millgate_types::{Dialect, Fault, Operation, Principal, code};
 use crate::dispatch::{self, Facts};
 use crate::flight::Flight;
 use crate::native::Native;
-use crate::reply::{Reply, ReplyBody, names};
+use crate::reply::{Reply, ReplyBody, names, number};
 use crate::snapshot::{Endpoint, Limit, Sharer, Snapshot, Target};
 use crate::surface::{self, Surface};
 use crate::{Gateway, body, listing};
@@ -333,12 +334,15 @@ pub(crate) struct Allowance {
 impl Allowance {
     /// `x-ratelimit-*` as OpenAI writes them.
     fn headers(self) -> [(HeaderName, HeaderValue); 3] {
-        let mut reset = itoa::Buffer::new().format(self.reset.as_millis() as u64).to_owned();
-        reset.push_str("ms");
+        let mut space = [0; 22];
+        let mut left = &mut space[..];
+        let _fits = write!(left, "{}ms", self.reset.as_millis() as u64);
+        let unused = left.len();
+        let reset = HeaderValue::from_bytes(&space[..space.len() - unused]);
         [
-            (names::LIMIT, self.limit.into()),
-            (names::REMAINING, self.remaining.into()),
-            (names::RESET, HeaderValue::try_from(reset).unwrap_or(HeaderValue::from_static("0ms"))),
+            (names::LIMIT, number(self.limit)),
+            (names::REMAINING, number(self.remaining)),
+            (names::RESET, reset.unwrap_or(HeaderValue::from_static("0ms"))),
         ]
     }
 }
@@ -405,6 +409,8 @@ fn plan(admitted: Admitted, flight: &mut Flight) -> Planned {
 pub(crate) fn label(mut reply: Reply, planned: &Planned, target: &Target) -> Reply {
     reply.headers.insert(names::ENDPOINT, planned.call.endpoint.header.clone());
     reply.headers.insert(names::TARGET, target.header.clone());
-    reply.headers.extend(planned.allowance.into_iter().flat_map(Allowance::headers));
+    for (name, value) in planned.allowance.into_iter().flat_map(Allowance::headers) {
+        reply.headers.insert(name, value);
+    }
     reply
 }

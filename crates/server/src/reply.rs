@@ -106,7 +106,7 @@ impl Reply {
         let mut reply = Self::json(body).with(names::ERROR, HeaderValue::from_static(fault.code.name));
         reply.status = fault.status();
         if let Some(seconds) = fault.retry_after_seconds() {
-            reply.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            reply.headers.insert(header::RETRY_AFTER, number(seconds));
         }
         if fault.code == code::INVALID_API_KEY {
             reply.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -130,23 +130,28 @@ impl Reply {
         }
         if record.attempts > 0 {
             let once = HeaderValue::from_static("1");
-            let attempts = if record.attempts == 1 { once } else { HeaderValue::from(record.attempts) };
+            let attempts = if record.attempts == 1 { once } else { number(record.attempts.into()) };
             headers.insert(names::ATTEMPTS, attempts);
         }
-        if let Some(cost) = record.cost.filter(|_| matches!(self.body, Content::Whole(_))) {
-            let mut text = Vec::with_capacity(24);
-            cost.write(&mut text);
-            headers.extend(HeaderValue::from_maybe_shared(Bytes::from(text)).map(|cost| (names::COST, cost)));
+        if let Some(cost) = record.cost.filter(|_| matches!(self.body, Content::Whole(_)))
+            && let Ok(cost) = HeaderValue::from_bytes(cost.text(&mut [0; 21]))
+        {
+            headers.insert(names::COST, cost);
         }
         if record.cost.is_none() && record.usage.total() > 0 && matches!(self.body, Content::Whole(_)) {
             headers.insert(names::UNPRICED, HeaderValue::from_static("true"));
         }
-        headers.insert(names::CONFIG, HeaderValue::from(record.config_generation));
+        headers.insert(names::CONFIG, number(record.config_generation));
         let mut response = Response::new(ReplyBody { content: Some(self.body), flight });
         *response.status_mut() = self.status;
         *response.headers_mut() = headers;
         response
     }
+}
+
+/// A number as a header's value. `HeaderValue::from` allocates twice for it.
+pub(crate) fn number(number: u64) -> HeaderValue {
+    HeaderValue::from_str(itoa::Buffer::new().format(number)).unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// After these the rest of the connection cannot be trusted, or the caller should go elsewhere.

@@ -18,29 +18,27 @@ impl Money {
         self.0.checked_add(other.0).map(Self)
     }
 
-    /// Appends what [`Display`](fmt::Display) shows, without its cost.
-    pub fn write(self, out: &mut Vec<u8>) {
+    /// What [`Display`](fmt::Display) shows, written into `space`, without its cost.
+    pub fn text(self, space: &mut [u8; 21]) -> &[u8] {
         // Sign, ten digits, point, nine digits.
-        let mut text = *b"-0000000000.000000000";
+        *space = *b"-0000000000.000000000";
         let mut nanos = self.0.unsigned_abs();
-        for slot in text.iter_mut().rev().filter(|slot| **slot == b'0') {
+        for slot in space.iter_mut().rev().filter(|slot| **slot == b'0') {
             *slot = b'0' + (nanos % 10) as u8;
             nanos /= 10;
         }
-        let zeros = text[1..10].iter().take_while(|digit| **digit == b'0').count();
+        let zeros = space[1..10].iter().take_while(|digit| **digit == b'0').count();
         if self.0 < 0 {
-            out.push(b'-');
+            space[zeros] = b'-';
         }
-        out.extend_from_slice(&text[1 + zeros..]);
+        &space[zeros + usize::from(self.0 >= 0)..]
     }
 }
 
 /// Decimal USD with nine places, for example `0.000150000`.
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = Vec::with_capacity(24);
-        self.write(&mut text);
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        f.write_str(std::str::from_utf8(self.text(&mut [0; 21])).unwrap_or_default())
     }
 }
 

@@ -7,7 +7,8 @@ use millgate_types::{
     EmbeddingAnswer, EmbeddingFormat, Fault, FinishReason, Operation,
 };
 use serde::Deserialize;
-use serde::de::{SeqAccess, Visitor};
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::{moderation, reasoning, usage};
@@ -16,7 +17,7 @@ use crate::{Context, completion, error, not_implemented};
 
 pub(crate) fn decode(operation: Operation, body: &[u8]) -> Result<Answer, Fault> {
     match operation {
-        Operation::Chat => chat(object(body)?).map(Answer::Chat),
+        Operation::Chat => chat(body).map(Answer::Chat),
         Operation::Completions => completion_answer(object(body)?).map(Answer::Completion),
         Operation::Embeddings => embedding(body).map(Answer::Embedding),
         Operation::Moderations => moderation::decode_answer(body).map(Answer::Moderation),
@@ -44,80 +45,127 @@ fn refuse_error(map: Map<String, Value>) -> Result<Map<String, Value>, Fault> {
     }
 }
 
+/// A chat answer as it comes. Members that every answer has are read to where they go; a tree is built only of what
+/// some answers have.
+#[derive(Deserialize)]
+struct Wire<'a> {
+    id: Option<Value>,
+    #[serde(default, rename = "object")]
+    _object: IgnoredAny,
+    created: Option<Value>,
+    model: Option<Value>,
+    choices: Option<Vec<WireChoice>>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct WireChoice {
+    index: Option<Value>,
+    // A choice that Azure's filter emptied has no message at all.
+    message: Option<Message>,
+    finish_reason: Option<Value>,
+    stop_reason: Option<Value>,
+    logprobs: Option<Value>,
+}
+
+#[derive(Default, Deserialize)]
+struct Message {
+    #[serde(default, rename = "role")]
+    _role: IgnoredAny,
+    content: Option<Value>,
+    reasoning_content: Option<Value>,
+    reasoning: Option<Value>,
+    reasoning_details: Option<Value>,
+    refusal: Option<Value>,
+    tool_calls: Option<Value>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
 /// An id for a tool call whose server gave none. Holds the answer's id: ids must differ between turns.
 pub(crate) fn made_id(answer: &str, place: usize) -> String {
     let answer: String = answer.chars().filter(char::is_ascii_alphanumeric).collect();
     if answer.is_empty() { format!("call_{place}") } else { format!("call_{answer}_{place}") }
 }
 
-fn chat(mut map: Map<String, Value>) -> Result<ChatAnswer, Fault> {
-    let id = json::take_string(&mut map, "id").unwrap_or_default();
-    let Some(Value::Array(items)) = map.shift_remove("choices") else {
-        return Err(error::no_answer());
-    };
-    let choices: Vec<Choice> = items
-        .into_iter()
-        .enumerate()
-        .map(|(place, item)| match item {
-            Value::Object(item) => Ok(choice(item, place, &id)),
-            _ => Err(error::no_answer()),
-        })
-        .collect::<Result<_, _>>()?;
-    let usage = usage::take(&mut map);
-    map.shift_remove("object");
-    Ok(ChatAnswer {
-        id,
-        created: created(&mut map),
-        model: json::take_string(&mut map, "model").unwrap_or_default(),
-        choices,
-        usage,
-        dialect: Dialect::OpenAi,
-        extra: map,
-    })
+fn chat(body: &[u8]) -> Result<ChatAnswer, Fault> {
+    match serde_json::from_slice::<Wire<'_>>(body) {
+        Ok(wire) => wire.answer(body),
+        // Perhaps only a member that stands twice. In a tree the last one counts.
+        Err(_) => {
+            let once = Value::Object(object(body)?).to_string();
+            let wire = serde_json::from_str::<Wire<'_>>(&once);
+            wire.map_err(|cause| error::no_answer().with_cause(cause))?.answer(body)
+        }
+    }
 }
 
-fn created(map: &mut Map<String, Value>) -> Option<u64> {
-    let value = map.shift_remove("created")?;
+impl Wire<'_> {
+    fn answer(self, body: &[u8]) -> Result<ChatAnswer, Fault> {
+        let choices = self.choices.unwrap_or_default();
+        if choices.is_empty() && !object(body)?.get("choices").is_some_and(Value::is_array) {
+            return Err(error::no_answer());
+        }
+        let id = text(self.id).unwrap_or_default();
+        let choices = choices.into_iter().enumerate().map(|(place, wire)| choice(wire, place, &id)).collect();
+        Ok(ChatAnswer {
+            id,
+            created: self.created.as_ref().and_then(created),
+            model: text(self.model).unwrap_or_default(),
+            choices,
+            usage: self.usage.and_then(|usage| usage::read_text(usage.get().as_bytes())),
+            dialect: Dialect::OpenAi,
+            extra: self.extra,
+        })
+    }
+}
+
+/// Anything but a string counts as absent.
+fn text(value: Option<Value>) -> Option<String> {
+    match value {
+        Some(Value::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn created(value: &Value) -> Option<u64> {
     value
         .as_u64()
         .or_else(|| value.as_f64().filter(|float| *float > 0.0).map(|float| float as u64))
         .filter(|at| *at > 0)
 }
 
-fn choice(mut item: Map<String, Value>, place: usize, answer: &str) -> Choice {
-    let index = item.get("index").and_then(Value::as_u64).unwrap_or(place as u64) as u32;
-    // A choice that Azure's filter emptied has no message at all.
-    let mut message = match item.shift_remove("message") {
-        Some(Value::Object(message)) => message,
-        _ => Map::new(),
-    };
-    let thinking = json::take_string(&mut message, "reasoning_content").filter(|text| !text.is_empty());
-    let thinking = match message.shift_remove("reasoning") {
+fn choice(wire: WireChoice, place: usize, answer: &str) -> Choice {
+    let index = wire.index.as_ref().and_then(Value::as_u64).unwrap_or(place as u64) as u32;
+    let message = wire.message.unwrap_or_default();
+    let thinking = text(message.reasoning_content).filter(|text| !text.is_empty());
+    let thinking = match message.reasoning {
         Some(Value::String(text)) if !text.is_empty() => thinking.or(Some(text)),
         _ => thinking,
     };
-    let details = json::take(&mut message, "reasoning_details")
-        .filter(|list| list.as_array().is_none_or(|list| !list.is_empty()));
+    let details =
+        message.reasoning_details.filter(|list| list.as_array().is_none_or(|list| !list.is_empty()));
     let mut extra = Map::new();
     let mut content = reasoning::blocks(thinking, details, &mut extra);
-    visible(json::take(&mut message, "content"), &mut content);
-    if let Some(text) = json::take_string(&mut message, "refusal").filter(|text| !text.is_empty()) {
+    visible(message.content, &mut content);
+    if let Some(text) = text(message.refusal).filter(|text| !text.is_empty()) {
         content.push(Block::Refusal { text });
     }
     let calls_before = content.len();
-    if let Some(Value::Array(calls)) = message.shift_remove("tool_calls") {
+    if let Some(Value::Array(calls)) = message.tool_calls {
         content.extend(calls.into_iter().enumerate().map(|(place, call)| tool_call(call, place, answer)));
     }
     let has_calls = content.len() > calls_before;
-    message.shift_remove("role");
-    extra.extend(message.into_iter().filter(|(_, value)| !value.is_null()));
-    let finish = item.get("finish_reason").and_then(Value::as_str).map(finish_reason);
+    extra.extend(message.extra.into_iter().filter(|(_, value)| !value.is_null()));
+    let finish = wire.finish_reason.as_ref().and_then(Value::as_str).map(finish_reason);
     let finish = match finish {
         Some(FinishReason::Stop) if has_calls => Some(FinishReason::ToolCalls),
         finish => finish,
     };
-    let stop_sequence = item.get("stop_reason").and_then(Value::as_str).map(str::to_owned);
-    Choice { index, content, finish, stop_sequence, logprobs: json::take(&mut item, "logprobs"), extra }
+    Choice { index, content, finish, stop_sequence: text(wire.stop_reason), logprobs: wire.logprobs, extra }
 }
 
 /// Content as a string, or as the lists that some servers send.
@@ -238,7 +286,7 @@ fn completion_answer(mut map: Map<String, Value>) -> Result<CompletionAnswer, Fa
     map.shift_remove("object");
     Ok(CompletionAnswer {
         id: json::take_string(&mut map, "id").unwrap_or_default(),
-        created: created(&mut map),
+        created: map.shift_remove("created").as_ref().and_then(created),
         model: json::take_string(&mut map, "model").unwrap_or_default(),
         choices,
         usage,
@@ -521,4 +569,33 @@ fn write_embedding(out: &mut Vec<u8>, answer: &EmbeddingAnswer, context: &Contex
     super::usage::write_cost(&mut usage, &found);
     usage.end();
     top.end();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_answers_are_read_as_far_as_they_go() {
+        let text = |body: &str| chat(body.as_bytes()).map(|answer| answer.choices[0].content.clone());
+        let said = vec![Block::text("b".to_owned())];
+        let twice = r#"{"id":"1","id":"2","choices":[{"message":{"content":"a","content":"b"}}]}"#;
+        assert_eq!(text(twice).unwrap(), said);
+        assert_eq!(chat(twice.as_bytes()).unwrap().id, "2");
+        assert_eq!(
+            text(r#"{"id":7,"choices":[{"message":{"content":"b","role":null}}],"error":null}"#).unwrap(),
+            said
+        );
+        assert_eq!(text(r#"{"choices":[{"finish_reason":"content_filter"}]}"#).unwrap(), []);
+        assert!(chat(br#"{"choices":[]}"#).unwrap().choices.is_empty());
+        for none in [
+            r#"{"choices":null}"#,
+            "{}",
+            "[]",
+            r#"{"choices":[1]}"#,
+            r#"{"choices":[],"error":{"code":429}}"#,
+        ] {
+            assert!(text(none).is_err(), "{none}");
+        }
+    }
 }
