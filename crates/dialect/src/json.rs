@@ -9,6 +9,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
+use crate::scan;
+
 /// Parses a caller's body: one JSON value, no trailing data, no member named twice.
 pub(crate) fn parse(body: &[u8]) -> Result<Value, Fault> {
     let mut reader = serde_json::Deserializer::from_slice(body);
@@ -258,6 +260,32 @@ pub(crate) fn write<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     }
 }
 
+/// Writes a string, as [`write`] does and faster: plain text is copied a block at a time.
+pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    loop {
+        let (plain, special) = rest.split_at(scan::plain_length(rest));
+        out.extend_from_slice(plain);
+        let Some((byte, behind)) = special.split_first() else { break };
+        match byte {
+            b'"' | b'\\' => out.extend([b'\\', *byte]),
+            b'\n' => out.extend(b"\\n"),
+            b'\t' => out.extend(b"\\t"),
+            b'\r' => out.extend(b"\\r"),
+            0x08 => out.extend(b"\\b"),
+            0x0C => out.extend(b"\\f"),
+            _ => {
+                let digit = |value: u8| b"0123456789abcdef"[usize::from(value & 15)];
+                out.extend([b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(*byte)]);
+            }
+        }
+        rest = behind;
+    }
+    out.push(b'"');
+}
+
 /// Writes an object member by member.
 pub(crate) struct Object<'a> {
     out: &'a mut Vec<u8>,
@@ -275,9 +303,12 @@ impl<'a> Object<'a> {
             self.out.push(b',');
         }
         self.empty = false;
-        write(self.out, key);
+        write_string(self.out, key);
         self.out.push(b':');
         self.out
+    }
+    pub(crate) fn string(&mut self, key: &str, value: &str) {
+        write_string(self.key(key), value);
     }
     pub(crate) fn field<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) {
         write(self.key(key), value);
@@ -353,6 +384,18 @@ mod tests {
         let fault = refused(r#"{"a":1,"b":{"c":1,"c":2}}"#);
         assert_eq!(fault.code, code::DUPLICATE_MEMBER);
         assert_eq!(fault.param.as_deref(), Some("c"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn strings_are_written_as_serde_writes_them(
+            text in "(\\PC|[\\x00-\\x7f]|[a-z ]{30,70}){0,9}",
+        ) {
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            write_string(&mut ours, &text);
+            write(&mut theirs, &text);
+            proptest::prop_assert_eq!(ours, theirs);
+        }
     }
 
     #[test]

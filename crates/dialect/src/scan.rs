@@ -509,6 +509,20 @@ impl<'a> Scanner<'a> {
 /// Bytes looked at together.
 const BLOCK: usize = 32;
 
+/// How many bytes at the beginning of `text` may stand in a JSON string as they are.
+pub(crate) fn plain_length(text: &[u8]) -> usize {
+    let (blocks, rest) = text.as_chunks::<BLOCK>();
+    for (number, block) in blocks.iter().enumerate() {
+        for (index, marks) in specials(block).into_iter().enumerate() {
+            if marks != 0 {
+                return number * BLOCK + index * 8 + marks.trailing_zeros() as usize / 8;
+            }
+        }
+    }
+    let special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
+    text.len() - rest.len() + rest.iter().position(special).unwrap_or(rest.len())
+}
+
 /// Per eight bytes a word in which the highest bit of each byte says that it is a quote, a backslash or a
 /// control character. The first loop has the shape that the compiler turns into byte-wise vector compares.
 #[expect(clippy::needless_bitwise_bool, reason = "this is what gets vectorised")]

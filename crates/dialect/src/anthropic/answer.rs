@@ -193,15 +193,21 @@ pub(super) fn message_id(id: &str, context: &Context) -> String {
 
 fn write(out: &mut Vec<u8>, answer: &ChatAnswer, context: &Context) {
     let mut top = Object::new(out);
-    top.field("id", &message_id(&answer.id, context));
-    top.field("type", "message");
-    top.field("role", "assistant");
-    top.field("model", &context.model);
+    top.string("id", &message_id(&answer.id, context));
+    top.string("type", "message");
+    top.string("role", "assistant");
+    top.string("model", &context.model);
     let mut content = top.array("content");
     let choice = answer.choices.first();
     for block in choice.map(|choice| choice.content.as_slice()).unwrap_or_default() {
-        if let Some(value) = block_value(block) {
-            content.push(&value);
+        match block {
+            Block::Text { text, citations, .. } if citations.is_empty() => {
+                let mut block = content.object();
+                block.string("type", "text");
+                block.string("text", text);
+                block.end();
+            }
+            block => block_value(block).iter().for_each(|value| content.push(value)),
         }
     }
     content.end();
@@ -225,13 +231,7 @@ pub(super) fn stop_word(finish: &FinishReason, has_text: bool) -> &str {
 
 fn block_value(block: &Block) -> Option<Value> {
     Some(match block {
-        Block::Text { text, citations, .. } => {
-            let mut value = json!({"type": "text", "text": text});
-            if !citations.is_empty() {
-                value["citations"] = json!(citations);
-            }
-            value
-        }
+        Block::Text { text, citations, .. } => json!({"type": "text", "text": text, "citations": citations}),
         Block::Refusal { text } => json!({"type": "text", "text": text}),
         Block::Reasoning { text, signature } => {
             json!({"type": "thinking", "thinking": text, "signature": signature.as_deref().unwrap_or_default()})

@@ -50,7 +50,7 @@ fn chat(call: &ChatCall, quirks: &Quirks) -> Result<EncodedCall, Fault> {
     let mut top = Object::new(&mut body);
     top.some("anthropic_version", quirks.anthropic_version.as_ref());
     if !quirks.omit_model && !call.model.is_empty() {
-        top.field("model", &call.model);
+        top.string("model", &call.model);
     }
     top.field("max_tokens", &plan.max_tokens);
     let structured = version(&call.model).is_none_or(|version| version >= (4, 1));
@@ -310,7 +310,7 @@ impl Writer {
         }
         match system.as_slice() {
             [] => {}
-            [(text, None)] => top.field("system", text),
+            [(text, None)] => top.string("system", text),
             blocks => {
                 let blocks: Vec<Value> =
                     blocks.iter().map(|(text, mark)| text_block(text, mark.as_ref())).collect();

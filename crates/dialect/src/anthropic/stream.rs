@@ -286,7 +286,7 @@ impl MessageOut {
             message.field("id", &message_id(id, &self.context));
             message.field("type", "message");
             message.field("role", "assistant");
-            message.field("model", &self.context.model);
+            message.string("model", &self.context.model);
             message.array("content").end();
             message.field("stop_reason", &Value::Null);
             message.field("stop_sequence", &Value::Null);
@@ -411,7 +411,7 @@ impl MessageOut {
 fn frame(out: &mut Vec<u8>, name: &str, index: u32, rest: impl FnOnce(&mut Object<'_>)) {
     sse::event(out, name, |out| {
         let mut top = Object::new(out);
-        top.field("type", name);
+        top.string("type", name);
         top.field("index", &index);
         rest(&mut top);
         top.end();

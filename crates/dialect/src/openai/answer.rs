@@ -413,7 +413,7 @@ fn write_chat(out: &mut Vec<u8>, answer: &ChatAnswer, context: &Context) {
     top.field("id", &answer_id(&answer.id, "chatcmpl-", context));
     top.field("object", "chat.completion");
     top.field("created", &answer.created.unwrap_or(context.created));
-    top.field("model", &context.model);
+    top.string("model", &context.model);
     let mut choices = top.array("choices");
     for choice in &answer.choices {
         let mut item = choices.object();
@@ -440,7 +440,7 @@ fn message(mut item: Object<'_>, choice: &Choice, dialect: Dialect) {
     if text.is_empty() && (!calls.is_empty() || refusal.is_some()) {
         item.field("content", &Value::Null);
     } else {
-        item.field("content", &text);
+        item.string("content", &text);
     }
     item.field("refusal", &refusal);
     if !calls.is_empty() {
@@ -520,7 +520,7 @@ fn write_completion(out: &mut Vec<u8>, answer: &CompletionAnswer, context: &Cont
     top.field("id", &answer_id(&answer.id, "cmpl-", context));
     top.field("object", "text_completion");
     top.field("created", &answer.created.unwrap_or(context.created));
-    top.field("model", &context.model);
+    top.string("model", &context.model);
     let mut choices = top.array("choices");
     for choice in &answer.choices {
         let mut item = choices.object();
@@ -561,7 +561,7 @@ fn write_embedding(out: &mut Vec<u8>, answer: &EmbeddingAnswer, context: &Contex
     let mut top = Object::new(out);
     top.field("object", "list");
     write_vectors(&mut top, answer, context.embedding_format);
-    top.field("model", &context.model);
+    top.string("model", &context.model);
     let found = answer.usage.unwrap_or_default();
     let mut usage = top.object("usage");
     usage.field("prompt_tokens", &found.prompt_total());

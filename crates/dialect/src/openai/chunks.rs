@@ -48,7 +48,7 @@ impl ChunkWriter for ChunkOut {
         head.field("id", &answer::answer_id(id, if chat { "chatcmpl-" } else { "cmpl-" }, &self.context));
         head.field("object", if chat { "chat.completion.chunk" } else { "text_completion" });
         head.field("created", &created.unwrap_or(self.context.created));
-        head.field("model", &self.context.model);
+        head.string("model", &self.context.model);
     }
 
     fn chunk(&mut self, choice: u32, piece: &Piece<'_>, logprobs: Option<&Value>, out: &mut Vec<u8>) {
@@ -110,9 +110,9 @@ fn delta(mut delta: Object<'_>, piece: &Piece<'_>) {
             delta.field("role", "assistant");
             delta.field("content", "");
         }
-        Piece::Text(text) => delta.field("content", text),
-        Piece::Refusal(text) => delta.field("refusal", text),
-        Piece::Reasoning(text) => delta.field("reasoning_content", text),
+        Piece::Text(text) => delta.string("content", text),
+        Piece::Refusal(text) => delta.string("refusal", text),
+        Piece::Reasoning(text) => delta.string("reasoning_content", text),
         Piece::Details(details) => delta.field("reasoning_details", details),
         Piece::Tool { .. } | Piece::Arguments { .. } => {
             let mut calls = delta.array("tool_calls");

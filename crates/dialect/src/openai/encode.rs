@@ -55,7 +55,7 @@ impl Top<'_> {
     }
     pub(super) fn model(&mut self, model: &str) {
         if !self.quirks.omit_model && !model.is_empty() {
-            self.object.field("model", model);
+            self.object.string("model", model);
         }
     }
     pub(super) fn sampling(&mut self, sampling: &Sampling) {
@@ -191,7 +191,7 @@ fn tools(call: &ChatCall, top: &mut Top<'_>) {
             let mut item = list.object();
             item.field("type", "function");
             let mut function = item.object("function");
-            function.field("name", &tool.name);
+            function.string("name", &tool.name);
             function.some("description", tool.description.as_ref());
             function.some("parameters", tool.parameters.as_ref());
             function.some("strict", tool.strict.as_ref().filter(|_| strict));
@@ -333,7 +333,7 @@ impl Messages<'_> {
                 for (text, mark) in texts {
                     let mut part = parts.object();
                     part.field("type", "text");
-                    part.field("text", text);
+                    part.string("text", text);
                     part.some("cache_control", mark);
                     part.end();
                 }
@@ -343,11 +343,11 @@ impl Messages<'_> {
                 if *is_error {
                     text.insert_str(0, "Error: ");
                 }
-                item.field("content", &text);
+                item.string("content", &text);
             }
             item.some("name", message.name.as_ref());
             if !legacy {
-                item.field("tool_call_id", call_id);
+                item.string("tool_call_id", call_id);
             }
             self.extra(&mut item, message, index);
             item.end();
@@ -371,7 +371,7 @@ impl Messages<'_> {
             Role::Assistant => "assistant",
             Role::User | Role::Tool => "user",
         };
-        item.field("role", role);
+        item.string("role", role);
         let assistant = message.role == Role::Assistant;
         let visible: Vec<(usize, &Block)> = message
             .content
@@ -437,7 +437,7 @@ impl Messages<'_> {
         match visible {
             [] if null => item.field("content", &Value::Null),
             [] => item.field("content", ""),
-            [(_, only @ Block::Text { text, .. })] if plain(only) => item.field("content", text),
+            [(_, only @ Block::Text { text, .. })] if plain(only) => item.string("content", text),
             all if self.quirks.flatten_text && all.iter().all(|(_, block)| plain(block)) => {
                 let texts: Vec<&str> = all
                     .iter()
@@ -464,7 +464,7 @@ impl Messages<'_> {
             Block::Text { text, cache_control, .. } => {
                 let mut part = parts.object();
                 part.field("type", "text");
-                part.field("text", text);
+                part.string("text", text);
                 part.some("cache_control", cache_control.as_ref().filter(|_| marks));
                 part.end();
             }
