@@ -113,11 +113,11 @@ class Gateway(Child):
     def post(self, path, body, **kwargs):
         return self.http.post(path, json=body, **kwargs)
 
-    def predicts(self, path, body=None, seconds=120):
+    def predicts(self, path, body=None, seconds=120, **more):
         """Waits for the model behind a path and gives the answer."""
 
         def ready():
-            answer = self.post(path, body or IRIS)
+            answer = self.post(path, body or IRIS, **more)
             assert answer.status_code in (200, 503), answer.text
             return answer if answer.status_code == 200 else None
 

@@ -84,6 +84,7 @@ fn providers() -> Result<String> {
             Dialect::Ollama => "Ollama",
             Dialect::Mlflow => "MLflow",
             Dialect::Scoring => "MLflow scoring",
+            Dialect::Inference => "Open Inference",
         };
         let key = match &kind.auth {
             AuthScheme::Bearer => "`Authorization: Bearer`".to_owned(),

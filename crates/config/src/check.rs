@@ -6,10 +6,13 @@ mod naming;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use millgate_provider::ProviderKind;
 use millgate_types::{Dialect, ModelRef};
 use url::Url;
 
-use crate::document::{ChatApi, Config, EndpointConfig, EndpointType, KeyMode, LimitConfig, RouteConfig};
+use crate::document::{
+    ChatApi, Config, EndpointConfig, EndpointType, KeyMode, LimitConfig, ProviderConfig, RouteConfig,
+};
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
 use crate::value::Period;
@@ -145,6 +148,7 @@ impl Checker<'_> {
                         let what = format!("{} has no API versions", kind.title);
                         self.warning(&at("api_version"), &what, "the field is not used");
                     }
+                    self.scorer(&at("scorer"), provider, kind);
                     self.credential(name, provider, kind);
                     if kind.needs_key()
                         && provider.api_key.is_none()
@@ -182,6 +186,28 @@ impl Checker<'_> {
                     self.error(&at("headers"), format!("`{header}` is not a header's name"), "");
                 }
             }
+        }
+    }
+
+    fn scorer(&mut self, at: &[Step], provider: &ProviderConfig, kind: &ProviderKind) {
+        let is_scorer = kind.name == "http-scorer";
+        match &provider.scorer {
+            None if is_scorer => {
+                let hint =
+                    "for example `scorer: { path: /score, request: { data: $rows }, response: /result }`";
+                self.error(at, "the field `scorer` is missing", hint);
+            }
+            Some(_) if !is_scorer => {
+                self.error(at, format!("`{}` has an API of its own", kind.name), "use `kind: http-scorer`");
+            }
+            Some(scorer) if !scorer.path.starts_with('/') => {
+                self.error(&[at, steps!["path"]].concat(), "the path must begin with `/`", "");
+            }
+            Some(scorer) if !scorer.response.is_empty() && !scorer.response.starts_with('/') => {
+                let hint = "a JSON pointer begins with `/`, for example `/result/values`";
+                self.error(&[at, steps!["response"]].concat(), "this is no JSON pointer", hint);
+            }
+            _ => {}
         }
     }
 
@@ -373,9 +399,6 @@ impl Checker<'_> {
                 self.error(at, format!("`{target}` stands for many models"), hint);
             }
         } else if let Some((provider, model)) = target.split_once('/') {
-            if endpoint.kind == EndpointType::Predict {
-                self.error(at, "a provider cannot answer `predict`", "use a `models:/` URI");
-            }
             if model.is_empty() {
                 self.error(at, "the model's name is missing", "write `provider/model`");
             }
@@ -390,12 +413,14 @@ impl Checker<'_> {
                 }
                 Some(found) => {
                     let kind = millgate_provider::kind(&found.kind);
-                    if endpoint.kind != EndpointType::Predict
-                        && kind.is_some_and(|kind| {
-                            kind.for_model(model).path(endpoint.kind.operation()).is_none()
-                        })
-                    {
-                        let reason = format!("`{}` has no `{}`", found.kind, endpoint.kind.name());
+                    let has =
+                        |operation| kind.is_none_or(|kind| kind.for_model(model).path(operation).is_some());
+                    let reason = format!("`{}` has no `{}`", found.kind, endpoint.kind.name());
+                    if !has(endpoint.kind.operation()) && endpoint.kind == EndpointType::Predict {
+                        let hint = "use a `models:/` URI, or a provider of the kind `mlflow-scoring`, \
+                                    `open-inference` or `http-scorer`";
+                        self.error(at, reason, hint);
+                    } else if !has(endpoint.kind.operation()) {
                         self.warning(at, reason, "calls will be answered with 501");
                     }
                 }

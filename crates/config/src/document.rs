@@ -109,6 +109,9 @@ pub struct ProviderConfig {
     /// end of a name stands for any text.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub models: IndexMap<String, ModelConfig>,
+    /// How a model server with an API of its own is spoken to (kind `http-scorer`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scorer: Option<ScorerConfig>,
     /// Time for name look-up, TCP and TLS. Default `5s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<Period>,
@@ -146,6 +149,20 @@ impl ProviderConfig {
         }
         if missing.is_empty() { Ok(found) } else { Err(missing) }
     }
+}
+
+/// How a model server with an API of its own is spoken to.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScorerConfig {
+    /// Where requests go, below `base_url`, for example `/score`. `{model}` stands for the target's model.
+    pub path: String,
+    /// The request's body. A text that is exactly `$rows` (lists of values), `$records` (objects by column), `$columns`
+    /// (their names), `$params` or `$body` (all that came) stands for that.
+    pub request: serde_json::Value,
+    /// Where the predictions stand in the answer, as a JSON pointer: `/result/values`. Default: the whole answer.
+    #[serde(default)]
+    pub response: String,
 }
 
 /// The API that chats go by.

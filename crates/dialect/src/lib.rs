@@ -15,6 +15,7 @@ pub mod eventstream;
 mod find;
 mod foreign;
 mod gemini;
+mod inference;
 mod json;
 mod mlflow;
 mod ollama;
@@ -172,6 +173,7 @@ pub static DIALECTS: &[&dyn Codec] = &[
     &ollama::Ollama,
     &mlflow::Mlflow,
     &scoring::Scoring,
+    &inference::Inference,
 ];
 
 /// The codec of a dialect.

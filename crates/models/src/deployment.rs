@@ -299,18 +299,33 @@ impl Deployment {
     /// `worker_timeout`, `worker_crashed`, `worker_protocol`, `overloaded`, `registry_unavailable`,
     /// `model_unavailable`.
     pub async fn predict(&self, request: PredictRequest<'_>) -> Result<Prediction, Fault> {
-        let Some(live) = self.live.load_full() else { return Err(self.not_live()) };
+        let live = self.live()?;
         let content_type = ContentType::parse(request.content_type)?;
-        let deadline = request.deadline.min(Instant::now() + self.spec.timeout);
+        self.score(live, content_type, request.body, request.deadline).await
+    }
+
+    /// The version that serves now.
+    pub(crate) fn live(&self) -> Result<Arc<Live>, Fault> {
+        self.live.load_full().ok_or_else(|| self.not_live())
+    }
+
+    pub(crate) async fn score(
+        &self,
+        live: Arc<Live>,
+        content_type: ContentType,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<Prediction, Fault> {
+        let deadline = deadline.min(Instant::now() + self.spec.timeout);
         match &live.runtime {
-            Runtime::Native(_) => self.predict_native(live, content_type, request.body).await,
+            Runtime::Native(_) => self.predict_native(live, content_type, body).await,
             Runtime::Worker(pool) => {
                 let checked = if self.spec.compat_mlflow {
                     None
                 } else {
-                    Some(self.check(&live, content_type, &request.body).await?)
+                    Some(self.check(&live, content_type, &body).await?)
                 };
-                let reply = pool.predict(content_type.name(), request.body, deadline).await?;
+                let reply = pool.predict(content_type.name(), body, deadline).await?;
                 self.answer(reply, &live, checked.map_or(1, |checked| checked.rows))
             }
         }

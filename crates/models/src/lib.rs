@@ -8,6 +8,7 @@ mod deployment;
 mod doctor;
 mod environment;
 mod follow;
+mod inference;
 mod live;
 mod model_file;
 mod models;
@@ -22,6 +23,8 @@ pub use deployment::{
     RuntimeChoice,
 };
 pub use doctor::{Finding, FindingLevel, doctor};
+pub use inference::InferenceRequest;
+pub use millgate_scoring::inference::JSON_LENGTH;
 pub use models::Models;
 pub use registry::{Registry, RegistryAuth, RegistryConfig, RegistryError};
 pub use settings::ModelSettings;

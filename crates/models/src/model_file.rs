@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use millgate_scoring::Signature;
+use millgate_scoring::{Inputs, Signature};
 use serde_json::Value;
 
 use crate::registry::{read_yaml, text_of};
@@ -17,6 +17,8 @@ pub(crate) struct ModelFile {
     pub(crate) folder: PathBuf,
     flavors: Value,
     pub(crate) signature: Signature,
+    /// What it answers, as far as its signature says.
+    pub(crate) outputs: Option<Inputs>,
     pub(crate) mlflow_version: Option<String>,
     /// A ready request body, to warm the model with.
     pub(crate) example: Option<Bytes>,
@@ -29,6 +31,7 @@ impl ModelFile {
         let part = |name: &str| file.pointer(&format!("/signature/{name}")).and_then(Value::as_str);
         let signature =
             Signature::parse(part("inputs"), part("params")).map_err(|error| error.to_string())?;
+        let outputs = Signature::parse(part("outputs"), None).map_err(|error| error.to_string())?.inputs;
         let example = file
             .pointer("/saved_input_example_info/serving_input_path")
             .and_then(Value::as_str)
@@ -37,6 +40,7 @@ impl ModelFile {
             folder: folder.to_owned(),
             flavors: file.get("flavors").cloned().unwrap_or_default(),
             signature,
+            outputs,
             mlflow_version: text_of(file.get("mlflow_version")),
             example,
         })

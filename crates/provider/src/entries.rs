@@ -117,6 +117,8 @@ enum DialectName {
     Cohere,
     Ollama,
     Mlflow,
+    Scoring,
+    Inference,
 }
 
 impl DialectName {
@@ -129,6 +131,8 @@ impl DialectName {
             Self::Cohere => Dialect::Cohere,
             Self::Ollama => Dialect::Ollama,
             Self::Mlflow => Dialect::Mlflow,
+            Self::Scoring => Dialect::Scoring,
+            Self::Inference => Dialect::Inference,
         }
     }
 }
@@ -154,6 +158,8 @@ pub(crate) struct Paths {
     pub(crate) count_tokens: Option<String>,
     /// OpenAI's Responses API, which some providers have beside chat completions.
     pub(crate) responses: Option<String>,
+    /// In the scoring protocol's shape, or in the Open Inference Protocol's where that is the provider's dialect.
+    pub(crate) predict: Option<String>,
 }
 
 impl Paths {
@@ -165,7 +171,8 @@ impl Paths {
             Operation::Rerank => self.rerank.as_deref(),
             Operation::Moderations => self.moderations.as_deref(),
             Operation::CountTokens => self.count_tokens.as_deref(),
-            Operation::Predict | Operation::Native => None,
+            Operation::Predict => self.predict.as_deref(),
+            Operation::Native => None,
         }
     }
 }

@@ -156,6 +156,13 @@ impl ProviderKind {
             stream: false,
             path,
         }));
+        let is_inference = self.dialect == Dialect::Inference;
+        found.extend(self.paths.predict.as_deref().map(|path| Way {
+            dialect: if is_inference { Dialect::Inference } else { Dialect::Scoring },
+            operation: Operation::Predict,
+            stream: false,
+            path,
+        }));
         found.extend(paths.responses.as_deref().map(|path| Way {
             dialect: Dialect::Responses,
             operation: Operation::Chat,

@@ -7,10 +7,13 @@ mod cell;
 mod content_type;
 mod csv_input;
 mod frame;
+pub mod inference;
 mod input;
 mod json;
 mod params;
 mod signature;
+mod table;
+mod template;
 
 pub use answer::Predictions;
 pub use content_type::ContentType;
@@ -18,6 +21,7 @@ pub use frame::{ColumnData, Data, Frame, Matrix};
 pub use input::{Checked, check};
 pub use json::Json;
 pub use signature::{Column, Inputs, Kind, Param, Property, Signature, SignatureError, Tensor};
+pub use template::{PLACEHOLDERS, Template};
 
 /// A caller's name for a column or member, safe to show: short, without control characters.
 pub(crate) fn shown(name: &str) -> String {

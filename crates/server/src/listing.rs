@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use millgate_config::{EndpointType, RouteConfig};
-use millgate_models::DeploymentStatus;
+use millgate_models::{Deployment, DeploymentStatus};
 use millgate_observe::CONTENT_TYPE;
 use millgate_types::{Fault, code};
 use serde::Serialize;
@@ -62,9 +62,14 @@ pub(crate) fn public(gateway: &Gateway, snapshot: &Snapshot, surface: Surface<'_
 
 /// The model of `millgate models serve`: the endpoint at `/invocations`.
 fn served_model(snapshot: &Snapshot) -> Option<(bool, DeploymentStatus)> {
-    let endpoint = snapshot.by_path("/invocations")?;
+    let deployment = deployment(snapshot.by_path("/invocations")?)?;
+    Some((deployment.is_ready(), deployment.status()))
+}
+
+/// The first registered model behind an endpoint.
+fn deployment(endpoint: &Endpoint) -> Option<Arc<Deployment>> {
     endpoint.route.targets().iter().find_map(|target| match &target.kind {
-        TargetKind::Model(deployment) => Some((deployment.is_ready(), deployment.status())),
+        TargetKind::Model(deployment) => Some(Arc::clone(deployment)),
         TargetKind::Provider { .. } => None,
     })
 }
@@ -108,6 +113,31 @@ pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -
                 let shown: String = name.chars().take(128).collect();
                 Fault::client(code::MODEL_NOT_FOUND, format!("no model `{shown}` is served"))
             })?)
+        }
+        Surface::InferenceServer => json_reply(&json!({
+            "name": "millgate",
+            "version": env!("CARGO_PKG_VERSION"),
+            "extensions": ["binary_tensor_data"],
+        })),
+        Surface::InferenceModel { model, version, ready } => {
+            let name = surface::decoded(model);
+            let deployment =
+                snapshot.by_name(&name).and_then(|endpoint| deployment(endpoint)).ok_or_else(|| {
+                    let shown: String = name.chars().take(128).collect();
+                    Fault::client(
+                        code::MODEL_NOT_FOUND,
+                        format!("no registered model is served as `{shown}`"),
+                    )
+                })?;
+            let metadata = deployment.inference_metadata(&name, version)?;
+            if !ready {
+                return json_reply(&metadata);
+            }
+            let mut reply = json_reply(&json!({ "name": name, "ready": deployment.is_ready() }))?;
+            if !deployment.is_ready() {
+                reply.status = StatusCode::SERVICE_UNAVAILABLE;
+            }
+            Ok(reply)
         }
         Surface::MlflowEndpoints { legacy } => mlflow_endpoints(snapshot, legacy, head),
         Surface::MlflowEndpoint { name, legacy } => {

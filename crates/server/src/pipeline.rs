@@ -169,6 +169,16 @@ fn address<'a>(snapshot: &Snapshot, head: &'a Parts, flight: &mut Flight) -> Res
             let dialect = natural(endpoint.kind, Dialect::Mlflow);
             Addressed { endpoint: Some(Arc::clone(endpoint)), model_refused: true, ..Addressed::new(dialect) }
         }
+        Surface::Infer { model, .. } => {
+            let name = surface::decoded(model);
+            let endpoint = snapshot.by_name(&name).ok_or_else(|| unknown_endpoint(&name))?;
+            if endpoint.kind != EndpointType::Predict {
+                let public =
+                    format!("`{name}` is a {} endpoint, not a registered model", endpoint.kind.name());
+                return Err(Fault::invalid_value("model", public));
+            }
+            Addressed { endpoint: Some(Arc::clone(endpoint)), ..Addressed::new(Dialect::Inference) }
+        }
         Surface::OwnPath => {
             let endpoint = own.map(Arc::clone);
             let kind = endpoint.as_ref().map_or(EndpointType::Chat, |endpoint| endpoint.kind);

@@ -21,11 +21,13 @@ use millgate_dialect::Quirks;
 use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
 use millgate_policy::{Limiter, Rate, Route};
 use millgate_provider::{Family, ProviderKind};
+use millgate_scoring::Template;
 use millgate_types::{Dialect, ModelRef, Operation, Principal};
 use millgate_upstream::{Deadlines, Origin};
 use sha2::{Digest, Sha256};
 
 use crate::body::BodyLimits;
+use crate::dispatch::Described;
 use crate::native::{self, Native};
 
 /// Who shares a counter: an endpoint, a key's name, or an address.
@@ -118,6 +120,10 @@ pub(crate) struct Provider {
     pub(crate) first_content: Option<Duration>,
     /// What each request needs beside the headers.
     pub(crate) credential: Credential,
+    /// How it is spoken to, where its API is its own.
+    pub(crate) scorer: Option<Arc<Template>>,
+    /// What it said of its models.
+    pub(crate) described: Arc<Described>,
     ways: Vec<Way>,
     /// The same provider for models that are spoken to otherwise.
     families: Vec<(&'static Family, Arc<Provider>)>,

@@ -20,6 +20,12 @@ pub(crate) enum Surface<'a> {
     Action { model: &'a str, operation: Operation, stream: bool },
     /// A call of a named endpoint in MLflow's dialect; the endpoint's type says which operation.
     Invocations(&'a str),
+    /// A prediction by the Open Inference Protocol.
+    Infer { model: &'a str, version: Option<&'a str> },
+    /// What that protocol tells of a model; `ready`: only whether it serves.
+    InferenceModel { model: &'a str, version: Option<&'a str>, ready: bool },
+    /// What it tells of the server.
+    InferenceServer,
     /// A call at a path that may belong to an endpoint.
     OwnPath,
     /// OpenAI's model list.
@@ -58,7 +64,11 @@ impl Surface<'_> {
     /// The methods it answers, for `Allow`.
     pub(crate) fn methods(self) -> &'static [Method] {
         match self {
-            Self::ByModel(..) | Self::Action { .. } | Self::Invocations(_) | Self::OwnPath => &[Method::POST],
+            Self::ByModel(..)
+            | Self::Action { .. }
+            | Self::Invocations(_)
+            | Self::Infer { .. }
+            | Self::OwnPath => &[Method::POST],
             Self::MlflowLimits => &[Method::GET, Method::POST],
             _ => &[Method::GET, Method::HEAD],
         }
@@ -83,6 +93,7 @@ impl Surface<'_> {
             | Self::MlflowRoute(_)
             | Self::MlflowLimits => Dialect::Mlflow,
             Self::Ping | Self::Version => Dialect::Scoring,
+            Self::Infer { .. } | Self::InferenceModel { .. } | Self::InferenceServer => Dialect::Inference,
             _ => Dialect::OpenAi,
         }
     }
@@ -110,8 +121,9 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
             return Surface::MlflowEndpoints { legacy: true };
         }
         "/health" => return Surface::Health,
-        "/livez" => return Surface::Live,
-        "/readyz" => return Surface::Ready,
+        "/livez" | "/v2/health/live" => return Surface::Live,
+        "/readyz" | "/v2/health/ready" => return Surface::Ready,
+        "/v2" | "/v2/" => return Surface::InferenceServer,
         "/metrics" => return Surface::Metrics,
         "/ping" => return Surface::Ping,
         "/version" => return Surface::Version,
@@ -128,6 +140,9 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
     if let Some(name) = name_under("/gateway/", "/invocations").or(name_under("/endpoints/", "/invocations"))
     {
         return Surface::Invocations(name);
+    }
+    if let Some(surface) = path.strip_prefix("/v2/models/").and_then(inference) {
+        return surface;
     }
     if let Some(surface) = gemini(path) {
         return surface;
@@ -146,6 +161,25 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
         return Surface::MlflowRoute(name);
     }
     Surface::OwnPath
+}
+
+/// `{model}[/versions/{version}][/infer|/ready]`.
+fn inference(path: &str) -> Option<Surface<'_>> {
+    let (path, action) = match path.rsplit_once('/') {
+        Some((path, action @ ("infer" | "ready"))) => (path, action),
+        _ => (path, ""),
+    };
+    let (model, version) = match path.split_once("/versions/") {
+        Some((model, version)) => (model, Some(version)),
+        None => (path, None),
+    };
+    if [Some(model), version].into_iter().flatten().any(|part| part.is_empty() || part.contains('/')) {
+        return None;
+    }
+    Some(match action {
+        "infer" => Surface::Infer { model, version },
+        action => Surface::InferenceModel { model, version, ready: action == "ready" },
+    })
 }
 
 /// `/v1beta/models/{model}:{action}`; the model's name may hold `/` and `:`. Google's stable version of the API
@@ -285,6 +319,11 @@ mod tests {
         assert_eq!(read("/v1beta/models/chat"), Surface::GeminiModel("chat"));
         assert_eq!(read("/v1/models/chat"), Surface::Model("chat"));
         assert_eq!(decoded("llama3%3A8b%zz"), "llama3:8b%zz");
+        assert_eq!(read("/v2/models/iris/infer"), Surface::Infer { model: "iris", version: None });
+        let ready = Surface::InferenceModel { model: "iris", version: Some("3"), ready: true };
+        assert_eq!(read("/v2/models/iris/versions/3/ready"), ready);
+        assert_eq!(read("/v2/models/iris/versions/"), Surface::OwnPath);
+        assert_eq!(read("/v2/models/a/b/infer"), Surface::OwnPath);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub enum Dialect {
     Mlflow,
     /// The MLflow scoring protocol (`mlflow models serve`).
     Scoring,
+    /// The Open Inference Protocol, version 2 (KServe, MLServer, Triton).
+    Inference,
 }
 
 impl Dialect {
@@ -42,6 +44,7 @@ impl Dialect {
             Self::Ollama => "ollama",
             Self::Mlflow => "mlflow",
             Self::Scoring => "scoring",
+            Self::Inference => "inference",
         }
     }
 }

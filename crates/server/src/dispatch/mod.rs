@@ -11,6 +11,7 @@ mod mock;
 mod native;
 mod predict;
 mod raw;
+mod remote;
 mod stream;
 mod upload;
 
@@ -22,6 +23,7 @@ use millgate_types::{Fault, Retry, code};
 
 pub(crate) use facts::Facts;
 pub(crate) use native::{NativeCall, native};
+pub(crate) use remote::Described;
 
 use crate::flight::Flight;
 use crate::pipeline::{Planned, label};
@@ -53,16 +55,23 @@ pub(crate) async fn dispatch(
                     let public = format!("`model` must be a name that fits `{}`", planned.call.endpoint.name);
                     Fault::invalid_value("model", public)
                 })?;
-                let attempt = llm::Attempt {
-                    planned: &planned,
-                    provider,
-                    model: &model,
-                    known: &known,
-                    head,
-                    max_answer: snapshot.max_answer,
-                    heartbeat: snapshot.heartbeat,
-                };
-                attempt.run(&mut call, flight).await
+                if planned.call.facts.is_none() {
+                    let max_answer = snapshot.max_answer;
+                    let remote =
+                        remote::Remote { planned: &planned, provider, model: &model, head, max_answer };
+                    Box::pin(remote.predict(flight)).await
+                } else {
+                    let attempt = llm::Attempt {
+                        planned: &planned,
+                        provider,
+                        model: &model,
+                        known: &known,
+                        head,
+                        max_answer: snapshot.max_answer,
+                        heartbeat: snapshot.heartbeat,
+                    };
+                    attempt.run(&mut call, flight).await
+                }
             }
         };
         match attempt {

@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode, header};
-use millgate_models::{Deployment, PredictRequest};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use millgate_models::{Deployment, InferenceRequest, JSON_LENGTH, PredictRequest};
 use millgate_types::{Fault, Lane};
 
 use crate::flight::Flight;
 use crate::pipeline::Planned;
-use crate::reply::{Reply, names};
+use crate::reply::{Reply, names, number};
+use crate::surface::{self, Surface};
 
 /// No caller waits longer than this; the deployment's own time-out is usually shorter.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -24,16 +26,41 @@ pub(super) async fn predict(
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let request =
         PredictRequest { content_type, body: planned.call.body.clone(), deadline: Instant::now() + LONGEST };
-    let prediction = deployment.predict(request).await?;
+    let (prediction, json_length) = match surface::read(head.uri.path()) {
+        Surface::Infer { model, version } => {
+            let model = &surface::decoded(model);
+            let json_length = json_length(head)?;
+            deployment.infer(InferenceRequest { model, version, json_length, request }).await?
+        }
+        _ => (deployment.predict(request).await?, None),
+    };
     flight.first_byte();
     let record = flight.record();
     record.rows = prediction.rows;
     record.model_version = Some(prediction.version.clone());
-    let mut reply = Reply::whole(HeaderValue::from_static(prediction.content_type), prediction.body)
-        .with(names::RUNTIME, HeaderValue::from_static(prediction.runtime));
+    let mut reply = match json_length {
+        Some(_) => tensors(prediction.body, json_length),
+        None => Reply::whole(HeaderValue::from_static(prediction.content_type), prediction.body),
+    };
+    reply.headers.insert(names::RUNTIME, HeaderValue::from_static(prediction.runtime));
     reply.status = StatusCode::from_u16(prediction.status).unwrap_or(StatusCode::OK);
     if let Ok(version) = HeaderValue::from_str(&prediction.version) {
         reply.headers.insert(names::MODEL_VERSION, version);
     }
     Ok(reply)
+}
+
+/// An answer of the Open Inference Protocol; `json_length` where binary tensors stand behind the JSON.
+pub(super) fn tensors(body: Bytes, json_length: Option<usize>) -> Reply {
+    let Some(length) = json_length else { return Reply::json(body) };
+    Reply::whole(HeaderValue::from_static("application/octet-stream"), body)
+        .with(HeaderName::from_static(JSON_LENGTH), number(length as u64))
+}
+
+/// The Open Inference Protocol's header for bodies with binary tensors.
+pub(super) fn json_length(head: &Parts) -> Result<Option<usize>, Fault> {
+    let Some(value) = head.headers.get(JSON_LENGTH) else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
+    let wrong = || Fault::invalid_value(JSON_LENGTH, format!("`{JSON_LENGTH}` must be a number of bytes"));
+    length.map(Some).ok_or_else(wrong)
 }

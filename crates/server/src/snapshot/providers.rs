@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use millgate_config::{ChatApi, Config, ProviderConfig};
 use millgate_credential::{Credential, Credentials, Opened, Wanted};
 use millgate_provider::{ProviderKind, Settings, complete};
+use millgate_scoring::Template;
 use millgate_types::{Dialect, Operation};
 use millgate_upstream::{Deadlines, Origin};
 use url::Url;
@@ -96,7 +97,15 @@ pub(super) fn open(
         deadlines,
         first_content: written.first_content_timeout.map(|period| period.0),
         credential: opened.credential.clone(),
-        ways: paths.of_chats(written.api, paths.ways(kind)?),
+        scorer: written.scorer.as_ref().map(|scorer| {
+            let (request, response) = (scorer.request.clone(), scorer.response.clone());
+            Arc::new(Template { request, response })
+        }),
+        described: Arc::default(),
+        ways: match &written.scorer {
+            Some(scorer) => vec![paths.way(Dialect::Scoring, Operation::Predict, false, &scorer.path)?],
+            None => paths.of_chats(written.api, paths.ways(kind)?),
+        },
         quirks,
         base: prefix.clone(),
         families: Vec::new(),
@@ -121,19 +130,21 @@ struct Paths<'a> {
 
 impl Paths<'_> {
     fn ways(&self, kind: &ProviderKind) -> Result<Vec<Way>, String> {
+        let ways = kind.ways(self.version.is_some()).into_iter();
+        ways.map(|way| self.way(way.dialect, way.operation, way.stream, way.path)).collect()
+    }
+
+    fn way(&self, dialect: Dialect, operation: Operation, stream: bool, path: &str) -> Result<Way, String> {
         let prefix = self.prefix;
-        let ways = kind.ways(self.version.is_some()).into_iter().map(|way| {
-            let path = complete(way.path, self.settings);
-            let path = path.replace("{version}", &Encoded(self.version.unwrap_or_default()).to_string());
-            let place = match path.split_once("{model}") {
-                Some((before, after)) => Place::ByModel(format!("{prefix}{before}"), after.to_owned()),
-                None => Place::Fixed(format!("{prefix}{path}")),
-            };
-            let whole = format!("{prefix}{}", path.replace("{model}", "m"));
-            whole.parse::<Uri>().map_err(|error| format!("providers.{}: {error}", self.name))?;
-            Ok(Way { dialect: way.dialect, operation: way.operation, stream: way.stream, place })
-        });
-        ways.collect()
+        let path = complete(path, self.settings);
+        let path = path.replace("{version}", &Encoded(self.version.unwrap_or_default()).to_string());
+        let place = match path.split_once("{model}") {
+            Some((before, after)) => Place::ByModel(format!("{prefix}{before}"), after.to_owned()),
+            None => Place::Fixed(format!("{prefix}{path}")),
+        };
+        let whole = format!("{prefix}{}", path.replace("{model}", "m"));
+        whole.parse::<Uri>().map_err(|error| format!("providers.{}: {error}", self.name))?;
+        Ok(Way { dialect, operation, stream, place })
     }
 
     /// The ways, where chats go by the API that the configuration says.

@@ -214,7 +214,7 @@ async fn a_caller_who_leaves_ends_the_work_at_the_provider_at_once() {
     }
     delays.sort_unstable();
     let (median, most) = (delays[count / 2], delays[count - 1]);
-    println!("the provider saw {count} callers leave after {median:?} (median), {most:?} at most");
+    eprintln!("the provider saw {count} callers leave after {median:?} (median), {most:?} at most");
     assert!(median < PROMISED, "{delays:?}");
     until(&gateway, "millgate_requests_in_flight 1").await;
     let metrics = gateway.get("/metrics").await.text();

@@ -151,7 +151,8 @@ fn manner_of_thinking(kind: &ProviderKind) -> &'static str {
 /// Every row, and the lines of the page for kinds that have none.
 pub(super) fn all() -> (Vec<Row>, Vec<String>) {
     let (mut rows, mut notes) = (Vec::new(), Vec::new());
-    for kind in kinds() {
+    // Servers of registered models are no LLMs.
+    for kind in kinds().iter().filter(|kind| !matches!(kind.dialect, Dialect::Scoring | Dialect::Inference)) {
         if let Some((name, why)) = ELSEWHERE.iter().find(|(name, _)| *name == kind.name) {
             notes.push(format!("`{name}` {why}."));
             continue;
