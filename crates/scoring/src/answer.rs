@@ -1,12 +1,17 @@
 //! Answers of models that ran in process, written byte for byte as MLflow's scoring server writes them.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 /// What a native model predicts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Predictions {
     /// One label per row.
     Labels(Vec<i64>),
+    /// One truth value per row.
+    Truths(Vec<bool>),
+    /// One text per row.
+    Texts(Vec<Arc<str>>),
     /// float32 values, `width` of them per row; `width` 1 is one number per row.
     Floats {
         /// Numbers per row.
@@ -28,7 +33,7 @@ impl Predictions {
     #[must_use]
     pub fn not_finite(&self) -> Option<(usize, Option<usize>)> {
         let (width, at) = match self {
-            Self::Labels(_) => return None,
+            Self::Labels(_) | Self::Truths(_) | Self::Texts(_) => return None,
             Self::Floats { width, values } => (*width, values.iter().position(|value| !value.is_finite())?),
             Self::Doubles { width, values } => (*width, values.iter().position(|value| !value.is_finite())?),
         };
@@ -44,6 +49,10 @@ impl Predictions {
             Self::Labels(labels) => write_list(&mut out, 1, labels, |out, label| {
                 let _ = write!(out, "{label}");
             }),
+            Self::Truths(truths) => write_list(&mut out, 1, truths, |out, truth| {
+                out.push_str(if *truth { "true" } else { "false" });
+            }),
+            Self::Texts(texts) => write_list(&mut out, 1, texts, |out, text| write_text(out, text)),
             Self::Floats { width, values } => {
                 write_list(&mut out, *width, values, |out, value| write_float(out, f64::from(*value)));
             }
@@ -78,6 +87,29 @@ fn write_list<T>(out: &mut String, width: usize, values: &[T], write: impl Fn(&m
         plain(out, row);
     }
     out.push(']');
+}
+
+/// A JSON string as Python writes it: ASCII only, characters above U+FFFF as surrogate pairs.
+fn write_text(out: &mut String, text: &str) {
+    out.push('"');
+    for letter in text.chars() {
+        match letter {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            ' '..='~' => out.push(letter),
+            _ => {
+                for unit in letter.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    out.push('"');
 }
 
 /// Python's `repr(float)`: the shortest digits that read back (ryu breaks ties to even, as Python does and Rust's
@@ -126,6 +158,16 @@ fn write_float(out: &mut String, value: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_written_as_python_writes_them() {
+        let texts = ["a \"b\"\\", "\u{e9}\u{1f600}\u{7f}\n\u{1}", ""].map(Arc::from).to_vec();
+        assert_eq!(
+            Predictions::Texts(texts).to_json(),
+            r#"{"predictions": ["a \"b\"\\", "\u00e9\ud83d\ude00\u007f\n\u0001", ""]}"#
+        );
+        assert_eq!(Predictions::Truths(vec![true, false]).to_json(), "{\"predictions\": [true, false]}");
+    }
 
     #[test]
     fn numbers_are_written_as_python_writes_them() {

@@ -1,5 +1,6 @@
 //! Models that run in this process: gradient-boosted trees, read as data. Nothing of a model's code runs here.
 
+mod forest;
 mod lightgbm;
 mod ubjson;
 mod xgboost;
@@ -30,8 +31,8 @@ enum Trees {
 impl Trees {
     fn features(&self) -> usize {
         match self {
-            Self::Xgboost(trees) => trees.features,
-            Self::Lightgbm(trees) => trees.features,
+            Self::Xgboost(trees) => trees.features(),
+            Self::Lightgbm(trees) => trees.features(),
         }
     }
 
@@ -84,7 +85,8 @@ impl NativeModel {
             }
             Trees::Lightgbm(trees) => {
                 let rows = matrix(data, width, |value| value, |value| value as f64)?;
-                Ok(trees.predict(&rows))
+                let (width, values) = trees.predict(rows);
+                Ok(Predictions::Doubles { width, values })
             }
         }
     }
