@@ -64,6 +64,8 @@ pub struct DeploymentSpec {
     pub network_allowed: bool,
     /// Answer as MLflow does, without our stricter checks. Implies a worker.
     pub compat_mlflow: bool,
+    /// How far a converted model's numbers may lie from Python's where they cannot be the same to the last bit.
+    pub tolerance: Option<f64>,
 }
 
 impl DeploymentSpec {
@@ -81,6 +83,7 @@ impl DeploymentSpec {
             memory_limit_bytes: None,
             network_allowed: false,
             compat_mlflow: false,
+            tolerance: None,
         }
     }
 }

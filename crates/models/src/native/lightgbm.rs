@@ -101,6 +101,10 @@ impl Lightgbm {
         self.forest.features()
     }
 
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
     /// Rows of as many values as there are features.
     pub(super) fn predict(&self, mut rows: Vec<f64>) -> (usize, Vec<f64>) {
         let features = self.forest.features();

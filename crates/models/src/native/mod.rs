@@ -1,8 +1,15 @@
-//! Models that run in this process: gradient-boosted trees, read as data. Nothing of a model's code runs here.
+//! Models that run in this process: trees, read as data, and scikit-learn models as the conversion job describes them.
+//! Nothing of a model's code runs here.
 
+pub(crate) mod converted;
+mod description;
+mod estimator;
 mod forest;
 mod lightgbm;
+mod pipeline;
+mod transform;
 mod ubjson;
+mod words;
 mod xgboost;
 
 use millgate_scoring::{Column, ColumnData, Data, Inputs, Kind, Predictions, Signature};
@@ -11,6 +18,7 @@ use serde_json::Value;
 
 use crate::model_file::ModelFile;
 use lightgbm::Lightgbm;
+use pipeline::Pipeline;
 use xgboost::{Wrapper, Xgboost};
 
 /// The largest model file that is read into this process, in bytes.
@@ -19,7 +27,13 @@ const FILE_LIMIT: u64 = 512 << 20;
 /// A model that needs no worker.
 #[derive(Debug)]
 pub(crate) struct NativeModel {
-    trees: Trees,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Trees(Trees),
+    Pipeline(Pipeline),
 }
 
 #[derive(Debug)]
@@ -63,18 +77,26 @@ impl NativeModel {
             return Err("no native runtime knows the model's flavours".to_owned());
         };
         check_columns(&model.signature, &trees)?;
-        Ok(Self { trees })
+        Ok(Self { form: Form::Trees(trees) })
     }
 
     /// How much one call costs, in tree walks.
     pub(crate) fn work(&self, rows: u64) -> u64 {
-        rows.saturating_mul(self.trees.count() as u64)
+        let row = match &self.form {
+            Form::Trees(trees) => trees.count(),
+            Form::Pipeline(pipeline) => pipeline.work(),
+        };
+        rows.saturating_mul(row as u64)
     }
 
     /// Predicts rows that were checked against the signature.
     pub(crate) fn predict(&self, data: &Data) -> Result<Predictions, Fault> {
-        let width = self.trees.features();
-        match &self.trees {
+        let trees = match &self.form {
+            Form::Trees(trees) => trees,
+            Form::Pipeline(pipeline) => return pipeline.predict(data),
+        };
+        let width = trees.features();
+        match trees {
             Trees::Xgboost(trees) => {
                 let rows = matrix(data, width, |value| value as f32, |value| value as f32)?;
                 // XGBoost refuses infinities ("Input data contains `inf`").

@@ -1,0 +1,105 @@
+//! A converted scikit-learn model: steps, then an estimator. Rows go through the steps one by one, then through the
+//! estimator together.
+
+use millgate_scoring::{ColumnData, Data, Frame, Predictions};
+use millgate_types::{Fault, code};
+
+use super::estimator::{Answer, Estimator};
+use super::rejected;
+use super::transform::{Cell, Row, Step};
+
+/// A model as it was described.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    /// Columns of the input.
+    pub(super) width: u32,
+    /// Each with the features that come out of it.
+    pub(super) steps: Vec<(Step, u32)>,
+    pub(super) estimator: Estimator,
+    pub(super) answer: Answer,
+}
+
+impl Pipeline {
+    /// How much a row costs, in tree walks.
+    pub(super) fn work(&self) -> usize {
+        // A step of one row costs about what a tree does.
+        self.estimator.work() + self.steps.len()
+    }
+
+    /// Whether answers must be Python's to the last bit.
+    pub(super) fn is_exact(&self) -> bool {
+        self.estimator.is_exact()
+            && match &self.answer {
+                Answer::Values(link) => link.is_exact(),
+                Answer::Labels(..) | Answer::Own => true,
+            }
+    }
+
+    pub(super) fn predict(&self, data: &Data) -> Result<Predictions, Fault> {
+        let columns = match data {
+            Data::Matrix(matrix) if matrix.width == self.width as usize || matrix.rows == 0 => {
+                let mut gathered = self.estimator.gather();
+                let mut row = Row::with_capacity(matrix.width);
+                for (index, values) in matrix.values.chunks_exact(matrix.width.max(1)).enumerate() {
+                    row.clear();
+                    row.extend((0..).zip(values).map(|(place, value)| (place, Cell::Number(*value))));
+                    self.push(index, &mut row, &mut gathered)?;
+                }
+                return Ok(self.estimator.finish(gathered, &self.answer));
+            }
+            Data::Matrix(matrix) => {
+                let text = format!("expected {} values a row, found {}", self.width, matrix.width);
+                return Err(Fault::client(code::SCHEMA_MISMATCH, text));
+            }
+            Data::Frame(frame) => frame,
+        };
+        let mut gathered = self.estimator.gather();
+        let mut row = Row::with_capacity(columns.columns.len());
+        for index in 0..columns.rows {
+            read_row(columns, index, &mut row)?;
+            self.push(index, &mut row, &mut gathered)?;
+        }
+        Ok(self.estimator.finish(gathered, &self.answer))
+    }
+
+    fn push<'a>(
+        &'a self,
+        index: usize,
+        row: &mut Row<'a>,
+        gathered: &mut super::estimator::Gathered,
+    ) -> Result<(), Fault> {
+        let refused = |why: &str| rejected(format!("row {index}: {why}"));
+        let mut width = self.width;
+        for (step, made) in &self.steps {
+            let mut next = Row::with_capacity(row.len());
+            step.apply(row, width, 0, &mut next).map_err(refused)?;
+            *row = next;
+            width = *made;
+        }
+        self.estimator.push(row, width as usize, gathered).map_err(refused)
+    }
+}
+
+fn read_row<'a>(frame: &'a Frame, index: usize, row: &mut Row<'a>) -> Result<(), Fault> {
+    row.clear();
+    for (place, column) in (0..).zip(&frame.columns) {
+        let cell = match column {
+            ColumnData::Int(cells) => cells.get(index).map(|cell| Cell::Number(*cell as f64)),
+            ColumnData::Float(cells) => cells.get(index).map(|cell| Cell::Number(*cell)),
+            ColumnData::Text(cells) => {
+                cells.get(index).map(|cell| cell.as_deref().map_or(Cell::Nothing, Cell::Text))
+            }
+            ColumnData::Bool(cells) => match cells.get(index) {
+                Some(Some(cell)) => Some(Cell::Number(f64::from(u8::from(*cell)))),
+                Some(None) => return Err(rejected(format!("row {index}: the model takes no null booleans"))),
+                None => None,
+            },
+            ColumnData::Missing => {
+                return Err(rejected(format!("the model needs all of its {} columns", frame.columns.len())));
+            }
+            ColumnData::Opaque => None,
+        };
+        row.push((place, cell.ok_or_else(|| rejected("a column of a type that the model does not take".to_owned()))?));
+    }
+    Ok(())
+}
