@@ -21,7 +21,10 @@ const LIMIT: u64 = 256 << 20;
 /// Whether conversion may help: scikit-learn's flavour, or LightGBM's scikit-learn wrapper.
 pub(crate) fn is_candidate(model: &ModelFile) -> bool {
     let wrapper = |flavor: &Value| {
-        flavor.get("model_class").and_then(Value::as_str).is_some_and(|class| class.starts_with("lightgbm.sklearn."))
+        flavor
+            .get("model_class")
+            .and_then(Value::as_str)
+            .is_some_and(|class| class.starts_with("lightgbm.sklearn."))
     };
     model.flavor("sklearn").is_some() || model.flavor("lightgbm").is_some_and(wrapper)
 }

@@ -25,6 +25,8 @@ pub enum RuntimeChoice {
     Auto,
     /// Native or nothing.
     Native,
+    /// The ONNX Runtime in this process, or nothing.
+    Onnx,
     /// A Python worker.
     Worker,
 }
@@ -125,7 +127,7 @@ pub struct DeploymentStatus {
     pub state: DeploymentState,
     /// The version that serves.
     pub version: Option<Arc<str>>,
-    /// `native` or `worker`, of the version that serves.
+    /// `native`, `onnx` or `worker`, of the version that serves.
     pub runtime: Option<&'static str>,
     /// Why that runtime.
     pub runtime_reason: Option<String>,
@@ -358,6 +360,7 @@ impl Deployment {
             return Err(Fault::client(code, text));
         };
         let version = live.version.clone();
+        let runtime = live.runtime.name();
         let large = matches!(&live.runtime, Runtime::Native(model) if model.work(rows) > LARGE_WORK);
         let run = move || match &live.runtime {
             Runtime::Native(model) => {
@@ -376,7 +379,7 @@ impl Deployment {
             content_type: "application/json",
             rows,
             version,
-            runtime: "native",
+            runtime,
         })
     }
 

@@ -12,7 +12,7 @@ use crate::convert;
 use crate::deployment::{Deployment, DeploymentState, RuntimeChoice};
 use crate::environment::{self, Environment};
 use crate::model_file::ModelFile;
-use crate::native::{NativeModel, converted};
+use crate::native::{NativeModel, converted, onnx};
 use crate::registry::{RegistryError, Resolved};
 use crate::settings::ModelSettings;
 use crate::worker::user::{self, Gap, User};
@@ -37,7 +37,7 @@ pub(crate) enum Runtime {
 impl Runtime {
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Native(_) => "native",
+            Self::Native(model) => model.runtime(),
             Self::Worker(_) => "worker",
         }
     }
@@ -131,21 +131,47 @@ impl Start<'_> {
             RuntimeChoice::Auto if spec.compat_mlflow => {
                 return Ok(Err("`compat: mlflow` asks for MLflow's own answers".to_owned()));
             }
-            RuntimeChoice::Auto | RuntimeChoice::Native => {}
+            RuntimeChoice::Auto | RuntimeChoice::Native | RuntimeChoice::Onnx => {}
         }
         note(DeploymentState::Loading);
-        let loaded = if convert::is_candidate(self.model) {
+        let insists = spec.runtime == RuntimeChoice::Onnx;
+        let loaded = if self.model.flavor("onnx").is_some() && spec.runtime != RuntimeChoice::Native {
+            self.onnx().await?
+        } else if insists {
+            Err("the model has no onnx flavour".to_owned())
+        } else if convert::is_candidate(self.model) {
             self.convert(digest, note).await?
         } else {
             let read = "trees are read and walked in process".to_owned();
             load_trees(self.model.clone()).await?.map(|native| (native, read))
         };
         match loaded {
+            Err(why) if insists => {
+                Err(LoadError::Model(format!("`runtime: onnx` is configured, but: {why}")))
+            }
             Err(why) if spec.runtime == RuntimeChoice::Native => {
                 Err(LoadError::Model(format!("`runtime: native` is configured, but: {why}")))
             }
             loaded => Ok(loaded),
         }
+    }
+
+    /// An ONNX model in this process, by a library of the operator's: never by one that a model's requirements brought.
+    async fn onnx(&self) -> Result<Result<(NativeModel, String), String>, LoadError> {
+        let library = match &self.settings.onnx_library {
+            Some(library) => Some(library.clone()),
+            None => onnx::find(&environment::folders(self.settings).await.unwrap_or_default()),
+        };
+        let Some(library) = library else {
+            let why = "no ONNX Runtime library: set `models.onnx_library`, or install onnxruntime for `models.python`";
+            return Ok(Err(why.to_owned()));
+        };
+        let model = self.model.clone();
+        run(move || {
+            let loaded = onnx::load(&library, &model);
+            Ok(loaded.map(|native| (native, "run by the ONNX Runtime in process".to_owned())))
+        })
+        .await
     }
 
     /// A scikit-learn model as data: kept from an earlier start, or made by the conversion job.

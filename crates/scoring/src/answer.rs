@@ -26,6 +26,116 @@ pub enum Predictions {
         /// Row by row.
         values: Vec<f64>,
     },
+    /// Several named outputs, each as long as its shape says.
+    Outputs {
+        /// A list of records with one value of each output, of which all have the same length; else an object of nested
+        /// lists.
+        records: bool,
+        /// In order.
+        outputs: Vec<Output>,
+    },
+}
+
+/// One of several named outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// Its name.
+    pub name: String,
+    /// Sizes of its dimensions.
+    pub shape: Vec<usize>,
+    /// Row by row.
+    pub values: Values,
+}
+
+/// Values of one type.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// float32
+    Floats(Vec<f32>),
+    /// float64
+    Doubles(Vec<f64>),
+    /// Integers of up to 64 bits.
+    Integers(Vec<i64>),
+    /// bool
+    Truths(Vec<bool>),
+    /// str
+    Texts(Vec<String>),
+}
+
+impl Values {
+    fn len(&self) -> usize {
+        match self {
+            Self::Floats(values) => values.len(),
+            Self::Doubles(values) => values.len(),
+            Self::Integers(values) => values.len(),
+            Self::Truths(values) => values.len(),
+            Self::Texts(values) => values.len(),
+        }
+    }
+
+    fn write(&self, out: &mut String, place: usize) {
+        match self {
+            Self::Floats(values) => write_float(out, f64::from(values[place])),
+            Self::Doubles(values) => write_float(out, values[place]),
+            Self::Integers(values) => {
+                let _ = write!(out, "{}", values[place]);
+            }
+            Self::Truths(values) => out.push_str(if values[place] { "true" } else { "false" }),
+            Self::Texts(values) => write_text(out, &values[place]),
+        }
+    }
+
+    fn not_finite(&self) -> Option<usize> {
+        match self {
+            Self::Floats(values) => values.iter().position(|value| !value.is_finite()),
+            Self::Doubles(values) => values.iter().position(|value| !value.is_finite()),
+            _ => None,
+        }
+    }
+}
+
+/// As nested lists; `start` is the first value's place.
+fn write_nested(out: &mut String, shape: &[usize], values: &Values, start: usize) {
+    let Some((size, inner)) = shape.split_first() else {
+        values.write(out, start);
+        return;
+    };
+    let step = inner.iter().product::<usize>();
+    out.push('[');
+    for index in 0..*size {
+        if index > 0 {
+            out.push_str(", ");
+        }
+        write_nested(out, inner, values, start + index * step);
+    }
+    out.push(']');
+}
+
+/// One value of each output per row, or each output whole.
+fn write_outputs(out: &mut String, records: bool, outputs: &[Output]) {
+    let rows = if records { outputs.first().map_or(0, |output| output.values.len()) } else { 1 };
+    if records {
+        out.push('[');
+    }
+    for row in 0..rows {
+        out.push_str(if row > 0 { ", {" } else { "{" });
+        for (index, output) in outputs.iter().enumerate() {
+            if index > 0 {
+                out.push_str(", ");
+            }
+            write_text(out, &output.name);
+            out.push_str(": ");
+            if records {
+                output.values.write(out, row);
+            } else {
+                write_nested(out, &output.shape, &output.values, 0);
+            }
+        }
+        out.push('}');
+    }
+    if records {
+        out.push(']');
+    }
 }
 
 impl Predictions {
@@ -34,6 +144,13 @@ impl Predictions {
     pub fn not_finite(&self) -> Option<(usize, Option<usize>)> {
         let (width, at) = match self {
             Self::Labels(_) | Self::Truths(_) | Self::Texts(_) => return None,
+            Self::Outputs { outputs, .. } => {
+                let found = outputs.iter().enumerate().find_map(|(index, output)| {
+                    let row = output.shape.iter().skip(1).product::<usize>().max(1);
+                    output.values.not_finite().map(|at| (at / row, index))
+                });
+                return found.map(|(row, column)| (row, (outputs.len() > 1).then_some(column)));
+            }
             Self::Floats { width, values } => (*width, values.iter().position(|value| !value.is_finite())?),
             Self::Doubles { width, values } => (*width, values.iter().position(|value| !value.is_finite())?),
         };
@@ -53,6 +170,7 @@ impl Predictions {
                 out.push_str(if *truth { "true" } else { "false" });
             }),
             Self::Texts(texts) => write_list(&mut out, 1, texts, |out, text| write_text(out, text)),
+            Self::Outputs { records, outputs } => write_outputs(&mut out, *records, outputs),
             Self::Floats { width, values } => {
                 write_list(&mut out, *width, values, |out, value| write_float(out, f64::from(*value)));
             }
@@ -167,6 +285,17 @@ mod tests {
             r#"{"predictions": ["a \"b\"\\", "\u00e9\ud83d\ude00\u007f\n\u0001", ""]}"#
         );
         assert_eq!(Predictions::Truths(vec![true, false]).to_json(), "{\"predictions\": [true, false]}");
+    }
+
+    #[test]
+    fn named_outputs_are_records_or_nested_lists() {
+        let label = Output { name: "label".to_owned(), shape: vec![2], values: Values::Integers(vec![1, 0]) };
+        let share =
+            Output { name: "p".to_owned(), shape: vec![2, 1], values: Values::Floats(vec![0.5, 1.0]) };
+        let outputs = vec![label, share];
+        let answer = |records| Predictions::Outputs { records, outputs: outputs.clone() }.to_json();
+        assert_eq!(answer(true), r#"{"predictions": [{"label": 1, "p": 0.5}, {"label": 0, "p": 1.0}]}"#);
+        assert_eq!(answer(false), r#"{"predictions": {"label": [1, 0], "p": [[0.5], [1.0]]}}"#);
     }
 
     #[test]

@@ -102,7 +102,10 @@ fn compare(
             return Err(format!("verification row {before} is answered, where Python refuses it"));
         }
         (Err(fault), Some(_)) => {
-            return Err(format!("verification row {before} is refused, where Python answers: {}", fault.public));
+            return Err(format!(
+                "verification row {before} is refused, where Python answers: {}",
+                fault.public
+            ));
         }
         (Ok((rows, ours)), Some(theirs)) => (rows, ours, theirs),
     };

@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer};
 use super::estimator::{Answer, Classes, Estimator, Input, Linear, Link, Rule, TreeModel};
 use super::forest::{Forest, Number, Split};
 use super::lightgbm::Lightgbm;
-use super::pipeline::Pipeline;
-use super::transform::{Atom, Categories, Scale, Step};
+use super::pipeline::{Nulls, Pipeline};
+use super::transform::{Absent, Atom, Categories, Scale, Step};
 use super::words::{Norm, Weights, Words};
 use super::xgboost::{Wrapper, Xgboost};
 
@@ -54,7 +54,7 @@ pub(super) struct Described {
     steps: Vec<StepText>,
     estimator: EstimatorText,
     answer: AnswerText,
-    text_null: String,
+    text_null: Nulls,
 }
 
 #[derive(Deserialize)]
@@ -174,17 +174,16 @@ impl Described {
         if self.width as usize != columns {
             return Err("the description does not fit the signature".to_owned());
         }
-        let null_is_none = self.text_null == "none";
         let mut width = self.width;
         let mut steps = Vec::with_capacity(self.steps.len());
         for step in self.steps {
-            let step = step.build(width, null_is_none, 0)?;
+            let step = step.build(width, 0)?;
             width = step.width(width)?;
             steps.push((step, width));
         }
         let estimator = self.estimator.build(width)?;
         let answer = self.answer.build(&estimator)?;
-        Ok(Pipeline { width: self.width, steps, estimator, answer })
+        Ok(Pipeline { width: self.width, steps, estimator, answer, nulls: self.text_null })
     }
 }
 
@@ -193,7 +192,8 @@ impl AtomText {
         match self {
             Self::Number(number) => Atom::Number(number),
             Self::Text(text) => Atom::Text(text),
-            Self::Nothing(kind) => Atom::Nothing(kind == "none"),
+            Self::Nothing(kind) if kind == "none" => Atom::Nothing(Absent::None),
+            Self::Nothing(_) => Atom::Nothing(Absent::Nan),
         }
     }
 
@@ -209,11 +209,10 @@ impl AtomText {
 fn categories(
     lists: Vec<Vec<AtomText>>,
     drop: impl IntoIterator<Item = Option<u32>>,
-    null_is_none: bool,
 ) -> Result<Vec<Categories>, String> {
     let lists = lists.into_iter().zip(drop).map(|(list, drop)| {
         let atoms: Vec<Atom> = list.into_iter().map(AtomText::build).collect();
-        Categories::new(&atoms, drop, null_is_none)
+        Categories::new(&atoms, drop)
     });
     lists.collect()
 }
@@ -232,7 +231,7 @@ fn weights(idf: Option<Doubles>, sublinear: bool, norm: Option<&str>, width: u32
 }
 
 impl StepText {
-    fn build(self, width: u32, null_is_none: bool, depth: usize) -> Result<Step, String> {
+    fn build(self, width: u32, depth: usize) -> Result<Step, String> {
         if depth > MOST_DEPTH {
             return Err("steps nested too deeply".to_owned());
         }
@@ -242,7 +241,7 @@ impl StepText {
                 let mut width = width;
                 let mut built = Vec::with_capacity(steps.len());
                 for step in steps {
-                    let step = step.build(width, null_is_none, depth + 1)?;
+                    let step = step.build(width, depth + 1)?;
                     width = step.width(width)?;
                     built.push(step);
                 }
@@ -251,7 +250,7 @@ impl StepText {
             Self::Columns(parts) => {
                 let built = parts.into_iter().map(|Part { columns, step }| {
                     let width = u32::try_from(columns.len()).map_err(|_| "too many columns")?;
-                    let step = step.build(width, null_is_none, depth + 1)?;
+                    let step = step.build(width, depth + 1)?;
                     let made = step.width(width)?;
                     Ok::<_, String>((columns, step, made))
                 });
@@ -271,16 +270,15 @@ impl StepText {
             Self::Impute { missing, fills } => Step::Impute {
                 missing: missing.build(),
                 fills: fills.into_iter().map(AtomText::build).collect(),
-                null_is_none,
             },
             Self::OneHot { categories: lists, drop, unknown } => {
                 if drop.len() != lists.len() {
                     return Err("an encoder whose lists differ in length".to_owned());
                 }
-                Step::OneHot { columns: categories(lists, drop, null_is_none)?, strict: unknown != "ignore" }
+                Step::OneHot { columns: categories(lists, drop)?, strict: unknown != "ignore" }
             }
             Self::Ordinal { categories: lists, unknown, missing } => Step::Ordinal {
-                columns: categories(lists, std::iter::repeat(None), null_is_none)?,
+                columns: categories(lists, std::iter::repeat(None))?,
                 unknown: unknown.map(AtomText::number).transpose()?,
                 missing: missing.number()?,
             },
@@ -392,7 +390,8 @@ impl TreesText {
     fn forest<T: Number>(&self, narrow: fn(f64) -> T) -> Result<Forest<T, f64>, String> {
         let mut forest = Forest::new(self.features as usize, self.width)?;
         let nodes = self.left.0.len();
-        let lengths = [self.right.0.len(), self.feature.0.len(), self.threshold.0.len(), self.missing_left.0.len()];
+        let lengths =
+            [self.right.0.len(), self.feature.0.len(), self.threshold.0.len(), self.missing_left.0.len()];
         let sets = self.set.as_ref().map_or(nodes, |set| set.0.len());
         if lengths.iter().any(|length| *length != nodes) || sets != nodes {
             return Err("trees whose lists differ in length".to_owned());
@@ -413,7 +412,8 @@ impl TreesText {
             let values = self.values.0.get(first_value..first_value + leaves * self.width);
             forest.add_tree(size, values.ok_or("a tree without its leaves")?, output, |index| {
                 let node = start + index;
-                let place = |value: i32| usize::try_from(value).map_err(|_| "a tree with a wrong child".to_owned());
+                let place =
+                    |value: i32| usize::try_from(value).map_err(|_| "a tree with a wrong child".to_owned());
                 let right = place(self.right.0[node])?;
                 if self.left.0[node] < 0 {
                     return Ok(Split::Leaf(right));

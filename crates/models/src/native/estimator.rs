@@ -178,12 +178,14 @@ impl Estimator {
     pub(super) fn finish(&self, rows: Gathered, answer: &Answer) -> Predictions {
         let outputs = self.outputs();
         let sums = match (self, rows) {
-            (Self::Trees(TreeModel { input: Input::Narrow(trees), start, divide, .. }), Gathered::Narrow(rows)) => {
-                tree_sums(trees, &rows, start, *divide)
-            }
-            (Self::Trees(TreeModel { input: Input::Wide(trees), start, divide, .. }), Gathered::Wide(rows)) => {
-                tree_sums(trees, &rows, start, *divide)
-            }
+            (
+                Self::Trees(TreeModel { input: Input::Narrow(trees), start, divide, .. }),
+                Gathered::Narrow(rows),
+            ) => tree_sums(trees, &rows, start, *divide),
+            (
+                Self::Trees(TreeModel { input: Input::Wide(trees), start, divide, .. }),
+                Gathered::Wide(rows),
+            ) => tree_sums(trees, &rows, start, *divide),
             (Self::Lightgbm(trees), Gathered::Wide(rows)) => trees.predict(rows).1,
             (Self::Xgboost(trees), Gathered::Narrow(rows)) => return trees.predict(&rows),
             (_, Gathered::Sums(sums)) => sums,
@@ -191,7 +193,9 @@ impl Estimator {
         };
         match answer {
             Answer::Values(link) => link.apply(sums, outputs),
-            Answer::Labels(rule, classes) => classes.pick(sums.chunks_exact(outputs).map(|sums| rule.pick(sums))),
+            Answer::Labels(rule, classes) => {
+                classes.pick(sums.chunks_exact(outputs).map(|sums| rule.pick(sums)))
+            }
             Answer::Own => Predictions::Doubles { width: outputs, values: sums },
         }
     }
@@ -239,7 +243,8 @@ impl Linear {
                 return Err(MISSING);
             }
             let first = *place as usize * outputs;
-            for (sum, coefficient) in sums[start..].iter_mut().zip(&self.coefficients[first..first + outputs]) {
+            for (sum, coefficient) in sums[start..].iter_mut().zip(&self.coefficients[first..first + outputs])
+            {
                 *sum += value * coefficient;
             }
         }

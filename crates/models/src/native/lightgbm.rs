@@ -31,8 +31,8 @@ enum Step {
     Exponent,
 }
 
-/// What LightGBM takes for zero.
-const ZERO: f64 = 1e-35;
+/// What LightGBM takes for zero, of either sign: rows reach its trees without such values.
+const ZERO: f64 = 1e-35_f32 as f64;
 
 impl Lightgbm {
     pub(super) fn read(text: &str) -> Result<Self, String> {
@@ -108,12 +108,10 @@ impl Lightgbm {
     /// Rows of as many values as there are features.
     pub(super) fn predict(&self, mut rows: Vec<f64>) -> (usize, Vec<f64>) {
         let features = self.forest.features();
-        if self.zeros.contains(&true) {
-            for row in rows.chunks_exact_mut(features) {
-                for (value, _) in row.iter_mut().zip(&self.zeros).filter(|(_, zeros)| **zeros) {
-                    if value.abs() <= ZERO {
-                        *value = f64::NAN;
-                    }
+        for row in rows.chunks_exact_mut(features) {
+            for (value, missing) in row.iter_mut().zip(&self.zeros) {
+                if value.abs() <= ZERO {
+                    *value = if *missing { f64::NAN } else { 0.0 };
                 }
             }
         }
@@ -197,10 +195,12 @@ fn read_tree(
             return Ok(Split::Leaf(index - (count - 1)));
         }
         let (left, right) = (child(left[index])?, child(right[index])?);
-        let feature = usize::try_from(features[index]).map_err(|_| "a split on a feature that does not exist")?;
+        let feature =
+            usize::try_from(features[index]).map_err(|_| "a split on a feature that does not exist")?;
         let (kind, threshold) = (kinds[index], thresholds[index]);
         if kind & 1 != 0 {
-            let set = category_set(threshold, &bounds, &words).ok_or("a set of categories that does not exist")?;
+            let set =
+                category_set(threshold, &bounds, &words).ok_or("a set of categories that does not exist")?;
             return Ok(Split::OneOf { feature, set, missing_left: false, left, right });
         }
         let missing_left = match missing_kind(kind)? {

@@ -6,6 +6,7 @@ mod description;
 mod estimator;
 mod forest;
 mod lightgbm;
+pub(crate) mod onnx;
 mod pipeline;
 mod transform;
 mod ubjson;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 use crate::model_file::ModelFile;
 use lightgbm::Lightgbm;
+use onnx::Onnx;
 use pipeline::Pipeline;
 use xgboost::{Wrapper, Xgboost};
 
@@ -34,6 +36,7 @@ pub(crate) struct NativeModel {
 enum Form {
     Trees(Trees),
     Pipeline(Pipeline),
+    Onnx(Onnx),
 }
 
 #[derive(Debug)]
@@ -80,11 +83,20 @@ impl NativeModel {
         Ok(Self { form: Form::Trees(trees) })
     }
 
+    /// The runtime's name.
+    pub(crate) fn runtime(&self) -> &'static str {
+        match self.form {
+            Form::Trees(_) | Form::Pipeline(_) => "native",
+            Form::Onnx(_) => "onnx",
+        }
+    }
+
     /// How much one call costs, in tree walks.
     pub(crate) fn work(&self, rows: u64) -> u64 {
         let row = match &self.form {
             Form::Trees(trees) => trees.count(),
             Form::Pipeline(pipeline) => pipeline.work(),
+            Form::Onnx(onnx) => onnx.work(),
         };
         rows.saturating_mul(row as u64)
     }
@@ -94,6 +106,7 @@ impl NativeModel {
         let trees = match &self.form {
             Form::Trees(trees) => trees,
             Form::Pipeline(pipeline) => return pipeline.predict(data),
+            Form::Onnx(onnx) => return onnx.predict(data),
         };
         let width = trees.features();
         match trees {

@@ -1,12 +1,13 @@
 //! A converted scikit-learn model: steps, then an estimator. Rows go through the steps one by one, then through the
 //! estimator together.
 
-use millgate_scoring::{ColumnData, Data, Frame, Predictions};
+use millgate_scoring::{ColumnData, Data, Form, Frame, Predictions};
 use millgate_types::{Fault, code};
+use serde::Deserialize;
 
 use super::estimator::{Answer, Estimator};
 use super::rejected;
-use super::transform::{Cell, Row, Step};
+use super::transform::{Absent, Cell, Row, Step};
 
 /// A model as it was described.
 #[derive(Debug)]
@@ -17,6 +18,29 @@ pub(super) struct Pipeline {
     pub(super) steps: Vec<(Step, u32)>,
     pub(super) estimator: Estimator,
     pub(super) answer: Answer,
+    pub(super) nulls: Nulls,
+}
+
+/// What a null in a text column is for Python: that depends on the body's form and on the column's other cells.
+#[derive(Debug, Deserialize)]
+pub(super) struct Nulls {
+    /// In a table, beside texts.
+    beside: Null,
+    /// In a table, in a column of nothing else.
+    alone: Null,
+    /// In `inputs` and `instances`.
+    typed: Null,
+    csv: Null,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Null {
+    None,
+    Nan,
+    /// The word `None`.
+    Word,
+    Refused,
 }
 
 impl Pipeline {
@@ -55,11 +79,23 @@ impl Pipeline {
         };
         let mut gathered = self.estimator.gather();
         let mut row = Row::with_capacity(columns.columns.len());
+        let nulls = self.nulls_of(columns);
         for index in 0..columns.rows {
-            read_row(columns, index, &mut row)?;
+            read_row(columns, &nulls, index, &mut row)?;
             self.push(index, &mut row, &mut gathered)?;
         }
         Ok(self.estimator.finish(gathered, &self.answer))
+    }
+
+    /// For each column.
+    fn nulls_of(&self, frame: &Frame) -> Vec<Null> {
+        let each = frame.columns.iter().map(|column| match (frame.form, column) {
+            (Form::Csv, _) => self.nulls.csv,
+            (Form::Typed, _) => self.nulls.typed,
+            (Form::Table, ColumnData::Text(cells)) if cells.iter().all(Option::is_none) => self.nulls.alone,
+            (Form::Table, _) => self.nulls.beside,
+        });
+        each.collect()
     }
 
     fn push<'a>(
@@ -80,15 +116,22 @@ impl Pipeline {
     }
 }
 
-fn read_row<'a>(frame: &'a Frame, index: usize, row: &mut Row<'a>) -> Result<(), Fault> {
+fn read_row<'a>(frame: &'a Frame, nulls: &[Null], index: usize, row: &mut Row<'a>) -> Result<(), Fault> {
     row.clear();
-    for (place, column) in (0..).zip(&frame.columns) {
+    for (place, (column, null)) in (0..).zip(frame.columns.iter().zip(nulls)) {
         let cell = match column {
             ColumnData::Int(cells) => cells.get(index).map(|cell| Cell::Number(*cell as f64)),
             ColumnData::Float(cells) => cells.get(index).map(|cell| Cell::Number(*cell)),
-            ColumnData::Text(cells) => {
-                cells.get(index).map(|cell| cell.as_deref().map_or(Cell::Nothing, Cell::Text))
-            }
+            ColumnData::Text(cells) => match (cells.get(index), null) {
+                (None, _) => None,
+                (Some(Some(text)), _) => Some(Cell::Text(text)),
+                (Some(None), Null::None) => Some(Cell::Nothing(Absent::None)),
+                (Some(None), Null::Nan) => Some(Cell::Nothing(Absent::Nan)),
+                (Some(None), Null::Word) => Some(Cell::Text("None")),
+                (Some(None), Null::Refused) => {
+                    return Err(rejected(format!("row {index}: the model takes no missing texts")));
+                }
+            },
             ColumnData::Bool(cells) => match cells.get(index) {
                 Some(Some(cell)) => Some(Cell::Number(f64::from(u8::from(*cell)))),
                 Some(None) => return Err(rejected(format!("row {index}: the model takes no null booleans"))),
@@ -99,7 +142,10 @@ fn read_row<'a>(frame: &'a Frame, index: usize, row: &mut Row<'a>) -> Result<(),
             }
             ColumnData::Opaque => None,
         };
-        row.push((place, cell.ok_or_else(|| rejected("a column of a type that the model does not take".to_owned()))?));
+        row.push((
+            place,
+            cell.ok_or_else(|| rejected("a column of a type that the model does not take".to_owned()))?,
+        ));
     }
     Ok(())
 }

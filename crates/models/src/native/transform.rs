@@ -11,7 +11,14 @@ pub(super) enum Cell<'a> {
     Number(f64),
     Text(&'a str),
     /// A text that is not there.
-    Nothing,
+    Nothing(Absent),
+}
+
+/// What Python has where a text is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absent {
+    None,
+    Nan,
 }
 
 /// Features that are not zero, by rising place.
@@ -25,8 +32,7 @@ pub(super) type Refusal = &'static str;
 pub(super) enum Atom {
     Number(f64),
     Text(String),
-    /// `None` (true) or NaN.
-    Nothing(bool),
+    Nothing(Absent),
 }
 
 impl Atom {
@@ -34,7 +40,7 @@ impl Atom {
         match self {
             Self::Number(number) => Cell::Number(*number),
             Self::Text(text) => Cell::Text(text),
-            Self::Nothing(_) => Cell::Nothing,
+            Self::Nothing(absent) => Cell::Nothing(*absent),
         }
     }
 }
@@ -50,8 +56,6 @@ pub(super) enum Step {
     Impute {
         missing: Atom,
         fills: Vec<Atom>,
-        /// Whether a text that is not there is Python's `None`.
-        null_is_none: bool,
     },
     OneHot {
         columns: Vec<Categories>,
@@ -82,29 +86,25 @@ pub(super) struct Scale {
 pub(super) struct Categories {
     texts: HashMap<String, u32>,
     numbers: HashMap<u64, u32>,
-    nothing: Option<u32>,
+    none: Option<u32>,
+    nan: Option<u32>,
     count: u32,
     /// The category that has no feature of its own.
     dropped: Option<u32>,
 }
 
 impl Categories {
-    pub(super) fn new(atoms: &[Atom], dropped: Option<u32>, null_is_none: bool) -> Result<Self, String> {
+    pub(super) fn new(atoms: &[Atom], dropped: Option<u32>) -> Result<Self, String> {
         let count = u32::try_from(atoms.len()).map_err(|_| "too many categories")?;
-        let mut out =
-            Self { texts: HashMap::new(), numbers: HashMap::new(), nothing: None, count, dropped };
+        let (texts, numbers) = (HashMap::new(), HashMap::new());
+        let mut out = Self { texts, numbers, none: None, nan: None, count, dropped };
         for (place, atom) in (0..).zip(atoms) {
             match atom {
                 Atom::Number(number) => drop(out.numbers.insert(bits(*number), place)),
                 Atom::Text(text) => drop(out.texts.insert(text.clone(), place)),
-                Atom::Nothing(none) if *none == null_is_none => out.nothing = Some(place),
-                // NaN of a number column; or the kind of nothing that never comes.
-                Atom::Nothing(false) => drop(out.numbers.insert(NAN, place)),
-                Atom::Nothing(true) => {}
+                Atom::Nothing(Absent::None) => out.none = Some(place),
+                Atom::Nothing(Absent::Nan) => out.nan = Some(place),
             }
-        }
-        if out.nothing.is_some() && !null_is_none {
-            out.numbers.insert(NAN, out.nothing.unwrap_or_default());
         }
         if dropped.is_some_and(|place| place >= count) {
             return Err("a dropped category that does not exist".to_owned());
@@ -119,18 +119,18 @@ impl Categories {
 
     fn find(&self, cell: Cell<'_>) -> Option<u32> {
         match cell {
+            Cell::Number(number) if number.is_nan() => self.nan,
             Cell::Number(number) => self.numbers.get(&bits(number)).copied(),
             Cell::Text(text) => self.texts.get(text).copied(),
-            Cell::Nothing => self.nothing,
+            Cell::Nothing(Absent::None) => self.none,
+            Cell::Nothing(Absent::Nan) => self.nan,
         }
     }
 }
 
-const NAN: u64 = f64::NAN.to_bits();
-
-/// The same for equal numbers: the zeros are one, and so is every NaN.
+/// The same for equal numbers: the zeros are one.
 fn bits(number: f64) -> u64 {
-    if number.is_nan() { NAN } else { (number + 0.0).to_bits() }
+    (number + 0.0).to_bits()
 }
 
 /// The feature at a place; what is not in the list is zero.
@@ -214,12 +214,12 @@ impl Step {
                 }
             }
             Self::Scale(scale) => scale.apply(row, width, from, out)?,
-            Self::Impute { missing, fills, null_is_none } => {
+            Self::Impute { missing, fills } => {
                 for (place, fill) in (0..).zip(fills) {
                     let cell = at(row, place);
                     let gone = match (missing, cell) {
-                        (Atom::Nothing(none), Cell::Nothing) => none == null_is_none,
-                        (Atom::Nothing(false), Cell::Number(number)) => number.is_nan(),
+                        (Atom::Nothing(missing), Cell::Nothing(absent)) => *missing == absent,
+                        (Atom::Nothing(Absent::Nan), Cell::Number(number)) => number.is_nan(),
                         (Atom::Number(missing), Cell::Number(number)) => *missing == number,
                         (Atom::Text(missing), Cell::Text(text)) => missing == text,
                         _ => false,
@@ -248,7 +248,7 @@ impl Step {
                 for (place, column) in (0..).zip(columns) {
                     let cell = at(row, place);
                     let absent = match cell {
-                        Cell::Nothing => true,
+                        Cell::Nothing(_) => true,
                         Cell::Number(number) => number.is_nan(),
                         Cell::Text(_) => false,
                     };
@@ -277,7 +277,9 @@ impl Step {
 
 impl Scale {
     fn apply<'a>(&self, row: &Row<'a>, width: u32, from: u32, out: &mut Row<'a>) -> Result<(), Refusal> {
-        let one = |list: &Option<Vec<f64>>, place: u32| list.as_ref().and_then(|list| list.get(place as usize)).copied();
+        let one = |list: &Option<Vec<f64>>, place: u32| {
+            list.as_ref().and_then(|list| list.get(place as usize)).copied()
+        };
         let mut push = |place: u32, cell: Cell<'a>| {
             let Cell::Number(mut value) = cell else { return Err(NUMBERS_ONLY) };
             if let Some(subtract) = one(&self.subtract, place) {
@@ -294,7 +296,13 @@ impl Scale {
             }
             if let Some((low, high)) = self.clip {
                 // A missing number stays missing.
-                value = if value < low { low } else if value > high { high } else { value };
+                value = if value < low {
+                    low
+                } else if value > high {
+                    high
+                } else {
+                    value
+                };
             }
             out.push((from + place, Cell::Number(value)));
             Ok(())

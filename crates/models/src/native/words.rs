@@ -71,9 +71,11 @@ impl Words {
             }
         }
         let start = out.len();
-        out.extend(counts.into_iter().map(|(place, count)| {
-            (from + place, Cell::Number(if self.binary { 1.0 } else { count }))
-        }));
+        out.extend(
+            counts
+                .into_iter()
+                .map(|(place, count)| (from + place, Cell::Number(if self.binary { 1.0 } else { count }))),
+        );
         if let Some(weights) = &self.weights {
             weights.apply(&mut out[start..], from);
         }

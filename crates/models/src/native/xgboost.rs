@@ -188,7 +188,8 @@ fn add_tree(forest: &mut Forest<f32, f32>, tree: &Value, output: usize) -> Resul
         }
         let child = |child: i64| usize::try_from(child).map_err(|_| "a tree with one child");
         Ok(Split::AtMost {
-            feature: usize::try_from(feature[index]).map_err(|_| "a split on a feature that does not exist")?,
+            feature: usize::try_from(feature[index])
+                .map_err(|_| "a split on a feature that does not exist")?,
             // XGBoost goes left when the value is less.
             threshold: conditions[index].next_down(),
             missing_left: default_left[index] != 0,

@@ -922,23 +922,36 @@ def convert(folder):
 
 
 def text_null(served, schema, columns):
-    """What a null in a text column is by the time the model sees it."""
+    """What a null in a text column is by the time the model sees it: `None`, NaN or the word `None`."""
+    seen = dict.fromkeys(("beside", "alone", "typed", "csv"), "refused")
     if "string" not in columns.kinds or columns.names is None:
-        return "nan"
+        return seen
+    from mlflow.models.utils import _enforce_schema
     from mlflow.pyfunc import scoring_server
 
     place = columns.kinds.index("string")
-    rows = [[None if index == place else ("a" if kind == "string" else 0 if kind != "boolean" else False)
-             for index, kind in enumerate(columns.kinds)]] * 2
-    body = json.dumps({"dataframe_split": {"columns": columns.names, "data": rows}})
-    try:
-        data = scoring_server.infer_and_parse_data(json.loads(body), schema)
-        from mlflow.models.utils import _enforce_schema
-
-        seen = _enforce_schema(data, schema)[columns.names[place]].iloc[0]
-    except Exception:
-        return "nan"
-    return "none" if seen is None else "nan"
+    name = columns.names[place]
+    plain = {"string": "a", "boolean": False}
+    full = [plain.get(kind, 0) for kind in columns.kinds]
+    null = [None if index == place else value for index, value in enumerate(full)]
+    cells = {other: [value] for other, value in zip(columns.names, null)}
+    line = ",".join("" if value is None else str(value) for value in null)
+    table = lambda rows: {"dataframe_split": {"columns": columns.names, "data": rows}}
+    ways = {
+        "beside": lambda: scoring_server.infer_and_parse_data(table([null, full]), schema),
+        "alone": lambda: scoring_server.infer_and_parse_data(table([null]), schema),
+        "typed": lambda: scoring_server.infer_and_parse_data({"inputs": cells}, schema),
+        "csv": lambda: scoring_server.parse_csv_input(
+            __import__("io").StringIO(",".join(columns.names) + "\n" + line + "\n"), schema
+        ),
+    }
+    for way, read in ways.items():
+        try:
+            value = _enforce_schema(read(), schema)[name].iloc[0]
+        except Exception:
+            continue
+        seen[way] = "none" if value is None else "word" if value == "None" else "nan"
+    return seen
 
 
 def main():

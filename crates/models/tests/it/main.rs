@@ -8,6 +8,7 @@ mod environments;
 mod exact;
 mod failures;
 mod http;
+mod onnx;
 mod real;
 mod support;
 mod users;
