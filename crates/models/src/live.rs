@@ -30,7 +30,7 @@ pub(crate) struct Live {
 
 /// What computes.
 pub(crate) enum Runtime {
-    Native(NativeModel),
+    Native(Box<NativeModel>),
     Worker(Pool),
 }
 
@@ -78,7 +78,7 @@ pub(crate) async fn load(
     let model = run(move || ModelFile::read(&folder)).await?;
     let mut start = Start { deployment, settings, model: &model, ground: None };
     let (runtime, runtime_reason) = match start.choose(&artifact.digest, &note).await? {
-        Ok((native, why)) => (Runtime::Native(native), why),
+        Ok((native, why)) => (Runtime::Native(Box::new(native)), why),
         Err(why) => (Runtime::Worker(start.pool(alive, &note).await?), why),
     };
     let live = Live {

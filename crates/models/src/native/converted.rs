@@ -160,3 +160,146 @@ fn distance(our: &Value, their: &Value) -> Option<f64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use serde_json::json;
+
+    use super::*;
+
+    fn packed(bytes: Vec<u8>) -> Value {
+        Value::String(base64::engine::general_purpose::STANDARD.encode(bytes))
+    }
+
+    fn doubles(values: &[f64]) -> Value {
+        packed(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    fn integers(values: &[i32]) -> Value {
+        packed(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    /// One split of one feature behind a scaler: 10 where x / 2 <= 0.25, else 20.
+    fn whole() -> Value {
+        let questions: Vec<Value> = [("0.5", "10.0"), ("0.6", "20.0")]
+            .iter()
+            .cycle()
+            .take(FEWEST)
+            .map(|(x, y)| {
+                json!({
+                    "kind": "application/json",
+                    "body": format!("{{\"inputs\": [[{x}]]}}"),
+                    "answer": format!("{{\"predictions\": [{y}]}}"),
+                })
+            })
+            .collect();
+        json!({
+            "model": {
+                "width": 1,
+                "steps": [{"scale": {"divide": doubles(&[2.0])}}],
+                "estimator": {"trees": {
+                    "sizes": integers(&[3]), "outputs_of": integers(&[0]),
+                    "left": integers(&[1, -1, -1]), "right": integers(&[2, 0, 1]),
+                    "feature": integers(&[0, 0, 0]), "threshold": doubles(&[0.25, 0.0, 0.0]),
+                    "missing_left": integers(&[0, 0, 0]), "sets": [], "values": doubles(&[10.0, 20.0]),
+                    "wide": true, "width": 1, "features": 1, "outputs": 1, "start": doubles(&[0.0]),
+                    "divide": null, "missing": false,
+                }},
+                "answer": {"values": {"link": "identity"}},
+                "text_null": {"beside": "nan", "alone": "nan", "typed": "nan", "csv": "nan"},
+            },
+            "questions": questions,
+        })
+    }
+
+    fn read_value(written: &Value, tolerance: Option<f64>) -> Result<Converted, String> {
+        let inputs = r#"[{"type":"tensor","tensor-spec":{"dtype":"float64","shape":[-1,1]}}]"#;
+        let signature = Signature::parse(Some(inputs), None).unwrap();
+        read(written.to_string().as_bytes(), &signature, tolerance)
+    }
+
+    #[test]
+    fn a_whole_description_is_believed_when_every_answer_is_pythons() {
+        let read = read_value(&whole(), None).unwrap();
+        assert!(read.reason.contains("the same bits"), "{}", read.reason);
+        for (place, reason) in [
+            ("/questions/3/answer", "verification row 3 is answered differently"),
+            ("/questions/0/answer", "verification row 0 is answered differently"),
+        ] {
+            let mut lie = whole();
+            *lie.pointer_mut(place).unwrap() = json!("{\"predictions\": [15.0]}");
+            assert_eq!(read_value(&lie, Some(100.0)).unwrap_err(), reason, "a tolerance is nothing for trees");
+        }
+        let mut refused = whole();
+        *refused.pointer_mut("/questions/2/answer").unwrap() = Value::Null;
+        let why = read_value(&refused, None).unwrap_err();
+        assert_eq!(why, "verification row 2 is answered, where Python refuses it");
+        let mut few = whole();
+        few["questions"].as_array_mut().unwrap().truncate(FEWEST - 1);
+        assert!(read_value(&few, None).is_err());
+    }
+
+    #[test]
+    fn a_forged_description_is_refused() {
+        for (place, forged) in [
+            ("left", integers(&[0, -1, -1])),
+            ("left", integers(&[7, -1, -1])),
+            ("left", integers(&[i32::MAX, -1, -1])),
+            ("right", integers(&[1, 0, 1])),
+            ("right", integers(&[-2, 0, 1])),
+            ("right", integers(&[2, 0, 9])),
+            ("feature", integers(&[1, 0, 0])),
+            ("feature", integers(&[-1, 0, 0])),
+            ("threshold", doubles(&[f64::NAN, 0.0, 0.0])),
+            ("threshold", doubles(&[0.25])),
+            ("values", doubles(&[10.0, f64::INFINITY])),
+            ("values", doubles(&[10.0, 20.0, 30.0])),
+            ("values", doubles(&[10.0])),
+            ("values", json!("%%%")),
+            ("values", json!("AAAA")),
+            ("sizes", integers(&[i32::MAX])),
+            ("sizes", integers(&[-3])),
+            ("sizes", integers(&[1, 2])),
+            ("sizes", integers(&[])),
+            ("outputs_of", integers(&[1])),
+            ("set", integers(&[0, -1, -1])),
+            ("width", json!(0)),
+            ("width", json!(u64::MAX)),
+            ("features", json!(0)),
+            ("features", json!(4_000_000_000_u32)),
+            ("outputs", json!(0)),
+            ("outputs", json!(1_000_000_000)),
+            ("start", doubles(&[])),
+            ("divide", json!(0)),
+        ] {
+            let mut written = whole();
+            written["model"]["estimator"]["trees"][place] = forged.clone();
+            let why = read_value(&written, None).unwrap_err();
+            let told = why.starts_with("the description is refused") || why.contains("no description");
+            assert!(told, "{place} {forged}: {why}");
+        }
+        let mut deep = json!({"identity": {}});
+        for _ in 0..40 {
+            deep = json!({"pipeline": [deep]});
+        }
+        for step in [
+            deep,
+            json!({"scale": {"divide": doubles(&[2.0, 2.0])}}),
+            json!({"columns": [{"columns": [1], "step": {"identity": {}}}]}),
+            json!({"columns": [{"columns": vec![0; 5_000_000], "step": {"identity": {}}}]}),
+            json!({"one_hot": {"categories": [[]], "drop": [3], "unknown": "error"}}),
+            json!({"one_hot": {"categories": [[]], "drop": [], "unknown": "error"}}),
+            json!({"weigh": {"idf": doubles(&[]), "sublinear": false, "norm": null}}),
+            json!({"unheard_of": {}}),
+        ] {
+            let mut written = whole();
+            written["model"]["steps"] = json!([step]);
+            assert!(read_value(&written, None).is_err());
+        }
+        for text in ["", "[]", "{}", "null", "{\"model\": 3, \"questions\": []}"] {
+            let signature = Signature::default();
+            assert!(read(text.as_bytes(), &signature, None).is_err(), "{text}");
+        }
+    }
+}

@@ -123,7 +123,7 @@ enum StepText {
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum EstimatorText {
-    Trees(TreesText),
+    Trees(Box<TreesText>),
     Linear { features: u32, outputs: usize, coefficients: Doubles, intercept: Doubles },
     Lightgbm { text: String, features: u32 },
     Xgboost { json: String, classifier: bool, features: u32 },

@@ -227,7 +227,9 @@ fn tree_sums<T: Number>(trees: &Forest<T, f64>, rows: &[T], start: &[f64], divid
     let mut sums = start.repeat(rows.len() / trees.features());
     trees.add_up(rows, &mut sums, start.len());
     if let Some(divide) = divide {
-        sums.iter_mut().for_each(|sum| *sum /= divide);
+        for sum in &mut sums {
+            *sum /= divide;
+        }
     }
     sums
 }
@@ -305,7 +307,9 @@ impl Link {
             Self::Softmax => sums.chunks_exact_mut(outputs).for_each(softmax),
             Self::Shares => {
                 for row in sums.chunks_exact_mut(outputs) {
-                    row.iter_mut().for_each(|sum| *sum = logistic(*sum));
+                    for sum in row.iter_mut() {
+                        *sum = logistic(*sum);
+                    }
                     divide_by_sum(row);
                 }
             }
@@ -321,13 +325,17 @@ impl Link {
 
 fn softmax(row: &mut [f64]) {
     let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    row.iter_mut().for_each(|sum| *sum = (*sum - largest).exp());
+    for sum in row.iter_mut() {
+        *sum = (*sum - largest).exp();
+    }
     divide_by_sum(row);
 }
 
 fn divide_by_sum(row: &mut [f64]) {
     let sum = pairwise(row);
-    row.iter_mut().for_each(|value| *value /= sum);
+    for value in row {
+        *value /= sum;
+    }
 }
 
 /// A sum in the order of numpy's.
@@ -344,6 +352,6 @@ fn pairwise(values: &[f64]) -> f64 {
     for chunk in &chunks[1..] {
         sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value);
     }
-    let [a, b, c, d, e, f, g, h] = sums;
-    rest.iter().fold(((a + b) + (c + d)) + ((e + f) + (g + h)), |sum, value| sum + value)
+    let [left, right] = [&sums[..4], &sums[4..]].map(|four| (four[0] + four[1]) + (four[2] + four[3]));
+    rest.iter().fold(left + right, |sum, value| sum + value)
 }

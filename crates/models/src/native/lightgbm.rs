@@ -80,7 +80,7 @@ impl Lightgbm {
             return Err("categorical columns".to_owned());
         }
         let blocks: Vec<&str> = trees.split("\nTree=").collect();
-        if blocks.len() % outputs != 0 {
+        if !blocks.len().is_multiple_of(outputs) {
             return Err("an incomplete iteration".to_owned());
         }
         let mut forest = Forest::new(features, 1)?;

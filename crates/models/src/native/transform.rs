@@ -220,7 +220,7 @@ impl Step {
                     let gone = match (missing, cell) {
                         (Atom::Nothing(missing), Cell::Nothing(absent)) => *missing == absent,
                         (Atom::Nothing(Absent::Nan), Cell::Number(number)) => number.is_nan(),
-                        (Atom::Number(missing), Cell::Number(number)) => *missing == number,
+                        (Atom::Number(missing), Cell::Number(number)) => bits(*missing) == bits(number),
                         (Atom::Text(missing), Cell::Text(text)) => missing == text,
                         _ => false,
                     };

@@ -56,7 +56,9 @@ impl Words {
         let mut term = String::new();
         for grams in self.grams.0..=self.grams.1.min(words.len()) {
             if grams == 1 {
-                words.iter().for_each(|word| add(word));
+                for word in &words {
+                    add(word);
+                }
                 continue;
             }
             for window in words.windows(grams.max(1)) {

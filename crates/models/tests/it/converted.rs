@@ -134,7 +134,7 @@ async fn what_cannot_be_converted_runs_in_a_worker_and_says_why() {
         ("crashes", "the conversion failed: not today"),
         ("talks", "the conversion job wrote something that is no description"),
         ("lies", "verification row 0 is answered differently"),
-        ("forges", "the description is refused: a tree with a child that does not exist"),
+        ("forges", "the description is refused: a tree that is cut off"),
         ("hangs", "the conversion took more than 40 s"),
     ] {
         let folder = models.join(name);
