@@ -157,6 +157,18 @@ impl Predictions {
         Some(if width > 1 { (at / width, Some(at % width)) } else { (at, None) })
     }
 
+    /// Adds the rows of an answer of the same kind and width; of another kind there is nothing to add.
+    pub fn append(&mut self, more: Self) {
+        match (self, more) {
+            (Self::Labels(all), Self::Labels(more)) => all.extend(more),
+            (Self::Truths(all), Self::Truths(more)) => all.extend(more),
+            (Self::Texts(all), Self::Texts(more)) => all.extend(more),
+            (Self::Floats { values: all, .. }, Self::Floats { values: more, .. }) => all.extend(more),
+            (Self::Doubles { values: all, .. }, Self::Doubles { values: more, .. }) => all.extend(more),
+            _ => {}
+        }
+    }
+
     /// `{"predictions": [...]}` with Python's separators and number forms. A value that is not finite, which
     /// JSON cannot hold, becomes `null`.
     #[must_use]

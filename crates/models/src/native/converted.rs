@@ -229,7 +229,11 @@ mod tests {
         ] {
             let mut lie = whole();
             *lie.pointer_mut(place).unwrap() = json!("{\"predictions\": [15.0]}");
-            assert_eq!(read_value(&lie, Some(100.0)).unwrap_err(), reason, "a tolerance is nothing for trees");
+            assert_eq!(
+                read_value(&lie, Some(100.0)).unwrap_err(),
+                reason,
+                "a tolerance is nothing for trees"
+            );
         }
         let mut refused = whole();
         *refused.pointer_mut("/questions/2/answer").unwrap() = Value::Null;

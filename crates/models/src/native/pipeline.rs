@@ -5,7 +5,7 @@ use millgate_scoring::{ColumnData, Data, Form, Frame, Predictions};
 use millgate_types::{Fault, code};
 use serde::Deserialize;
 
-use super::estimator::{Answer, Estimator};
+use super::estimator::{Answer, Estimator, Gathered};
 use super::rejected;
 use super::transform::{Absent, Cell, Row, Step};
 
@@ -60,31 +60,29 @@ impl Pipeline {
     }
 
     pub(super) fn predict(&self, data: &Data) -> Result<Predictions, Fault> {
-        let columns = match data {
-            Data::Matrix(matrix) if matrix.width == self.width as usize || matrix.rows == 0 => {
-                let mut gathered = self.estimator.gather();
-                let mut row = Row::with_capacity(matrix.width);
-                for (index, values) in matrix.values.chunks_exact(matrix.width.max(1)).enumerate() {
-                    row.clear();
-                    row.extend((0..).zip(values).map(|(place, value)| (place, Cell::Number(*value))));
-                    self.push(index, &mut row, &mut gathered)?;
-                }
-                return Ok(self.estimator.finish(gathered, &self.answer));
-            }
-            Data::Matrix(matrix) => {
+        let mut blocks = Blocks { pipeline: self, gathered: self.estimator.gather(), rows: 0, done: None };
+        let mut row = Row::new();
+        match data {
+            Data::Matrix(matrix) if matrix.width != self.width as usize && matrix.rows > 0 => {
                 let text = format!("expected {} values a row, found {}", self.width, matrix.width);
                 return Err(Fault::client(code::SCHEMA_MISMATCH, text));
             }
-            Data::Frame(frame) => frame,
-        };
-        let mut gathered = self.estimator.gather();
-        let mut row = Row::with_capacity(columns.columns.len());
-        let nulls = self.nulls_of(columns);
-        for index in 0..columns.rows {
-            read_row(columns, &nulls, index, &mut row)?;
-            self.push(index, &mut row, &mut gathered)?;
+            Data::Matrix(matrix) => {
+                for (index, values) in matrix.values.chunks_exact(matrix.width.max(1)).enumerate() {
+                    row.clear();
+                    row.extend((0..).zip(values).map(|(place, value)| (place, Cell::Number(*value))));
+                    blocks.push(index, &mut row)?;
+                }
+            }
+            Data::Frame(frame) => {
+                let nulls = self.nulls_of(frame);
+                for index in 0..frame.rows {
+                    read_row(frame, &nulls, index, &mut row)?;
+                    blocks.push(index, &mut row)?;
+                }
+            }
         }
-        Ok(self.estimator.finish(gathered, &self.answer))
+        Ok(blocks.finish())
     }
 
     /// For each column.
@@ -97,22 +95,56 @@ impl Pipeline {
         });
         each.collect()
     }
+}
 
-    fn push<'a>(
-        &'a self,
-        index: usize,
-        row: &mut Row<'a>,
-        gathered: &mut super::estimator::Gathered,
-    ) -> Result<(), Fault> {
+/// Numbers that are spread out for an estimator at a time: many rows of a wide model are answered in blocks.
+const BLOCK: usize = 1 << 20;
+
+/// Rows on their way to the estimator, and what was answered already.
+struct Blocks<'p> {
+    pipeline: &'p Pipeline,
+    gathered: Gathered,
+    rows: usize,
+    done: Option<Predictions>,
+}
+
+impl<'p> Blocks<'p> {
+    fn push<'a>(&mut self, index: usize, row: &mut Row<'a>) -> Result<(), Fault>
+    where
+        'p: 'a,
+    {
         let refused = |why: &str| rejected(format!("row {index}: {why}"));
-        let mut width = self.width;
-        for (step, made) in &self.steps {
+        let mut width = self.pipeline.width;
+        for (step, made) in &self.pipeline.steps {
             let mut next = Row::with_capacity(row.len());
             step.apply(row, width, 0, &mut next).map_err(refused)?;
             *row = next;
             width = *made;
         }
-        self.estimator.push(row, width as usize, gathered).map_err(refused)
+        self.pipeline.estimator.push(row, width as usize, &mut self.gathered).map_err(refused)?;
+        self.rows += 1;
+        if self.rows * width as usize > BLOCK {
+            self.answer();
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self) {
+        let Pipeline { estimator, answer, .. } = self.pipeline;
+        let rows = std::mem::replace(&mut self.gathered, estimator.gather());
+        let more = estimator.finish(rows, answer);
+        self.rows = 0;
+        match &mut self.done {
+            None => self.done = Some(more),
+            Some(done) => done.append(more),
+        }
+    }
+
+    fn finish(mut self) -> Predictions {
+        if self.rows > 0 || self.done.is_none() {
+            self.answer();
+        }
+        self.done.unwrap_or(Predictions::Labels(Vec::new()))
     }
 }
 
