@@ -243,7 +243,7 @@ impl StepText {
                 for step in steps {
                     let step = step.build(width, depth + 1)?;
                     width = step.width(width)?;
-                    built.push(step);
+                    built.push((step, width));
                 }
                 Step::Pipeline(built)
             }

@@ -49,7 +49,8 @@ impl Atom {
 #[derive(Debug)]
 pub(super) enum Step {
     Identity,
-    Pipeline(Vec<Step>),
+    /// Each step with the features that come out of it.
+    Pipeline(Vec<(Step, u32)>),
     /// Parts side by side: the places that each takes, its step, and how many features come out of it.
     Columns(Vec<(Vec<u32>, Step, u32)>),
     Scale(Scale),
@@ -154,7 +155,13 @@ impl Step {
         };
         match self {
             Self::Identity | Self::Weigh(_) => Ok(width),
-            Self::Pipeline(steps) => steps.iter().try_fold(width, |width, step| step.width(width)),
+            Self::Pipeline(steps) => steps.iter().try_fold(width, |width, (step, made)| {
+                if step.width(width)? == *made {
+                    Ok(*made)
+                } else {
+                    Err("a step that does not fit".to_owned())
+                }
+            }),
             Self::Columns(parts) => parts.iter().try_fold(0_u32, |sum, (places, step, made)| {
                 if places.iter().any(|place| *place >= width) {
                     return Err("a column that does not exist".to_owned());
@@ -195,10 +202,10 @@ impl Step {
             Self::Pipeline(steps) => {
                 let mut now = row.clone();
                 let mut width = width;
-                for step in steps {
+                for (step, made) in steps {
                     let mut next = Row::with_capacity(now.len());
                     step.apply(&now, width, 0, &mut next)?;
-                    width = step.width(width).map_err(|_| "the model does not fit together")?;
+                    width = *made;
                     now = next;
                 }
                 out.extend(now.into_iter().map(|(place, cell)| (from + place, cell)));
