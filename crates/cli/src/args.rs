@@ -112,6 +112,12 @@ pub(crate) struct Serve {
     /// Refuse input that does not fit the signature, or coerce it as MLflow does.
     #[arg(long, default_value = "mlflow")]
     pub(crate) compat: Compat,
+    /// What runs the model; `auto` is a worker unless `--compat strict`.
+    #[arg(long, default_value = "auto")]
+    pub(crate) runtime: Runtime,
+    /// How far numbers of a converted model may lie from Python's.
+    #[arg(long)]
+    pub(crate) tolerance: Option<f64>,
     #[command(flatten)]
     pub(crate) data: Data,
     /// Print help.
@@ -132,6 +138,14 @@ pub(crate) enum EnvManager {
 pub(crate) enum Compat {
     Strict,
     Mlflow,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Runtime {
+    Auto,
+    Native,
+    Onnx,
+    Worker,
 }
 
 #[derive(Debug, Args)]

@@ -218,6 +218,7 @@ pub(crate) fn model_settings(config: &Config, data_dir: &Path) -> anyhow::Result
     let mut settings = ModelSettings::new(data_dir, launcher);
     settings.python = config.models.python.as_ref().map(|python| PathBuf::from(python.as_str()));
     settings.wheelhouse = config.models.wheelhouse.as_ref().map(|folder| PathBuf::from(folder.as_str()));
+    settings.onnx_library = config.models.onnx_library.as_ref().map(|path| PathBuf::from(path.as_str()));
     settings.isolation_required = config.models.isolation == Isolation::Required;
     Ok(settings)
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use millgate_config::{Loaded, load};
 use serde_json::json;
 
-use crate::args::{Compat, EnvManager, Serve};
+use crate::args::{Compat, EnvManager, Runtime, Serve};
 use crate::check::report;
 use crate::run::{Plan, data_dir, init_log, run};
 use crate::wrong_usage;
@@ -28,8 +28,14 @@ pub(crate) fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
         Compat::Strict => "strict",
         Compat::Mlflow => "mlflow",
     };
+    let runtime = match arguments.runtime {
+        Runtime::Auto => "auto",
+        Runtime::Native => "native",
+        Runtime::Onnx => "onnx",
+        Runtime::Worker => "worker",
+    };
     // The same door as every other configuration: what is wrong is reported the same way.
-    let document = json!({ "routes": [{
+    let mut document = json!({ "routes": [{
         "name": "model",
         "route_type": "mlflow-model",
         "model": { "uri": uri },
@@ -39,8 +45,12 @@ pub(crate) fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
             "timeout": format!("{}s", arguments.timeout.max(1)),
             "env_manager": env_manager,
             "compat": compat,
+            "runtime": runtime,
         },
     }] });
+    if let Some(tolerance) = arguments.tolerance {
+        document["routes"][0]["serving"]["tolerance"] = json!(tolerance);
+    }
     let Loaded { mut config, warnings, .. } = match load(&document.to_string()) {
         Ok(loaded) => loaded,
         Err(problems) => {

@@ -294,6 +294,14 @@ impl Checker<'_> {
                 let node = steps!["endpoints", index, "serving", "workers"];
                 self.error(node, "expected 1 to 64 workers", "");
             }
+            if endpoint
+                .serving
+                .tolerance
+                .is_some_and(|tolerance| !(tolerance.is_finite() && tolerance >= 0.0))
+            {
+                let node = steps!["endpoints", index, "serving", "tolerance"];
+                self.error(node, "expected a number of 0 or more", "for example 1e-9");
+            }
             self.route(endpoint, &endpoint.route, &at("route"));
         }
         self.cycles();

@@ -493,6 +493,12 @@ pub struct ServingConfig {
     /// `strict`: input that does not fit the signature is refused. `mlflow`: the input is coerced as
     /// MLflow's scoring server does.
     pub compat: Compat,
+    /// How far numbers of a converted scikit-learn model may lie from Python's, where they come out of weighted sums or
+    /// exponential functions. Trees and labels are always the same. Default: not at all, so that such models run in a
+    /// worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub tolerance: Option<f64>,
 }
 
 impl Default for ServingConfig {
@@ -505,6 +511,7 @@ impl Default for ServingConfig {
             memory_limit: None,
             network: Network::Deny,
             compat: Compat::Strict,
+            tolerance: None,
         }
     }
 }
@@ -515,8 +522,10 @@ impl Default for ServingConfig {
 pub enum RuntimeChoice {
     /// The best that gives the same answers.
     Auto,
-    /// In the gateway's process; refused at load when the model cannot.
+    /// In the gateway's process, as data; refused at load when the model cannot.
     Native,
+    /// In the gateway's process, by the ONNX Runtime library; refused at load when the model or the machine cannot.
+    Onnx,
     /// A Python process.
     Worker,
 }
@@ -652,6 +661,10 @@ pub struct ModelsConfig {
     /// A folder of wheels to install from instead of the package index.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wheelhouse: Option<Expanded>,
+    /// The ONNX Runtime library (`libonnxruntime.so`) for models of the onnx flavour. Default: the one in the package
+    /// `onnxruntime` of `python`, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub onnx_library: Option<Expanded>,
     /// Whether a worker may run where part of its isolation cannot be applied (old kernels, some containers).
     pub isolation: Isolation,
 }

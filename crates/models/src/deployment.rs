@@ -25,6 +25,8 @@ pub enum RuntimeChoice {
     Auto,
     /// Native or nothing.
     Native,
+    /// The ONNX Runtime in this process, or nothing.
+    Onnx,
     /// A Python worker.
     Worker,
 }
@@ -64,6 +66,8 @@ pub struct DeploymentSpec {
     pub network_allowed: bool,
     /// Answer as MLflow does, without our stricter checks. Implies a worker.
     pub compat_mlflow: bool,
+    /// How far a converted model's numbers may lie from Python's where they cannot be the same to the last bit.
+    pub tolerance: Option<f64>,
 }
 
 impl DeploymentSpec {
@@ -81,6 +85,7 @@ impl DeploymentSpec {
             memory_limit_bytes: None,
             network_allowed: false,
             compat_mlflow: false,
+            tolerance: None,
         }
     }
 }
@@ -122,7 +127,7 @@ pub struct DeploymentStatus {
     pub state: DeploymentState,
     /// The version that serves.
     pub version: Option<Arc<str>>,
-    /// `native` or `worker`, of the version that serves.
+    /// `native`, `onnx` or `worker`, of the version that serves.
     pub runtime: Option<&'static str>,
     /// Why that runtime.
     pub runtime_reason: Option<String>,
@@ -370,6 +375,7 @@ impl Deployment {
             return Err(Fault::client(code, text));
         };
         let version = live.version.clone();
+        let runtime = live.runtime.name();
         let large = matches!(&live.runtime, Runtime::Native(model) if model.work(rows) > LARGE_WORK);
         let run = move || match &live.runtime {
             Runtime::Native(model) => {
@@ -388,7 +394,7 @@ impl Deployment {
             content_type: "application/json",
             rows,
             version,
-            runtime: "native",
+            runtime,
         })
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::environment;
+use crate::native::onnx;
 use crate::registry::{Registry, RegistryError};
 use crate::settings::ModelSettings;
 use crate::worker::{exec, user};
@@ -83,6 +84,22 @@ pub async fn doctor(settings: &ModelSettings, registries: &[Arc<Registry>]) -> V
             "not found: environments are built with venv and pip, which takes longer",
             "install uv and put it on PATH",
         ),
+    });
+    let library = match &settings.onnx_library {
+        Some(library) => Some(library.clone()),
+        None => onnx::find(&environment::folders(settings).await.unwrap_or_default()),
+    };
+    out.push(match library {
+        Some(library) if library.is_file() => {
+            Finding::new("onnx", Ok, "an ONNX Runtime library was found", "")
+        }
+        Some(_) => Finding::new(
+            "onnx",
+            Error,
+            "the configured ONNX Runtime library does not exist",
+            "set `models.onnx_library` to a libonnxruntime.so of version 1.22 or newer",
+        ),
+        None => Finding::new("onnx", Ok, "no ONNX Runtime library: ONNX models run in workers", ""),
     });
     out.push(match exec::landlock_gap() {
         None => Finding::new("worker isolation", Ok, "Landlock and seccomp are available", ""),

@@ -110,6 +110,7 @@ async fn step(
                 model = %spec.model,
                 version = resolved.version,
                 runtime = live.runtime.name(),
+                reason = live.runtime_reason,
                 milliseconds = began.elapsed().as_millis() as u64,
                 "model is live"
             );

@@ -2,6 +2,7 @@
 //! model is executed in this process: trees are read as data, everything else runs in worker processes.
 
 mod artifacts;
+mod convert;
 mod demo;
 mod demo_files;
 mod deployment;

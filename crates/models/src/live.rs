@@ -8,10 +8,11 @@ use millgate_scoring::ContentType;
 use tokio::sync::mpsc;
 
 use crate::artifacts::{ArtifactError, Cache};
+use crate::convert;
 use crate::deployment::{Deployment, DeploymentState, RuntimeChoice};
-use crate::environment;
+use crate::environment::{self, Environment};
 use crate::model_file::ModelFile;
-use crate::native::NativeModel;
+use crate::native::{NativeModel, converted, onnx};
 use crate::registry::{RegistryError, Resolved};
 use crate::settings::ModelSettings;
 use crate::worker::user::{self, Gap, User};
@@ -29,14 +30,14 @@ pub(crate) struct Live {
 
 /// What computes.
 pub(crate) enum Runtime {
-    Native(NativeModel),
+    Native(Box<NativeModel>),
     Worker(Pool),
 }
 
 impl Runtime {
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Native(_) => "native",
+            Self::Native(model) => model.runtime(),
             Self::Worker(_) => "worker",
         }
     }
@@ -75,12 +76,10 @@ pub(crate) async fn load(
     note(DeploymentState::Fetched);
     let folder = artifact.folder.clone();
     let model = run(move || ModelFile::read(&folder)).await?;
-    let (runtime, runtime_reason) = match choose(deployment, &model, &note).await? {
-        Ok(native) => (Runtime::Native(native), "trees are read and walked in process".to_owned()),
-        Err(why) => {
-            let pool = start_pool(deployment, settings, alive, &model, &note).await?;
-            (Runtime::Worker(pool), why)
-        }
+    let mut start = Start { deployment, settings, model: &model, ground: None };
+    let (runtime, runtime_reason) = match start.choose(&artifact.digest, &note).await? {
+        Ok((native, why)) => (Runtime::Native(Box::new(native)), why),
+        Err(why) => (Runtime::Worker(start.pool(alive, &note).await?), why),
     };
     let live = Live {
         identity: resolved.identity.clone(),
@@ -104,27 +103,189 @@ async fn run<T: Send + 'static>(
     done.unwrap_or_else(|_| Err("loading was stopped".to_owned())).map_err(LoadError::Model)
 }
 
-/// The native model, or why a worker must serve.
-async fn choose(
-    deployment: &Deployment,
-    model: &ModelFile,
-    note: &impl Fn(DeploymentState),
-) -> Result<Result<NativeModel, String>, LoadError> {
-    let spec = &deployment.spec;
-    match spec.runtime {
-        RuntimeChoice::Worker => return Ok(Err("`runtime: worker` is configured".to_owned())),
-        RuntimeChoice::Auto if spec.compat_mlflow => {
-            return Ok(Err("`compat: mlflow` asks for MLflow's own answers".to_owned()));
+/// A version on its way to a runtime.
+struct Start<'a> {
+    deployment: &'a Deployment,
+    settings: &'a ModelSettings,
+    model: &'a ModelFile,
+    /// What processes are started with, from the first time it is needed.
+    ground: Option<Ground>,
+}
+
+/// A plan for processes, and what it was made on.
+struct Ground {
+    plan: Plan,
+    environment: Environment,
+}
+
+impl Start<'_> {
+    /// The native model and why it may serve, or why a worker must.
+    async fn choose(
+        &mut self,
+        digest: &str,
+        note: &impl Fn(DeploymentState),
+    ) -> Result<Result<(NativeModel, String), String>, LoadError> {
+        let spec = &self.deployment.spec;
+        match spec.runtime {
+            RuntimeChoice::Worker => return Ok(Err("`runtime: worker` is configured".to_owned())),
+            RuntimeChoice::Auto if spec.compat_mlflow => {
+                return Ok(Err("`compat: mlflow` asks for MLflow's own answers".to_owned()));
+            }
+            RuntimeChoice::Auto | RuntimeChoice::Native | RuntimeChoice::Onnx => {}
         }
-        RuntimeChoice::Auto | RuntimeChoice::Native => {}
+        note(DeploymentState::Loading);
+        let insists = spec.runtime == RuntimeChoice::Onnx;
+        let loaded = if self.model.flavor("onnx").is_some() && spec.runtime != RuntimeChoice::Native {
+            self.onnx().await?
+        } else if insists {
+            Err("the model has no onnx flavour".to_owned())
+        } else if convert::is_candidate(self.model) {
+            self.convert(digest, note).await?
+        } else {
+            let read = "trees are read and walked in process".to_owned();
+            load_trees(self.model.clone()).await?.map(|native| (native, read))
+        };
+        match loaded {
+            Err(why) if insists => {
+                Err(LoadError::Model(format!("`runtime: onnx` is configured, but: {why}")))
+            }
+            Err(why) if spec.runtime == RuntimeChoice::Native => {
+                Err(LoadError::Model(format!("`runtime: native` is configured, but: {why}")))
+            }
+            loaded => Ok(loaded),
+        }
     }
-    note(DeploymentState::Loading);
-    let copy = model.clone();
-    let loaded = run(move || {
-        Ok(NativeModel::load(&copy).and_then(|native| {
+
+    /// An ONNX model in this process, by a library of the operator's: never by one that a model's requirements brought.
+    async fn onnx(&self) -> Result<Result<(NativeModel, String), String>, LoadError> {
+        let library = match &self.settings.onnx_library {
+            Some(library) => Some(library.clone()),
+            None => onnx::find(&environment::folders(self.settings).await.unwrap_or_default()),
+        };
+        let Some(library) = library else {
+            let why = "no ONNX Runtime library: set `models.onnx_library`, or install onnxruntime for `models.python`";
+            return Ok(Err(why.to_owned()));
+        };
+        let model = self.model.clone();
+        run(move || {
+            let loaded = onnx::load(&library, &model);
+            Ok(loaded.map(|native| (native, "run by the ONNX Runtime in process".to_owned())))
+        })
+        .await
+    }
+
+    /// A scikit-learn model as data: kept from an earlier start, or made by the conversion job.
+    async fn convert(
+        &mut self,
+        digest: &str,
+        note: &impl Fn(DeploymentState),
+    ) -> Result<Result<(NativeModel, String), String>, LoadError> {
+        let spec = &self.deployment.spec;
+        let place = convert::place(&self.settings.data_dir, digest, spec.env_manager);
+        let (signature, tolerance) = (self.model.signature.clone(), spec.tolerance);
+        let read = |written: Vec<u8>| {
+            run(move || {
+                let read = converted::read(&written, &signature, tolerance);
+                Ok(read.map(|converted| (converted.model, converted.reason)))
+            })
+        };
+        let file = place.clone();
+        if let Some(written) = run(move || Ok(convert::kept(&file))).await? {
+            return read(written).await;
+        }
+        let ground = self.ground(note).await?;
+        let written = match ground.plan.convert().await {
+            Ok(written) => written,
+            Err(why) => return Ok(Err(why)),
+        };
+        let packages = ground.environment.readable.clone();
+        let copy = written.clone();
+        run(move || {
+            if let Err(error) = convert::keep(&place, &convert::stamp(&packages), &copy) {
+                tracing::warn!(reason = %error.kind(), "a converted model cannot be kept");
+            }
+            Ok(())
+        })
+        .await?;
+        read(written).await
+    }
+
+    /// Prepares the environment and the plan, once.
+    async fn ground(&mut self, note: &impl Fn(DeploymentState)) -> Result<&Ground, LoadError> {
+        if self.ground.is_none() {
+            self.ground = Some(self.prepare(note).await?);
+        }
+        self.ground.as_ref().ok_or_else(|| LoadError::Model("nothing was prepared".to_owned()))
+    }
+
+    async fn prepare(&self, note: &impl Fn(DeploymentState)) -> Result<Ground, LoadError> {
+        let Self { deployment, settings, model, .. } = self;
+        let spec = &deployment.spec;
+        note(DeploymentState::Env);
+        let environment =
+            environment::prepare(settings, spec.env_manager, model).await.map_err(LoadError::Model)?;
+        note(DeploymentState::Loading);
+        let mut readable = environment.readable.clone();
+        readable.push(model.folder.clone());
+        let mut plan = Plan {
+            launcher: settings.launcher.clone(),
+            python: environment.python.clone(),
+            model: model.folder.clone(),
+            strict: !spec.compat_mlflow,
+            run_dir: settings.data_dir.join("run"),
+            readable,
+            network_allowed: spec.network_allowed,
+            memory_limit: spec.memory_limit_bytes,
+            isolation_required: settings.isolation_required,
+            user: None,
+            processes: 512 + 64 * spec.workers as u64,
+            load_timeout: settings.load_timeout,
+            kill_after: settings.kill_after,
+            label: spec.endpoint.clone(),
+        };
+        if user::is_root()
+            && let Err(gap) = other_user(deployment, settings, &mut plan).await
+        {
+            plan.user = None;
+            if settings.isolation_required {
+                return Err(LoadError::Model(format!(
+                    "worker isolation is required and incomplete: {}",
+                    gap.text
+                )));
+            }
+            say_once(&gap);
+        }
+        Ok(Ground { plan, environment })
+    }
+
+    async fn pool(
+        &mut self,
+        alive: &mpsc::Sender<()>,
+        note: &impl Fn(DeploymentState),
+    ) -> Result<Pool, LoadError> {
+        let Deployment { spec, handle, .. } = self.deployment;
+        let Ground { plan, environment } = self.ground(note).await?;
+        Pool::start(plan.clone(), spec.workers, handle, alive).await.map_err(|reason| {
+            let hint = if environment.differences.is_empty() {
+                String::new()
+            } else {
+                format!(
+                    " (packages differ from the model's requirements: {})",
+                    environment.differences.join(", ")
+                )
+            };
+            LoadError::Model(format!("{reason}{hint}"))
+        })
+    }
+}
+
+/// Trees that are read as they are, or why they cannot be.
+async fn load_trees(model: ModelFile) -> Result<Result<NativeModel, String>, LoadError> {
+    run(move || {
+        Ok(NativeModel::load(&model).and_then(|native| {
             // The input example must at least be answered.
-            let Some(example) = &copy.example else { return Ok(native) };
-            let checked = millgate_scoring::check(example, ContentType::Json, &copy.signature)
+            let Some(example) = &model.example else { return Ok(native) };
+            let checked = millgate_scoring::check(example, ContentType::Json, &model.signature)
                 .map_err(|fault| format!("its input example does not fit its signature: {}", fault.public))?;
             if let Some(data) = checked.data {
                 native
@@ -134,68 +295,7 @@ async fn choose(
             Ok(native)
         }))
     })
-    .await?;
-    match loaded {
-        Err(why) if spec.runtime == RuntimeChoice::Native => {
-            Err(LoadError::Model(format!("`runtime: native` is configured, but: {why}")))
-        }
-        loaded => Ok(loaded),
-    }
-}
-
-async fn start_pool(
-    deployment: &Deployment,
-    settings: &ModelSettings,
-    alive: &mpsc::Sender<()>,
-    model: &ModelFile,
-    note: &impl Fn(DeploymentState),
-) -> Result<Pool, LoadError> {
-    let spec = &deployment.spec;
-    note(DeploymentState::Env);
-    let environment =
-        environment::prepare(settings, spec.env_manager, model).await.map_err(LoadError::Model)?;
-    note(DeploymentState::Loading);
-    let mut readable = environment.readable;
-    readable.push(model.folder.clone());
-    let mut plan = Plan {
-        launcher: settings.launcher.clone(),
-        python: environment.python,
-        model: model.folder.clone(),
-        strict: !spec.compat_mlflow,
-        run_dir: settings.data_dir.join("run"),
-        readable,
-        network_allowed: spec.network_allowed,
-        memory_limit: spec.memory_limit_bytes,
-        isolation_required: settings.isolation_required,
-        user: None,
-        processes: 512 + 64 * spec.workers as u64,
-        load_timeout: settings.load_timeout,
-        kill_after: settings.kill_after,
-        label: spec.endpoint.clone(),
-    };
-    if user::is_root()
-        && let Err(gap) = other_user(deployment, settings, &mut plan).await
-    {
-        plan.user = None;
-        if settings.isolation_required {
-            return Err(LoadError::Model(format!(
-                "worker isolation is required and incomplete: {}",
-                gap.text
-            )));
-        }
-        say_once(&gap);
-    }
-    Pool::start(plan, spec.workers, &deployment.handle, alive).await.map_err(|reason| {
-        let hint = if environment.differences.is_empty() {
-            String::new()
-        } else {
-            format!(
-                " (packages differ from the model's requirements: {})",
-                environment.differences.join(", ")
-            )
-        };
-        LoadError::Model(format!("{reason}{hint}"))
-    })
+    .await
 }
 
 /// Gives the workers a user of their own and opens the way to what they read.

@@ -42,7 +42,8 @@ impl Models {
         };
         absolute(&mut settings.data_dir);
         absolute(&mut settings.launcher);
-        let paths = [&mut settings.python, &mut settings.wheelhouse, &mut settings.uv];
+        let paths =
+            [&mut settings.python, &mut settings.wheelhouse, &mut settings.uv, &mut settings.onnx_library];
         paths.into_iter().flatten().for_each(absolute);
         let (alive, gone) = mpsc::channel(1);
         Arc::new(Self {

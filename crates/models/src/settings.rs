@@ -17,6 +17,8 @@ pub struct ModelSettings {
     pub wheelhouse: Option<PathBuf>,
     /// The `uv` to build environments with. `None`: `uv` on `PATH`, else the interpreter's own `venv`.
     pub uv: Option<PathBuf>,
+    /// The ONNX Runtime library. `None`: that of `python`'s package `onnxruntime`, where there is one.
+    pub onnx_library: Option<PathBuf>,
     /// How long a worker may take from its start to a loaded model.
     pub load_timeout: Duration,
     /// How long building an environment may take.
@@ -37,6 +39,7 @@ impl ModelSettings {
             launcher: launcher.into(),
             wheelhouse: None,
             uv: None,
+            onnx_library: None,
             load_timeout: Duration::from_mins(3),
             environment_timeout: Duration::from_mins(15),
             kill_after: Duration::from_secs(1),

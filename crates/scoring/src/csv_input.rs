@@ -3,7 +3,7 @@
 use millgate_types::{Fault, code};
 
 use crate::cell::{self, Misfit};
-use crate::frame::{ColumnData, Data, Frame};
+use crate::frame::{ColumnData, Data, Form, Frame};
 use crate::input::Checked;
 use crate::json::Json;
 use crate::shown;
@@ -61,7 +61,7 @@ pub(crate) fn check(body: &[u8], signature: &Signature) -> Result<Checked, Fault
         }
         rows += 1;
     }
-    let data = (!columns.is_empty()).then_some(Data::Frame(Frame { rows, columns: out }));
+    let data = (!columns.is_empty()).then_some(Data::Frame(Frame { rows, columns: out, form: Form::Csv }));
     Ok(Checked { rows: rows as u64, data, has_params: false, llm: false })
 }
 

@@ -16,6 +16,19 @@ pub struct Frame {
     pub rows: usize,
     /// The columns.
     pub columns: Vec<ColumnData>,
+    /// How it came.
+    pub form: Form,
+}
+
+/// How a table came: Python reads a missing text differently from each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `dataframe_split`, `dataframe_records`
+    Table,
+    /// `inputs`, `instances`
+    Typed,
+    /// `text/csv`
+    Csv,
 }
 
 /// The cells of one column.

@@ -6,7 +6,7 @@ use millgate_types::{Fault, code};
 
 use crate::cell::{self, Misfit};
 use crate::content_type::ContentType;
-use crate::frame::{ColumnData, Data, Frame, Matrix};
+use crate::frame::{ColumnData, Data, Form, Frame, Matrix};
 use crate::json::Json;
 use crate::params;
 use crate::shown;
@@ -73,7 +73,8 @@ fn check_json(body: &[u8], signature: &Signature) -> Result<Checked, Fault> {
         None => Ok(checked(rows_of(form, value), None)),
         Some(Inputs::Columns(columns)) => {
             let table = Table::read(form, value)?;
-            let frame = enforce(&table, columns)?;
+            let form = if form.starts_with("dataframe") { Form::Table } else { Form::Typed };
+            let frame = enforce(&table, columns, form)?;
             Ok(checked(frame.rows, Some(Data::Frame(frame))))
         }
         Some(Inputs::Tensors(tensors)) => match (tensors.as_slice(), form.starts_with("dataframe")) {
@@ -273,7 +274,7 @@ impl<'j, 'a> Table<'j, 'a> {
 /// Columns that the records of one body may name together: bounds the table's memory.
 const MAX_COLUMNS: usize = 4096;
 
-fn enforce(table: &Table<'_, '_>, columns: &[Column]) -> Result<Frame, Fault> {
+fn enforce(table: &Table<'_, '_>, columns: &[Column], form: Form) -> Result<Frame, Fault> {
     let mut out = Vec::with_capacity(columns.len());
     for (index, column) in columns.iter().enumerate() {
         let position = match (&column.name, &table.names) {
@@ -316,7 +317,7 @@ fn enforce(table: &Table<'_, '_>, columns: &[Column]) -> Result<Frame, Fault> {
     if columns.iter().all(|column| column.name.is_none()) && table.columns.len() > columns.len() {
         return Err(mismatch(format!("expected {} columns, found {}", columns.len(), table.columns.len())));
     }
-    Ok(Frame { rows: table.rows, columns: out })
+    Ok(Frame { rows: table.rows, columns: out, form })
 }
 
 fn read_column(column: &Column, cells: &[Option<&Json<'_>>]) -> Result<ColumnData, (usize, Misfit)> {

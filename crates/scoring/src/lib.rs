@@ -15,9 +15,9 @@ mod signature;
 mod table;
 mod template;
 
-pub use answer::Predictions;
+pub use answer::{Output, Predictions, Values};
 pub use content_type::ContentType;
-pub use frame::{ColumnData, Data, Frame, Matrix};
+pub use frame::{ColumnData, Data, Form, Frame, Matrix};
 pub use input::{Checked, check};
 pub use json::Json;
 pub use signature::{Column, Inputs, Kind, Param, Property, Signature, SignatureError, Tensor};

@@ -541,6 +541,7 @@ impl<'a> Resolver<'a> {
             runtime: match serving.runtime {
                 RuntimeChoice::Auto => millgate_models::RuntimeChoice::Auto,
                 RuntimeChoice::Native => millgate_models::RuntimeChoice::Native,
+                RuntimeChoice::Onnx => millgate_models::RuntimeChoice::Onnx,
                 RuntimeChoice::Worker => millgate_models::RuntimeChoice::Worker,
             },
             env_manager: match serving.env_manager {
@@ -553,6 +554,7 @@ impl<'a> Resolver<'a> {
             memory_limit_bytes: serving.memory_limit.map(|size| size.0),
             network_allowed: serving.network == Network::Allow,
             compat_mlflow: serving.compat == Compat::Mlflow,
+            tolerance: serving.tolerance,
         });
         self.deployments.push(Arc::clone(&deployment));
         let kind = TargetKind::Model(deployment);

@@ -22,6 +22,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("start", start),
     ("native model", native),
     ("python model", worker),
+    ("in process", in_process),
 ];
 
 /// CPU per unit of work of one run.
@@ -292,28 +293,37 @@ fn native(bench: &Bench, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// One row through a Python worker, one caller, beside MLflow's own scoring server.
-fn worker(bench: &Bench, table: &mut Table) -> Result<()> {
+/// Saves the models once and answers their folder.
+fn models(bench: &Bench, python: &std::path::Path) -> Result<std::path::PathBuf> {
+    let folder = bench.folder.path().join("models");
+    if !folder.is_dir() {
+        std::fs::create_dir(&folder)?;
+        let script = root().join("tests/bench_model.py").display().to_string();
+        run(&mut command(python, &[&script, &folder.display().to_string()]))?;
+    }
+    Ok(folder)
+}
+
+/// One caller asks a model that `millgate models serve` serves with `options`, and then MLflow's own scoring server.
+fn beside_mlflow(bench: &Bench, name: &str, options: &[&str]) -> Result<Option<(Vec<Cost>, Vec<Cost>)>> {
     let Some(python) = &bench.python else {
         say("  no Python environment: left out");
-        return Ok(());
+        return Ok(None);
     };
-    let model = bench.folder.path().join("model").display().to_string();
-    let script = root().join("tests/bench_model.py").display().to_string();
-    run(&mut command(python, &[&script, &model]))?;
-    let body = bench.folder.path().join("iris.json");
-    std::fs::write(&body, IRIS)?;
-    let body = body.display().to_string();
+    let folder = models(bench, python)?;
+    let model = folder.join(name).display().to_string();
+    let body = folder.join(format!("{name}.json")).display().to_string();
     let arguments = ["-c", "1", "--path", "/invocations", "--body", body.as_str()];
     let (mut ours, mut others) = (Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
-        let gateway = bench.program("millgate", &["models", "serve", "-m", &model], "/ping")?;
+        let gateway =
+            bench.program("millgate", &[&["models", "serve", "-m", &model], options].concat(), "/ping")?;
         let ready = Instant::now() + Duration::from_mins(1);
         while bench.load(gateway.port, &[&arguments[..], &["-n", "1"]].concat())?.errors > 0 {
             ensure!(Instant::now() < ready, "the model does not load");
             std::thread::sleep(Duration::from_millis(500));
         }
-        ours.push(cost(bench, &gateway, &arguments, false)?);
+        ours.push(answered(cost(bench, &gateway, &arguments, false)?)?);
         gateway.stop();
         let port = super::free_port()?;
         let text = port.to_string();
@@ -323,10 +333,22 @@ fn worker(bench: &Bench, table: &mut Table) -> Result<()> {
         let mut command = super::pinned(0, mlflow, &arguments_of_mlflow);
         let folder = python.parent().context("an interpreter has a folder")?.display().to_string();
         command.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap_or_default()));
+        command.env("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "true");
         let mlflow = bench.start(command, port, "/ping")?;
-        others.push(cost(bench, &mlflow, &arguments, false)?);
+        others.push(answered(cost(bench, &mlflow, &arguments, false)?)?);
         mlflow.stop();
     }
+    Ok(Some((ours, others)))
+}
+
+fn answered(cost: Cost) -> Result<Cost> {
+    ensure!(cost.load.statuses.keys().eq(["200"]), "not answered: {:?}", cost.load);
+    Ok(cost)
+}
+
+/// One row through a Python worker.
+fn worker(bench: &Bench, table: &mut Table) -> Result<()> {
+    let Some((ours, others)) = beside_mlflow(bench, "worker", &[])? else { return Ok(()) };
     let us = |cost: &Cost| cost.us;
     let p50 = |cost: &Cost| cost.load.p50_us as f64;
     table.row(
@@ -341,5 +363,27 @@ fn worker(bench: &Bench, table: &mut Table) -> Result<()> {
         format!("`mlflow models serve` {:.0} us", of(&others, p50)),
         ratio(&ours, &others, p50),
     );
+    Ok(())
+}
+
+/// Models that run in process.
+fn in_process(bench: &Bench, table: &mut Table) -> Result<()> {
+    for (name, what, runtime) in [
+        ("forest", "one row through a random forest of 100 trees", "native"),
+        ("forest-rows", "1,000 rows through the same forest", "native"),
+        ("linear", "one row through a scaler and a logistic regression", "native"),
+        ("text", "one text of 60 words through TF-IDF and a logistic regression", "native"),
+        ("onnx", "one row through an ONNX network of 64 x 64", "onnx"),
+    ] {
+        let options = ["--compat", "strict", "--runtime", runtime];
+        let Some((ours, others)) = beside_mlflow(bench, name, &options)? else { return Ok(()) };
+        let us = |cost: &Cost| cost.us;
+        table.row(
+            &format!("{what}: CPU per request"),
+            format!("{:.1} us", of(&ours, us)),
+            format!("`mlflow models serve` {:.0} us", of(&others, us)),
+            ratio(&ours, &others, us),
+        );
+    }
     Ok(())
 }

@@ -3,33 +3,17 @@
 
 use std::collections::HashMap;
 
-use millgate_scoring::Predictions;
+use super::forest::{Forest, Split};
 
 /// A booster's trees and its last step.
 #[derive(Debug)]
 pub(super) struct Lightgbm {
-    trees: Vec<Tree>,
+    forest: Forest<f64, f64>,
+    /// Features whose zeros count as missing.
+    zeros: Vec<bool>,
     outputs: usize,
     step: Step,
-    pub(super) features: usize,
     pub(super) names: Vec<String>,
-}
-
-#[derive(Debug)]
-struct Tree {
-    nodes: Vec<Node>,
-    leaves: Vec<f64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    threshold: f64,
-    feature: u32,
-    missing: Missing,
-    default_left: bool,
-    /// Below 0: leaf `-child - 1`.
-    left: i32,
-    right: i32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +31,8 @@ enum Step {
     Exponent,
 }
 
-/// What LightGBM takes for zero.
-const ZERO: f64 = 1e-35;
+/// What LightGBM takes for zero, of either sign: rows reach its trees without such values.
+const ZERO: f64 = 1e-35_f32 as f64;
 
 impl Lightgbm {
     pub(super) fn read(text: &str) -> Result<Self, String> {
@@ -95,30 +79,45 @@ impl Lightgbm {
         if !matches!(categorical, None | Some("null" | "[]")) {
             return Err("categorical columns".to_owned());
         }
-        let trees =
-            trees.split("\nTree=").map(|block| read_tree(block, features)).collect::<Result<Vec<_>, _>>()?;
-        if trees.len() % outputs != 0 {
+        let blocks: Vec<&str> = trees.split("\nTree=").collect();
+        if !blocks.len().is_multiple_of(outputs) {
             return Err("an incomplete iteration".to_owned());
         }
-        Ok(Self { trees, outputs, step, features, names })
+        let mut forest = Forest::new(features, 1)?;
+        // How each feature's missing values are told, from its first split on.
+        let mut missing = vec![None; features];
+        for (index, block) in blocks.into_iter().enumerate() {
+            read_tree(&mut forest, block, index % outputs, &mut missing)?;
+        }
+        let zeros = missing.iter().map(|kind| *kind == Some(Missing::Zero)).collect();
+        Ok(Self { forest, zeros, outputs, step, names })
     }
 
     pub(super) fn trees(&self) -> usize {
-        self.trees.len()
+        self.forest.trees()
     }
 
-    /// Rows of `features` values each.
-    pub(super) fn predict(&self, rows: &[f64]) -> Predictions {
-        let mut values = Vec::new();
-        for row in rows.chunks_exact(self.features) {
-            let start = values.len();
-            values.resize(start + self.outputs, 0.0_f64);
-            let Some(sums) = values.get_mut(start..) else { continue };
-            for (index, tree) in self.trees.iter().enumerate() {
-                if let Some(sum) = sums.get_mut(index % self.outputs) {
-                    *sum += tree.leaf(row);
+    pub(super) fn features(&self) -> usize {
+        self.forest.features()
+    }
+
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Rows of as many values as there are features.
+    pub(super) fn predict(&self, mut rows: Vec<f64>) -> (usize, Vec<f64>) {
+        let features = self.forest.features();
+        for row in rows.chunks_exact_mut(features) {
+            for (value, missing) in row.iter_mut().zip(&self.zeros) {
+                if value.abs() <= ZERO {
+                    *value = if *missing { f64::NAN } else { 0.0 };
                 }
             }
+        }
+        let mut values = vec![0.0; rows.len() / features * self.outputs];
+        self.forest.add_up(&rows, &mut values, self.outputs);
+        for sums in values.chunks_exact_mut(self.outputs) {
             match self.step {
                 Step::Identity => {}
                 Step::Sigmoid(scale) => {
@@ -140,26 +139,7 @@ impl Lightgbm {
                 }
             }
         }
-        Predictions::Doubles { width: self.outputs, values }
-    }
-}
-
-impl Tree {
-    fn leaf(&self, row: &[f64]) -> f64 {
-        let mut at = if self.nodes.is_empty() { -1 } else { 0 };
-        while let Ok(index) = usize::try_from(at) {
-            let Some(node) = self.nodes.get(index) else { return 0.0 };
-            let value = row.get(node.feature as usize).copied().unwrap_or(f64::NAN);
-            let value = if value.is_nan() && node.missing != Missing::NotANumber { 0.0 } else { value };
-            let missing = match node.missing {
-                Missing::None => false,
-                Missing::Zero => value.abs() <= ZERO,
-                Missing::NotANumber => value.is_nan(),
-            };
-            let left = if missing { node.default_left } else { value <= node.threshold };
-            at = if left { node.left } else { node.right };
-        }
-        self.leaves.get((-at - 1) as usize).copied().unwrap_or(0.0)
+        (self.outputs, values)
     }
 }
 
@@ -167,14 +147,16 @@ fn fields(block: &str) -> HashMap<&str, &str> {
     block.lines().filter_map(|line| line.split_once('=')).collect()
 }
 
-fn read_tree(block: &str, features: usize) -> Result<Tree, String> {
+fn read_tree(
+    forest: &mut Forest<f64, f64>,
+    block: &str,
+    output: usize,
+    missing: &mut [Option<Missing>],
+) -> Result<(), String> {
     let fields = fields(block);
     let one = |name: &str| fields.get(name).copied().unwrap_or_default();
     if one("is_linear") == "1" {
         return Err("linear trees".to_owned());
-    }
-    if !matches!(one("num_cat"), "" | "0") {
-        return Err("categorical splits".to_owned());
     }
     let count: usize = one("num_leaves").parse().map_err(|_| "a tree without `num_leaves`")?;
     let leaves = floats(one("leaf_value"))?;
@@ -182,66 +164,69 @@ fn read_tree(block: &str, features: usize) -> Result<Tree, String> {
         return Err("a tree whose leaves do not fit".to_owned());
     }
     if count == 1 {
-        return Ok(Tree { nodes: Vec::new(), leaves });
+        return forest.add_tree(1, &leaves, output, |_| Ok(Split::Leaf(0)));
     }
     let thresholds = floats(one("threshold"))?;
-    let features_used = integers(one("split_feature"))?;
+    let features = integers(one("split_feature"))?;
     let kinds = integers(one("decision_type"))?;
     let left = integers(one("left_child"))?;
     let right = integers(one("right_child"))?;
-    let lengths = [thresholds.len(), features_used.len(), kinds.len(), left.len(), right.len()];
+    let lengths = [thresholds.len(), features.len(), kinds.len(), left.len(), right.len()];
     if lengths.iter().any(|length| *length != count - 1) {
         return Err("a tree whose lists differ in length".to_owned());
     }
-    let mut nodes = Vec::with_capacity(count - 1);
-    // Every child but the root is reached exactly once: then there is no cycle.
-    let mut seen_nodes = vec![false; count - 1];
-    let mut seen_leaves = vec![false; count];
-    for index in 0..count - 1 {
-        for child in [left[index], right[index]] {
-            let slot = if child < 0 {
-                seen_leaves.get_mut((-child - 1) as usize)
-            } else {
-                seen_nodes.get_mut(child as usize).filter(|_| child != 0)
-            };
-            match slot {
-                Some(seen) if !*seen => *seen = true,
-                _ => return Err("a tree with a wrong child".to_owned()),
-            }
+    for (feature, kind) in features.iter().zip(&kinds).filter(|(_, kind)| *kind & 1 == 0) {
+        let slot = usize::try_from(*feature).ok().and_then(|feature| missing.get_mut(feature));
+        let slot = slot.ok_or("a split on a feature that does not exist")?;
+        let kind = missing_kind(*kind)?;
+        if *slot.get_or_insert(kind) != kind {
+            return Err("a feature whose missing values are told in two ways".to_owned());
         }
+    }
+    let bounds = integers(one("cat_boundaries"))?;
+    let words = integers(one("cat_threshold"))?;
+    // Inner nodes first, then leaves; children below 0 are leaves.
+    let child = |child: i64| {
+        let place = if child < 0 { (-child - 1).saturating_add(count as i64 - 1) } else { child };
+        usize::try_from(place).map_err(|_| "a tree with a wrong child")
+    };
+    forest.add_tree(2 * count - 1, &leaves, output, |index| {
+        if index >= count - 1 {
+            return Ok(Split::Leaf(index - (count - 1)));
+        }
+        let (left, right) = (child(left[index])?, child(right[index])?);
         let feature =
-            u32::try_from(features_used[index]).ok().filter(|feature| (*feature as usize) < features);
-        let kind = kinds[index];
+            usize::try_from(features[index]).map_err(|_| "a split on a feature that does not exist")?;
+        let (kind, threshold) = (kinds[index], thresholds[index]);
         if kind & 1 != 0 {
-            return Err("categorical splits".to_owned());
+            let set =
+                category_set(threshold, &bounds, &words).ok_or("a set of categories that does not exist")?;
+            return Ok(Split::OneOf { feature, set, missing_left: false, left, right });
         }
-        let missing = match (kind >> 2) & 3 {
-            0 => Missing::None,
-            1 => Missing::Zero,
-            2 => Missing::NotANumber,
-            _ => return Err("an unknown missing type".to_owned()),
+        let missing_left = match missing_kind(kind)? {
+            // What is missing counts as zero.
+            Missing::None => 0.0 <= threshold,
+            Missing::Zero | Missing::NotANumber => kind & 2 != 0,
         };
-        if thresholds[index].is_nan() {
-            return Err("a threshold that is not a number".to_owned());
-        }
-        nodes.push(Node {
-            threshold: thresholds[index],
-            feature: feature.ok_or("a split on a feature that does not exist")?,
-            missing,
-            default_left: kind & 2 != 0,
-            left: left[index],
-            right: right[index],
-        });
+        Ok(Split::AtMost { feature, threshold, missing_left, left, right })
+    })
+}
+
+fn missing_kind(decision_type: i64) -> Result<Missing, String> {
+    match (decision_type >> 2) & 3 {
+        0 => Ok(Missing::None),
+        1 => Ok(Missing::Zero),
+        2 => Ok(Missing::NotANumber),
+        _ => Err("an unknown missing type".to_owned()),
     }
-    // A cycle that never touches the root would pass the count above, so the tree is walked once.
-    let mut open = vec![0_usize];
-    let mut reached = 0;
-    while let Some(index) = open.pop() {
-        reached += 1;
-        let Some(node) = nodes.get(index) else { continue };
-        open.extend([node.left, node.right].iter().filter_map(|child| usize::try_from(*child).ok()));
-    }
-    if reached == count - 1 { Ok(Tree { nodes, leaves }) } else { Err("a tree that is not whole".to_owned()) }
+}
+
+/// The bits of a set: its number stands where numeric splits have their threshold.
+fn category_set(number: f64, bounds: &[i64], words: &[i64]) -> Option<Vec<u32>> {
+    let number = (number >= 0.0 && number < bounds.len() as f64).then_some(number as usize)?;
+    let start = usize::try_from(*bounds.get(number)?).ok()?;
+    let end = usize::try_from(*bounds.get(number + 1)?).ok()?;
+    words.get(start..end)?.iter().map(|word| u32::try_from(*word).ok()).collect()
 }
 
 fn floats(text: &str) -> Result<Vec<f64>, String> {
@@ -250,7 +235,7 @@ fn floats(text: &str) -> Result<Vec<f64>, String> {
         .collect()
 }
 
-fn integers(text: &str) -> Result<Vec<i32>, String> {
+fn integers(text: &str) -> Result<Vec<i64>, String> {
     text.split_whitespace()
         .map(|word| word.parse().map_err(|_| "a number that cannot be read".to_owned()))
         .collect()
@@ -276,13 +261,13 @@ mod tests {
         for (from, to) in [
             ("left_child=1 -1", "left_child=0 -1"),
             ("left_child=1 -1", "left_child=1 1"),
-            ("left_child=1 -1", "left_child=-1 1"),
             ("left_child=1 -1", "left_child=9 -1"),
             ("right_child=-3 -2", "right_child=-3 -9"),
             ("split_feature=0 0", "split_feature=0 4"),
             ("threshold=1 2", "threshold=1"),
             ("leaf_value=1 2 3", "leaf_value=1 2 nan"),
-            ("num_cat=0", "num_cat=1"),
+            ("decision_type=2 2", "decision_type=1 2"),
+            ("decision_type=2 2", "decision_type=2 6"),
         ] {
             assert!(read(&whole.replace(from, to)).is_err(), "{to}");
         }
@@ -291,6 +276,6 @@ mod tests {
     #[test]
     fn a_tree_of_one_leaf_is_a_constant() {
         let model = read("num_leaves=1\nnum_cat=0\nleaf_value=2.5\n").unwrap();
-        assert_eq!(model.predict(&[1.0]), Predictions::Doubles { width: 1, values: vec![2.5] });
+        assert_eq!(model.predict(vec![1.0]), (1, vec![2.5]));
     }
 }

@@ -1,7 +1,16 @@
-//! Models that run in this process: gradient-boosted trees, read as data. Nothing of a model's code runs here.
+//! Models that run in this process: trees, read as data, and scikit-learn models as the conversion job describes them.
+//! Nothing of a model's code runs here.
 
+pub(crate) mod converted;
+mod description;
+mod estimator;
+mod forest;
 mod lightgbm;
+pub(crate) mod onnx;
+mod pipeline;
+mod transform;
 mod ubjson;
+mod words;
 mod xgboost;
 
 use millgate_scoring::{Column, ColumnData, Data, Inputs, Kind, Predictions, Signature};
@@ -10,6 +19,8 @@ use serde_json::Value;
 
 use crate::model_file::ModelFile;
 use lightgbm::Lightgbm;
+use onnx::Onnx;
+use pipeline::Pipeline;
 use xgboost::{Wrapper, Xgboost};
 
 /// The largest model file that is read into this process, in bytes.
@@ -18,7 +29,14 @@ const FILE_LIMIT: u64 = 512 << 20;
 /// A model that needs no worker.
 #[derive(Debug)]
 pub(crate) struct NativeModel {
-    trees: Trees,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Trees(Trees),
+    Pipeline(Pipeline),
+    Onnx(Onnx),
 }
 
 #[derive(Debug)]
@@ -30,8 +48,8 @@ enum Trees {
 impl Trees {
     fn features(&self) -> usize {
         match self {
-            Self::Xgboost(trees) => trees.features,
-            Self::Lightgbm(trees) => trees.features,
+            Self::Xgboost(trees) => trees.features(),
+            Self::Lightgbm(trees) => trees.features(),
         }
     }
 
@@ -62,18 +80,36 @@ impl NativeModel {
             return Err("no native runtime knows the model's flavours".to_owned());
         };
         check_columns(&model.signature, &trees)?;
-        Ok(Self { trees })
+        Ok(Self { form: Form::Trees(trees) })
+    }
+
+    /// The runtime's name.
+    pub(crate) fn runtime(&self) -> &'static str {
+        match self.form {
+            Form::Trees(_) | Form::Pipeline(_) => "native",
+            Form::Onnx(_) => "onnx",
+        }
     }
 
     /// How much one call costs, in tree walks.
     pub(crate) fn work(&self, rows: u64) -> u64 {
-        rows.saturating_mul(self.trees.count() as u64)
+        let row = match &self.form {
+            Form::Trees(trees) => trees.count(),
+            Form::Pipeline(pipeline) => pipeline.work(),
+            Form::Onnx(onnx) => onnx.work(),
+        };
+        rows.saturating_mul(row as u64)
     }
 
     /// Predicts rows that were checked against the signature.
     pub(crate) fn predict(&self, data: &Data) -> Result<Predictions, Fault> {
-        let width = self.trees.features();
-        match &self.trees {
+        let trees = match &self.form {
+            Form::Trees(trees) => trees,
+            Form::Pipeline(pipeline) => return pipeline.predict(data),
+            Form::Onnx(onnx) => return onnx.predict(data),
+        };
+        let width = trees.features();
+        match trees {
             Trees::Xgboost(trees) => {
                 let rows = matrix(data, width, |value| value as f32, |value| value as f32)?;
                 // XGBoost refuses infinities ("Input data contains `inf`").
@@ -84,7 +120,8 @@ impl NativeModel {
             }
             Trees::Lightgbm(trees) => {
                 let rows = matrix(data, width, |value| value, |value| value as f64)?;
-                Ok(trees.predict(&rows))
+                let (width, values) = trees.predict(rows);
+                Ok(Predictions::Doubles { width, values })
             }
         }
     }

@@ -4,34 +4,18 @@
 use millgate_scoring::Predictions;
 use serde_json::Value;
 
+use super::forest::{Forest, Split};
+
 /// A model's trees and its last step.
 #[derive(Debug)]
 pub(super) struct Xgboost {
-    nodes: Vec<Node>,
-    /// First node of each tree, in the order of addition.
-    roots: Vec<u32>,
-    /// The output each tree adds to.
-    groups: Vec<u32>,
+    forest: Forest<f32, f32>,
     margins: Vec<f32>,
     step: Step,
     labels: bool,
-    pub(super) features: usize,
     /// The column names the model was trained with; empty when it knows none.
     pub(super) names: Vec<String>,
 }
-
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    /// A leaf's value stands here too.
-    threshold: f32,
-    /// High bit: a missing value goes left.
-    feature: u32,
-    /// 0 in a leaf.
-    left: u32,
-    right: u32,
-}
-
-const MISSING_LEFT: u32 = 1 << 31;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
@@ -62,7 +46,6 @@ impl Xgboost {
         let objective = text("/objective/name").unwrap_or("unknown");
         let features: usize = text("/learner_model_param/num_feature")
             .and_then(|text| text.parse().ok())
-            .filter(|features| *features < MISSING_LEFT as usize)
             .ok_or("`num_feature` is missing")?;
         let classes: usize =
             text("/learner_model_param/num_class").and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -122,139 +105,42 @@ impl Xgboost {
             return Err("`tree_info` does not fit the trees".to_owned());
         }
         let used = used_trees(learner, wrapper, trees.len())?;
-        let mut out = Self {
-            nodes: Vec::new(),
-            roots: Vec::with_capacity(used),
-            groups: Vec::with_capacity(used),
-            margins,
-            step,
-            labels,
-            features,
-            names,
-        };
+        let mut forest = Forest::new(features, 1)?;
         for (tree, group) in trees.iter().zip(&groups).take(used) {
-            let group = u32::try_from(*group).ok().filter(|group| (*group as usize) < outputs);
-            out.groups.push(group.ok_or("a tree for an output that does not exist")?);
-            let root = out.add_tree(tree)?;
-            out.roots.push(root);
+            let group = usize::try_from(*group).ok().filter(|group| *group < outputs);
+            add_tree(&mut forest, tree, group.ok_or("a tree for an output that does not exist")?)?;
         }
-        Ok(out)
+        Ok(Self { forest, margins, step, labels, names })
     }
 
-    /// Renumbers a tree depth-first. A node reached twice, or a child that does not exist, is refused.
-    fn add_tree(&mut self, tree: &Value) -> Result<u32, String> {
-        let list =
-            |name: &str| tree.get(name).map(integers).ok_or_else(|| format!("a tree without `{name}`"))?;
-        let left = list("left_children")?;
-        let right = list("right_children")?;
-        let feature = list("split_indices")?;
-        let default_left = list("default_left")?;
-        let kinds = tree.get("split_type").map(integers).transpose()?.unwrap_or_default();
-        if kinds.iter().any(|kind| *kind != 0) {
-            return Err("categorical splits".to_owned());
-        }
-        if tree
-            .pointer("/tree_param/size_leaf_vector")
-            .and_then(Value::as_str)
-            .is_some_and(|size| !matches!(size, "0" | "1"))
-        {
-            return Err("vector leaves".to_owned());
-        }
-        let conditions = tree.get("split_conditions").and_then(Value::as_array);
-        let conditions = conditions.ok_or("a tree without `split_conditions`")?;
-        let size = left.len();
-        if [right.len(), feature.len(), default_left.len(), conditions.len()].iter().any(|len| *len != size) {
-            return Err("a tree whose lists differ in length".to_owned());
-        }
-        let root = u32::try_from(self.nodes.len()).map_err(|_| "too many nodes")?;
-        let mut seen = vec![false; size];
-        // (node in the file, the place that points to it)
-        let mut open: Vec<(usize, Option<(u32, bool)>)> = vec![(0, None)];
-        while let Some((index, parent)) = open.pop() {
-            match seen.get_mut(index) {
-                Some(seen) if !*seen => *seen = true,
-                Some(_) => return Err("a tree with a node reached twice".to_owned()),
-                None => return Err("a tree with a child that does not exist".to_owned()),
-            }
-            let here = u32::try_from(self.nodes.len()).map_err(|_| "too many nodes")?;
-            if let Some((parent, is_left)) = parent {
-                let parent = self.nodes.get_mut(parent as usize).ok_or("a tree without a root")?;
-                if is_left {
-                    parent.left = here;
-                } else {
-                    parent.right = here;
-                }
-            }
-            // Exact for both files: UBJSON holds f32, JSON the shortest text of one.
-            let threshold =
-                conditions[index].as_f64().ok_or("a threshold that is not a finite number")? as f32;
-            if !threshold.is_finite() {
-                return Err("a threshold that is not a finite number".to_owned());
-            }
-            if left[index] < 0 {
-                self.nodes.push(Node { threshold, feature: 0, left: 0, right: 0 });
-                continue;
-            }
-            let split = usize::try_from(feature[index]).ok().filter(|feature| *feature < self.features);
-            let split = split.ok_or("a split on a feature that does not exist")? as u32;
-            let child = |child: i64| usize::try_from(child).map_err(|_| "a tree with one child".to_owned());
-            let missing = if default_left[index] == 0 { 0 } else { MISSING_LEFT };
-            self.nodes.push(Node { threshold, feature: split | missing, left: 0, right: 0 });
-            open.push((child(right[index])?, Some((here, false))));
-            open.push((child(left[index])?, Some((here, true))));
-        }
-        Ok(root)
-    }
-
-    /// The work of one row, in node visits at most: the sum of nothing more than trees times depth is not known
-    /// without walking, so trees are counted.
     pub(super) fn trees(&self) -> usize {
-        self.roots.len()
+        self.forest.trees()
     }
 
-    /// Rows of `features` values each.
+    pub(super) fn features(&self) -> usize {
+        self.forest.features()
+    }
+
+    /// Rows of as many values as there are features.
     pub(super) fn predict(&self, rows: &[f32]) -> Predictions {
         let outputs = self.margins.len();
-        let count = rows.len().checked_div(self.features).unwrap_or(0);
-        let mut values = Vec::with_capacity(count * outputs);
-        for row in rows.chunks_exact(self.features.max(1)) {
-            let start = values.len();
-            values.extend_from_slice(&self.margins);
-            for (root, group) in self.roots.iter().zip(&self.groups) {
-                let leaf = self.leaf(*root, row);
-                if let Some(sum) = values.get_mut(start + *group as usize) {
-                    *sum += leaf;
-                }
-            }
-            if let Some(sums) = values.get_mut(start..) {
-                self.finish(sums);
-            }
+        let mut values = self.margins.repeat(rows.len() / self.forest.features());
+        self.forest.add_up(rows, &mut values, outputs);
+        for sums in values.chunks_exact_mut(outputs) {
+            self.finish(sums);
         }
         if self.labels {
             let label = |row: &[f32]| match row {
                 [one] => i64::from(*one > 0.5),
                 many => first_largest(many) as i64,
             };
-            return Predictions::Labels(values.chunks(outputs.max(1)).map(label).collect());
+            return Predictions::Labels(values.chunks(outputs).map(label).collect());
         }
         if self.step == Step::Class {
             let classes = values.chunks(outputs).map(|row| first_largest(row) as f32).collect();
             return Predictions::Floats { width: 1, values: classes };
         }
         Predictions::Floats { width: outputs, values }
-    }
-
-    fn leaf(&self, root: u32, row: &[f32]) -> f32 {
-        let mut at = root;
-        loop {
-            let Some(node) = self.nodes.get(at as usize) else { return 0.0 };
-            if node.left == 0 {
-                return node.threshold;
-            }
-            let value = row.get((node.feature & !MISSING_LEFT) as usize).copied().unwrap_or(f32::NAN);
-            let left = if value.is_nan() { node.feature & MISSING_LEFT != 0 } else { value < node.threshold };
-            at = if left { node.left } else { node.right };
-        }
     }
 
     fn finish(&self, sums: &mut [f32]) {
@@ -265,6 +151,52 @@ impl Xgboost {
             Step::Softmax => softmax(sums),
         }
     }
+}
+
+fn add_tree(forest: &mut Forest<f32, f32>, tree: &Value, output: usize) -> Result<(), String> {
+    let list = |name: &str| tree.get(name).map(integers).ok_or_else(|| format!("a tree without `{name}`"))?;
+    let left = list("left_children")?;
+    let right = list("right_children")?;
+    let feature = list("split_indices")?;
+    let default_left = list("default_left")?;
+    let kinds = tree.get("split_type").map(integers).transpose()?.unwrap_or_default();
+    if kinds.iter().any(|kind| *kind != 0) {
+        return Err("categorical splits".to_owned());
+    }
+    if tree
+        .pointer("/tree_param/size_leaf_vector")
+        .and_then(Value::as_str)
+        .is_some_and(|size| !matches!(size, "0" | "1"))
+    {
+        return Err("vector leaves".to_owned());
+    }
+    let conditions = tree.get("split_conditions").and_then(Value::as_array);
+    let conditions = conditions.ok_or("a tree without `split_conditions`")?;
+    let size = left.len();
+    if [right.len(), feature.len(), default_left.len(), conditions.len()].iter().any(|len| *len != size) {
+        return Err("a tree whose lists differ in length".to_owned());
+    }
+    // Exact for both files: UBJSON holds f32, JSON the shortest text of one. A leaf's value stands here too.
+    let condition = |value: &Value| {
+        let value = value.as_f64().map(|value| value as f32).filter(|value| value.is_finite());
+        value.ok_or("a threshold that is not a finite number")
+    };
+    let conditions = conditions.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+    forest.add_tree(size, &conditions, output, |index| {
+        if left[index] < 0 {
+            return Ok(Split::Leaf(index));
+        }
+        let child = |child: i64| usize::try_from(child).map_err(|_| "a tree with one child");
+        Ok(Split::AtMost {
+            feature: usize::try_from(feature[index])
+                .map_err(|_| "a split on a feature that does not exist")?,
+            // XGBoost goes left when the value is less.
+            threshold: conditions[index].next_down(),
+            missing_left: default_left[index] != 0,
+            left: child(left[index])?,
+            right: child(right[index])?,
+        })
+    })
 }
 
 fn sigmoid(value: f32) -> f32 {

@@ -3,6 +3,7 @@
 
 pub(crate) mod exec;
 mod frame;
+pub(crate) mod job;
 mod process;
 mod queue;
 pub(crate) mod user;

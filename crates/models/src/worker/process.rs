@@ -57,7 +57,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The launcher's argument.
-    fn launch(&self, private: &Path, args: Vec<String>) -> std::io::Result<String> {
+    pub(super) fn launch(&self, private: &Path, args: Vec<String>) -> std::io::Result<String> {
         let launch = Launch {
             program: self.python.clone(),
             args,
@@ -297,7 +297,7 @@ pub(crate) fn memory(pid: Option<Pid>) -> Option<u64> {
 }
 
 /// Takes our own folders out of a text that callers see, and keeps it short.
-fn clean(text: &str, plan: &Plan) -> String {
+pub(super) fn clean(text: &str, plan: &Plan) -> String {
     let mut text = text.to_owned();
     let hide = |text: &mut String, path: &Path, word: &str| {
         if let Some(path) = path.to_str().filter(|path| path.len() > 1) {

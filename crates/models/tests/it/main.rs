@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
 
+mod converted;
 mod demo;
 mod environments;
 mod exact;
 mod failures;
 mod http;
+mod onnx;
 mod real;
 mod support;
 mod users;

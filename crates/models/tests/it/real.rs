@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millgate_models::{DeploymentState, RegistryConfig, RuntimeChoice};
+use millgate_models::{Deployment, DeploymentState, Registry, RegistryConfig, RuntimeChoice};
 use millgate_types::code;
 
 use crate::support::{Bench, PATIENCE, json, real_python, registry, spec, text, until};
@@ -74,6 +74,12 @@ fn bench(python: PathBuf) -> Bench {
     Bench::new(|settings| settings.python = Some(python))
 }
 
+fn in_worker(bench: &Bench, registry: &Arc<Registry>, model: &str) -> Arc<Deployment> {
+    let mut wanted = spec(registry.clone(), model);
+    wanted.runtime = RuntimeChoice::Worker;
+    bench.models.deploy(wanted)
+}
+
 /// The whole life: registry down at start, then up; versions by alias, stage, number, logged id; worker answers equal
 /// to MLflow's own; a promotion under load; the registry down again; the same store read without a server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,7 +94,7 @@ async fn a_real_tracking_server_is_followed_through_its_life() {
         millgate_models::Registry::new(config).unwrap()
     };
     let prod = http("prod");
-    let alias = bench.deploy(prod.clone(), "models:/pipeline@champion");
+    let alias = in_worker(&bench, &prod, "models:/pipeline@champion");
     until("the registry is found missing", || alias.status().reason.is_some()).await;
     assert_eq!(json(&alias, BODY).await.unwrap_err().code, code::REGISTRY_UNAVAILABLE);
 
@@ -151,7 +157,7 @@ async fn a_real_tracking_server_is_followed_through_its_life() {
         })
     };
     let (promoter, uri_copy) = (python.clone(), uri.clone());
-    let stage = bench.deploy(prod.clone(), "models:/pipeline/Production");
+    let stage = in_worker(&bench, &prod, "models:/pipeline/Production");
     tokio::task::spawn_blocking(move || set_alias(&promoter, &uri_copy, "2", "Production")).await.unwrap();
     let served = tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
     assert!(served > 0);
@@ -159,12 +165,12 @@ async fn a_real_tracking_server_is_followed_through_its_life() {
     assert_eq!(text(&json(&stage, BODY).await.unwrap()), known[1].1);
     bench.models.retain(std::slice::from_ref(&alias));
 
-    let logged = bench.deploy(prod.clone(), &format!("models:/{}", known[0].0));
+    let logged = in_worker(&bench, &prod, &format!("models:/{}", known[0].0));
     assert!(logged.wait_ready(PATIENCE).await, "{:?}", logged.status());
     assert_eq!(text(&json(&logged, BODY).await.unwrap()), known[0].1);
     let run = format!("runs:/{}/pipeline", known[1].2);
     for model in [run.as_str(), "models:/pipeline/latest"] {
-        let deployment = bench.deploy(prod.clone(), model);
+        let deployment = in_worker(&bench, &prod, model);
         assert!(deployment.wait_ready(PATIENCE).await, "{model}: {:?}", deployment.status());
         assert_eq!(text(&json(&deployment, BODY).await.unwrap()), known[1].1, "{model}");
     }
@@ -174,7 +180,7 @@ async fn a_real_tracking_server_is_followed_through_its_life() {
         ("models:/pipeline/9", "registry `prod` has no version 9 of model `pipeline`"),
         ("models:/pipeline@loser", "registry `prod` has no alias `loser` on model `pipeline`"),
     ] {
-        let deployment = bench.deploy(prod.clone(), model);
+        let deployment = in_worker(&bench, &prod, model);
         until("the failure is known", || deployment.status().state == DeploymentState::Failed).await;
         assert_eq!(deployment.status().reason.as_deref(), Some(reason));
     }
