@@ -3,6 +3,7 @@
 //! expected and found type, never with the value.
 
 mod answer;
+mod array;
 mod cell;
 mod content_type;
 mod csv_input;
@@ -13,6 +14,7 @@ mod params;
 mod signature;
 
 pub use answer::Predictions;
+pub use array::{Array, Dtype};
 pub use content_type::ContentType;
 pub use frame::{ColumnData, Data, Frame, Matrix};
 pub use input::{Checked, check};

@@ -33,7 +33,7 @@ fn the_canonical_form_is_read_whole() {
     assert_eq!(loaded.form, Form::Canonical);
     assert!(loaded.warnings.is_empty());
     let iris = &loaded.config.endpoints[0];
-    assert_eq!(iris.serving.workers, 2);
+    assert_eq!(iris.serving.workers, Some(2));
     assert_eq!(iris.serving.memory_limit.unwrap().0, 2 << 30);
     let support = &loaded.config.endpoints[1];
     assert_eq!(support.limits[0].by, LimitBy::Ip);

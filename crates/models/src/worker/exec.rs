@@ -38,6 +38,8 @@ pub(crate) struct Launch {
     /// Processes and threads that user may have.
     pub(crate) processes: Option<u64>,
     pub(crate) descriptors: u64,
+    /// Threads of numeric libraries.
+    pub(crate) threads: u32,
     /// The environment is already as it should be: it is not replaced by the worker's.
     pub(crate) keep_environment: bool,
     /// End with an error instead of starting with less isolation.
@@ -119,9 +121,12 @@ pub fn worker_exec(json: &str) -> Result<Infallible, String> {
             .env("HOME", &launch.private)
             .env("TMPDIR", &launch.private)
             .env("LANG", "C.UTF-8")
-            .env("OMP_NUM_THREADS", "1")
-            .env("OPENBLAS_NUM_THREADS", "1")
-            .env("MKL_NUM_THREADS", "1");
+            // pyarrow's allocator would start a thread, and MLflow would call home.
+            .env("JE_ARROW_MALLOC_CONF", "background_thread:false")
+            .env("MLFLOW_DISABLE_TELEMETRY", "true");
+        for name in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"] {
+            command.env(name, launch.threads.to_string());
+        }
     }
     let error = command.exec();
     Err(format!("the program cannot be started ({})", error.kind()))

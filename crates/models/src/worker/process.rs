@@ -19,10 +19,16 @@ use tokio::process::{Child, Command};
 use super::exec::Launch;
 use super::frame::{self, Frame, kind};
 use super::user::User;
+use super::{Batching, Bounds};
 use crate::artifacts::{private_dir, private_temp};
 
 /// The worker's source, written into its private folder at each start.
-const SOURCE: &str = include_str!("worker.py");
+const SOURCE: &str = concat!(
+    include_str!("python/wire.py"),
+    include_str!("python/columns.py"),
+    include_str!("python/model.py"),
+    include_str!("python/main.py"),
+);
 /// Lines kept for start-up failures.
 const KEPT_LINES: usize = 20;
 /// Lines a second that go to our log; the rest is dropped, and counted.
@@ -44,6 +50,14 @@ pub(crate) struct Plan {
     pub(crate) readable: Vec<PathBuf>,
     pub(crate) network_allowed: bool,
     pub(crate) memory_limit: Option<u64>,
+    /// A worker that grew over this is replaced between two calls.
+    pub(crate) max_rss: Option<u64>,
+    /// Threads of its numeric libraries.
+    pub(crate) threads: u32,
+    pub(crate) instances: Bounds,
+    pub(crate) batching: Batching,
+    /// Whether a request may be tried again after it reached the model's code; `None`: where the flavour only computes.
+    pub(crate) idempotent: Option<bool>,
     pub(crate) isolation_required: bool,
     /// The user that the workers run as, when it is not ours.
     pub(crate) user: Option<Arc<User>>,
@@ -69,6 +83,7 @@ impl Plan {
             user: self.user.as_ref().map(|user| user.id()),
             processes: Some(self.processes),
             descriptors: 256,
+            threads: self.threads,
             keep_environment: false,
             required: self.isolation_required,
         };
@@ -117,15 +132,24 @@ pub(crate) struct Process {
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
     lines: Lines,
-    pub(crate) mlflow_version: Option<String>,
     /// Removed when the process is gone.
     _private: tempfile::TempDir,
 }
 
-#[derive(Deserialize)]
-struct Ready {
-    #[serde(default)]
-    mlflow: Option<String>,
+/// What a worker says of itself when the model is loaded.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Facts {
+    /// The version of its MLflow.
+    pub(crate) mlflow: Option<String>,
+    /// The flavour is one whose rows do not depend on each other, and whose code only computes.
+    pub(crate) rowwise: bool,
+    /// It takes checked columns.
+    pub(crate) columns: bool,
+    /// It calls the flavour's own wrapper, without MLflow's second check.
+    pub(crate) direct: bool,
+    /// Why it takes no columns.
+    pub(crate) why: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -137,12 +161,12 @@ struct Failed {
 
 impl Process {
     /// Starts a worker and loads the model. The error says what happened, without paths of ours.
-    pub(crate) async fn start(plan: &Plan) -> Result<Self, String> {
+    pub(crate) async fn start(plan: &Plan) -> Result<(Self, Facts), String> {
         let mut process =
             Self::spawn(plan).map_err(|error| format!("the worker cannot be started: {error}"))?;
         let loaded = tokio::time::timeout(plan.load_timeout, process.load(plan)).await;
         match loaded {
-            Ok(Ok(())) => Ok(process),
+            Ok(Ok(facts)) => Ok((process, facts)),
             Ok(Err(reason)) => Err(clean(&reason, plan)),
             Err(_) => Err(format!("the model was not loaded within {} s", plan.load_timeout.as_secs())),
         }
@@ -181,24 +205,25 @@ impl Process {
         let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
         let (reader, writer) = UnixStream::from_std(ours)?.into_split();
         let reader = BufReader::with_capacity(1 << 16, reader);
-        Ok(Self { child, pid, reader, writer, lines, mlflow_version: None, _private: private })
+        Ok(Self { child, pid, reader, writer, lines, _private: private })
     }
 
-    async fn load(&mut self, plan: &Plan) -> Result<(), String> {
+    async fn load(&mut self, plan: &Plan) -> Result<Facts, String> {
         let hello = self.receive().await;
         if !matches!(&hello, Ok(frame) if frame.kind == kind::HELLO) {
             return Err(self.epitaph("the worker did not start").await);
         }
-        let asked = serde_json::json!({ "model": plan.model, "strict": plan.strict }).to_string();
+        // What MLflow answers itself is never given as columns; of a flavour that is not known, only where it is asked for.
+        let columns = plan.strict && plan.batching.wanted == Some(true);
+        let asked = serde_json::json!({ "model": plan.model, "strict": plan.strict, "columns": columns });
+        let asked = asked.to_string();
         let sent = frame::write(&mut self.writer, kind::LOAD, 0, &[asked.as_bytes()]).await;
         if sent.is_err() {
             return Err(self.epitaph("the worker died at its start").await);
         }
         match self.receive().await {
             Ok(frame) if frame.kind == kind::READY => {
-                let ready: Option<Ready> = serde_json::from_slice(&frame.payload).ok();
-                self.mlflow_version = ready.and_then(|ready| ready.mlflow);
-                Ok(())
+                Ok(serde_json::from_slice(&frame.payload).unwrap_or_default())
             }
             Ok(frame) if frame.kind == kind::FAILED => {
                 let failed: Result<Failed, _> = serde_json::from_slice(&frame.payload);

@@ -162,6 +162,9 @@ async fn a_worker_answers_and_sees_nothing_of_our_environment() {
         "MLFLOW_ALLOW_MODEL_CODE_EXECUTION",
         "_MLFLOW_IS_IN_SERVING_ENVIRONMENT",
         "LC_CTYPE",
+        "NUMEXPR_NUM_THREADS",
+        "JE_ARROW_MALLOC_CONF",
+        "MLFLOW_DISABLE_TELEMETRY",
     ];
     allowed.sort_unstable();
     for name in seen["predictions"].as_array().unwrap() {
@@ -316,7 +319,9 @@ async fn a_model_that_cannot_be_loaded_says_why_without_our_paths() {
 
 #[tokio::test]
 async fn a_stopped_pool_leaves_no_process_and_finishes_what_it_had() {
-    let (bench, deployment) = start("", |spec| spec.workers = 2);
+    let (bench, deployment) = start("", |spec| {
+        spec.instances = millgate_models::Instances { min: 2, max: 2, ..Default::default() }
+    });
     assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
     assert_eq!(deployment.status().workers_ready, 2);
     let mut groups = Vec::new();
