@@ -178,6 +178,9 @@ async fn start_pool(
         isolation_required: settings.isolation_required,
         user: None,
         processes: 512 + 64 * spec.instances.max as u64,
+        // With more threads its libraries would have to be told after the fork.
+        zygote: settings.zygote && spec.threads == 1,
+        imports: imports(model),
         load_timeout: settings.load_timeout,
         kill_after: settings.kill_after,
         label: spec.endpoint.clone(),
@@ -205,6 +208,35 @@ async fn start_pool(
         };
         LoadError::Model(format!("{reason}{hint}"))
     })
+}
+
+/// What a zygote imports for a model: light packages of its flavour. Never those that start threads or hold sessions
+/// (torch, tensorflow, onnxruntime); what is not installed is left out.
+fn imports(model: &ModelFile) -> Vec<&'static str> {
+    let mut names = vec!["mlflow", "mlflow.pyfunc", "mlflow.pyfunc.scoring_server", "numpy", "pandas"];
+    let flavours: [(&str, &[&str]); 3] = [
+        (
+            "sklearn",
+            &[
+                "mlflow.sklearn",
+                "sklearn.compose",
+                "sklearn.ensemble",
+                "sklearn.linear_model",
+                "sklearn.neural_network",
+                "sklearn.pipeline",
+                "sklearn.preprocessing",
+                "skops.io",
+            ],
+        ),
+        ("xgboost", &["mlflow.xgboost", "xgboost"]),
+        ("lightgbm", &["mlflow.lightgbm", "lightgbm"]),
+    ];
+    for (flavour, more) in flavours {
+        if model.flavor(flavour).is_some() {
+            names.extend(more);
+        }
+    }
+    names
 }
 
 /// Gives the workers a user of their own and opens the way to what they read.

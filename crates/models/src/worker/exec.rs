@@ -78,7 +78,13 @@ const SYSTEM: &[&str] = &[
 /// What network access needs on top.
 const NETWORK: &[&str] =
     &["/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/services", "/run/systemd/resolve"];
-const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full"];
+pub(super) const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full"];
+
+/// What a worker may read beside its private folder: the system's places and `more`.
+pub(super) fn readable(more: &[PathBuf], network_allowed: bool) -> Vec<PathBuf> {
+    let system = SYSTEM.iter().chain(if network_allowed { NETWORK } else { &[] });
+    system.map(PathBuf::from).chain(more.iter().cloned()).collect()
+}
 
 /// Becomes the worker. Returns only when that fails; the text says which step.
 pub fn worker_exec(json: &str) -> Result<Infallible, String> {
@@ -183,12 +189,10 @@ fn files(launch: &Launch) -> Result<(), String> {
         ruleset = ruleset.handle_access(AccessNet::from_all(abi)).map_err(|error| text(&error))?;
     }
     let ruleset = ruleset.scope(Scope::Signal | Scope::AbstractUnixSocket).map_err(|error| text(&error))?;
-    let system = SYSTEM.iter().chain(if launch.network_allowed { NETWORK } else { &[] });
     let created = ruleset
         .create()
         .map_err(|error| text(&error))?
-        .add_rules(path_beneath_rules(system, read))
-        .and_then(|rules| rules.add_rules(path_beneath_rules(&launch.readable, read)))
+        .add_rules(path_beneath_rules(readable(&launch.readable, launch.network_allowed), read))
         .and_then(|rules| {
             let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
             rules.add_rules(path_beneath_rules(DEVICES, device))

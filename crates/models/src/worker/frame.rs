@@ -21,6 +21,10 @@ pub(crate) mod kind {
     pub(crate) const PING: u8 = 11;
     pub(crate) const PONG: u8 = 12;
     pub(crate) const STOP: u8 = 14;
+    pub(crate) const FORK: u8 = 15;
+    pub(crate) const FORKED: u8 = 16;
+    pub(crate) const ENDED: u8 = 17;
+    pub(crate) const REAP: u8 = 18;
 }
 
 const HEAD: usize = 9;
@@ -41,7 +45,7 @@ pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin), limit: usize) -> i
     from.read_exact(&mut head).await?;
     let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
     let id = u64::from_le_bytes([head[5], head[6], head[7], head[8], head[9], head[10], head[11], head[12]]);
-    if length < HEAD || length - HEAD > limit || !(kind::HELLO..=kind::STOP).contains(&head[4]) {
+    if length < HEAD || length - HEAD > limit || !(kind::HELLO..=kind::ENDED).contains(&head[4]) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a frame"));
     }
     let length = length - HEAD;
@@ -51,6 +55,16 @@ pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin), limit: usize) -> i
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(Frame { kind: head[4], id, payload: payload.into() })
+}
+
+/// A frame in one piece.
+pub(crate) fn small(kind: u8, id: u64, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(4 + HEAD + payload.len());
+    frame.extend(((HEAD + payload.len()) as u32).to_le_bytes());
+    frame.push(kind);
+    frame.extend(id.to_le_bytes());
+    frame.extend(payload);
+    frame
 }
 
 /// Writes a frame whose payload stands in parts.

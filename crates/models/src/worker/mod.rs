@@ -12,9 +12,10 @@ mod queue;
 mod scale;
 mod slot;
 pub(crate) mod user;
+mod zygote;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use millgate_types::{Fault, Retry, code};
@@ -60,6 +61,7 @@ pub(crate) struct Pool {
 struct Inner {
     plan: Plan,
     queue: Queue,
+    nursery: zygote::Nursery,
     /// Instances there should be.
     wanted: watch::Sender<usize>,
     ready: watch::Sender<usize>,
@@ -123,6 +125,7 @@ impl Pool {
             inner: Arc::new(Inner {
                 plan,
                 queue: Queue::default(),
+                nursery: zygote::Nursery::default(),
                 wanted: watch::Sender::new(at_first),
                 ready: watch::Sender::new(0),
                 meter: load::Meter::default(),
@@ -150,7 +153,7 @@ impl Pool {
             started?;
         }
         if !bounds.are_fixed() {
-            handle.spawn(follow_load(pool.inner.clone()));
+            handle.spawn(follow_load(Arc::downgrade(&pool.inner), bounds));
         }
         Ok(pool)
     }
@@ -257,13 +260,14 @@ fn crashed(text: impl Into<String>) -> Fault {
 }
 
 /// Keeps the number of instances near what the load asks for.
-async fn follow_load(inner: Arc<Inner>) {
+async fn follow_load(inner: Weak<Inner>, bounds: Bounds) {
     let began = Instant::now();
-    let mut scale = scale::Scale::new(inner.plan.instances, Duration::ZERO);
+    let mut scale = scale::Scale::new(bounds, Duration::ZERO);
     let mut tick = tokio::time::interval(SCALE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while !inner.queue.is_closed() {
+    loop {
         tick.tick().await;
+        let Some(inner) = inner.upgrade().filter(|inner| !inner.queue.is_closed()) else { return };
         // What shares a call waits for one call.
         let waiting = inner.queue.len();
         let calls = inner.room().map_or(waiting, |room| waiting.div_ceil(room.rows.max(1) as usize));

@@ -19,6 +19,7 @@ use tokio::process::{Child, Command};
 use super::exec::Launch;
 use super::frame::{self, Frame, kind};
 use super::user::User;
+use super::zygote::{Ended, Forked, Nursery};
 use super::{Batching, Bounds};
 use crate::artifacts::{private_dir, private_temp};
 
@@ -27,6 +28,7 @@ const SOURCE: &str = concat!(
     include_str!("python/wire.py"),
     include_str!("python/columns.py"),
     include_str!("python/model.py"),
+    include_str!("python/zygote.py"),
     include_str!("python/main.py"),
 );
 /// Lines kept for start-up failures.
@@ -63,6 +65,10 @@ pub(crate) struct Plan {
     pub(crate) user: Option<Arc<User>>,
     /// Processes and threads that user may have.
     pub(crate) processes: u64,
+    /// Workers are forked from a zygote.
+    pub(crate) zygote: bool,
+    /// What a zygote imports.
+    pub(crate) imports: Vec<&'static str>,
     pub(crate) load_timeout: Duration,
     pub(crate) kill_after: Duration,
     /// For log lines.
@@ -88,6 +94,21 @@ impl Plan {
             required: self.isolation_required,
         };
         serde_json::to_string(&launch).map_err(std::io::Error::other)
+    }
+
+    /// The command that becomes a Python with our source, confined.
+    pub(super) fn command(&self, private: &Path, source: &Path, more: &[&str]) -> std::io::Result<Command> {
+        let mut args: Vec<String> = ["-I", "-X", "faulthandler"].map(str::to_owned).into();
+        args.push(source.display().to_string());
+        args.extend(more.iter().map(|&word| word.to_owned()));
+        let mut command = Command::new(&self.launcher);
+        command
+            .arg("worker-exec")
+            .arg(self.launch(private, args)?)
+            .env_clear()
+            .current_dir(private)
+            .kill_on_drop(true);
+        Ok(command)
     }
 
     /// Whether a worker's user can read the interpreter, its packages and the model: seen by trying, as the worker
@@ -123,17 +144,39 @@ open(os.path.join(sys.argv[1],'MLmodel')).close()
 s=u.find_spec('mlflow')
 if s and s.origin: open(s.origin).close()";
 
-type Lines = Arc<Mutex<VecDeque<String>>>;
+pub(super) type Lines = Arc<Mutex<VecDeque<String>>>;
 
 /// A running worker with its model loaded.
 pub(crate) struct Process {
-    child: Child,
+    body: Body,
     pid: Option<Pid>,
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
     lines: Lines,
     /// Removed when the process is gone.
     _private: tempfile::TempDir,
+}
+
+/// How it came to be, which is how we learn of its end.
+enum Body {
+    Spawned(Child),
+    Forked(Forked),
+}
+
+impl Body {
+    /// Waits for the end: exit status or signal, where they are known.
+    async fn ended(&mut self) -> Ended {
+        use std::os::unix::process::ExitStatusExt as _;
+        match self {
+            Self::Spawned(child) => match child.wait().await {
+                Ok(status) => Ended { code: status.code(), signal: status.signal() },
+                Err(_) => Ended::default(),
+            },
+            Self::Forked(forked) => {
+                forked.ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended).unwrap_or_default()
+            }
+        }
+    }
 }
 
 /// What a worker says of itself when the model is loaded.
@@ -161,9 +204,10 @@ struct Failed {
 
 impl Process {
     /// Starts a worker and loads the model. The error says what happened, without paths of ours.
-    pub(crate) async fn start(plan: &Plan) -> Result<(Self, Facts), String> {
-        let mut process =
-            Self::spawn(plan).map_err(|error| format!("the worker cannot be started: {error}"))?;
+    pub(crate) async fn start(plan: &Plan, nursery: &Nursery) -> Result<(Self, Facts), String> {
+        let mut process = Self::begin(plan, nursery)
+            .await
+            .map_err(|error| format!("the worker cannot be started: {error}"))?;
         let loaded = tokio::time::timeout(plan.load_timeout, process.load(plan)).await;
         match loaded {
             Ok(Ok(facts)) => Ok((process, facts)),
@@ -172,40 +216,39 @@ impl Process {
         }
     }
 
-    fn spawn(plan: &Plan) -> std::io::Result<Self> {
+    /// Forks it, or spawns it where that cannot be.
+    async fn begin(plan: &Plan, nursery: &Nursery) -> std::io::Result<Self> {
         private_dir(&plan.run_dir)?;
-        let private = private_temp("worker-", &plan.run_dir)?;
-        let source = private.path().join("worker.py");
-        std::fs::write(&source, SOURCE)?;
-        if let Some(user) = &plan.user {
-            std::fs::set_permissions(&source, std::fs::Permissions::from_mode(0o644))?;
-            user.give(private.path())?;
-        }
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let mut args: Vec<String> = ["-I", "-X", "faulthandler"].map(str::to_owned).into();
-        args.push(source.display().to_string());
-        let mut child = Command::new(&plan.launcher)
-            .arg("worker-exec")
-            .arg(plan.launch(private.path(), args)?)
-            .env_clear()
-            .current_dir(private.path())
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
         let lines = Lines::default();
-        if let Some(out) = child.stdout.take() {
-            tokio::spawn(drain(out, plan.label.clone(), lines.clone()));
-        }
-        if let Some(out) = child.stderr.take() {
-            tokio::spawn(drain(out, plan.label.clone(), lines.clone()));
-        }
-        let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
+        let ends = [OwnedFd::from(theirs), Self::listen(plan, &lines)?, Self::listen(plan, &lines)?];
+        let (body, private) = match nursery.fork(plan, &ends).await {
+            Some((forked, private)) => (Body::Forked(forked), private),
+            None => Self::spawn(plan, ends)?,
+        };
+        let pid = match &body {
+            Body::Spawned(child) => child.id().and_then(|id| Pid::from_raw(id as i32)),
+            Body::Forked(forked) => Some(forked.pid),
+        };
         let (reader, writer) = UnixStream::from_std(ours)?.into_split();
         let reader = BufReader::with_capacity(1 << 16, reader);
-        Ok(Self { child, pid, reader, writer, lines, _private: private })
+        Ok(Self { body, pid, reader, writer, lines, _private: private })
+    }
+
+    /// The end of a pipe whose other end is drained.
+    fn listen(plan: &Plan, lines: &Lines) -> std::io::Result<OwnedFd> {
+        let (end, out) = tokio::net::unix::pipe::pipe()?;
+        tokio::spawn(drain(out, plan.label.clone(), lines.clone()));
+        end.into_blocking_fd()
+    }
+
+    fn spawn(plan: &Plan, [socket, out, err]: [OwnedFd; 3]) -> std::io::Result<(Body, tempfile::TempDir)> {
+        let private = private_temp("worker-", &plan.run_dir)?;
+        let source = write_source(plan, private.path())?;
+        let child =
+            plan.command(private.path(), &source, &[])?.stdin(socket).stdout(out).stderr(err).spawn()?;
+        Ok((Body::Spawned(child), private))
     }
 
     async fn load(&mut self, plan: &Plan) -> Result<Facts, String> {
@@ -250,11 +293,10 @@ impl Process {
     /// How the process ended, with the last line it wrote.
     pub(crate) async fn epitaph(&mut self, what: &str) -> String {
         use std::fmt::Write as _;
-        use std::os::unix::process::ExitStatusExt as _;
-        let status = tokio::time::timeout(Duration::from_secs(2), self.child.wait()).await;
+        let ended = tokio::time::timeout(Duration::from_secs(2), self.body.ended()).await;
         let mut text = what.to_owned();
-        if let Ok(Ok(status)) = status {
-            match (status.code(), status.signal()) {
+        if let Ok(Ended { code, signal }) = ended {
+            match (code, signal) {
                 (Some(code), _) => {
                     let _ = write!(text, " (exit status {code})");
                 }
@@ -276,7 +318,7 @@ impl Process {
 
     /// Waits for the process to end by itself.
     pub(crate) async fn ended(&mut self) {
-        let _ = self.child.wait().await;
+        self.body.ended().await;
     }
 
     pub(crate) fn pid(&self) -> Option<Pid> {
@@ -286,9 +328,10 @@ impl Process {
     /// Asks it to stop, waits a little, then ends the group.
     pub(crate) async fn stop(mut self, patience: Duration) {
         let _ = frame::write(&mut self.writer, kind::STOP, 0, &[]).await;
-        let _ = tokio::time::timeout(patience, self.child.wait()).await;
+        let _ = tokio::time::timeout(patience, self.body.ended()).await;
         self.kill();
-        let _ = self.child.wait().await;
+        // A forked one is buried by its zygote.
+        let _ = tokio::time::timeout(patience, self.body.ended()).await;
     }
 
     fn kill(&mut self) {
@@ -296,7 +339,9 @@ impl Process {
             // Everything the model started is in its session's group.
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
-        let _ = self.child.start_kill();
+        if let Body::Spawned(child) = &mut self.body {
+            let _ = child.start_kill();
+        }
     }
 }
 
@@ -321,6 +366,17 @@ pub(crate) fn memory(pid: Option<Pid>) -> Option<u64> {
     Some(field(&text, "RssAnon:")? + field(&text, "RssShmem:").unwrap_or(0))
 }
 
+/// Writes the worker's source into its folder, and gives the folder to the worker's user.
+pub(super) fn write_source(plan: &Plan, private: &Path) -> std::io::Result<PathBuf> {
+    let source = private.join("worker.py");
+    std::fs::write(&source, SOURCE)?;
+    if let Some(user) = &plan.user {
+        std::fs::set_permissions(&source, std::fs::Permissions::from_mode(0o644))?;
+        user.give(private)?;
+    }
+    Ok(source)
+}
+
 /// Takes our own folders out of a text that callers see, and keeps it short.
 fn clean(text: &str, plan: &Plan) -> String {
     let mut text = text.to_owned();
@@ -339,7 +395,7 @@ fn clean(text: &str, plan: &Plan) -> String {
 }
 
 /// Reads what a worker writes to stdout or stderr, so that it never blocks on us.
-async fn drain(from: impl AsyncRead + Unpin, label: Arc<str>, lines: Lines) {
+pub(super) async fn drain(from: impl AsyncRead + Unpin, label: Arc<str>, lines: Lines) {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
     let mut window = tokio::time::Instant::now();

@@ -56,8 +56,11 @@ impl Scale {
         }
         let panics = self.panicked.is_some_and(|since| now < since + STABLE);
         let wanted = if panics { urgent.max(stable).max(current) } else { stable };
-        let idle = now.saturating_sub(self.busy) >= self.bounds.idle_timeout;
-        let floor = if idle { self.bounds.min } else { self.bounds.min.max(1.min(current)) };
+        if now.saturating_sub(self.busy) >= self.bounds.idle_timeout {
+            return self.bounds.min;
+        }
+        // The last one goes only after the idle time.
+        let floor = self.bounds.min.max(1.min(current));
         wanted.clamp(floor, self.bounds.max.max(floor))
     }
 

@@ -41,7 +41,7 @@ pub(super) async fn run(inner: Arc<Inner>, index: usize, first: Option<mpsc::Sen
     let mut pause = BACKOFF.0;
     while wanted(&inner, index).await {
         let started = Instant::now();
-        let end = match Process::start(&inner.plan).await {
+        let end = match Process::start(&inner.plan, &inner.nursery).await {
             Ok((process, facts)) => {
                 inner.learn(facts);
                 if let Some(first) = first.take() {

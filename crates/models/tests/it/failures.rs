@@ -32,6 +32,11 @@ from mlflow.exceptions import MlflowException
 def attempt(act):
     verb, path = act[0], act[1]
     try:
+        if verb == "home": return os.environ["HOME"]
+        if verb == "pid": return os.getpid()
+        if verb == "random":
+            import random
+            return random.random()
         if verb == "read":
             with open(path, "rb") as f: f.seek(act[2] if len(act) > 2 else 0); return "done" if f.read(1) else "empty"
         if verb == "text": return open(path).read()
@@ -39,6 +44,7 @@ def attempt(act):
         if verb == "list": os.listdir(path); return "done"
         if verb == "remove": os.remove(path); return "done"
         if verb == "ids": return [os.getuid(), os.getgid(), os.getgroups(), os.environ["HOME"]]
+        if verb == "signal": os.kill(path, 0); return "done"
         if verb == "parent":
             import ctypes
             signal = ctypes.c_int(0)
@@ -78,6 +84,21 @@ def invocations(data, content_type, model, schema):
         sys.stdout.write("x" * 2_000_000); sys.stderr.write("y\n" * 100_000); sys.stdout.flush()
     if word == "environ": return reply(sorted(os.environ))
     if word == "pid": return reply(os.getpid())
+    if word == "parent": return reply(os.getppid())
+    if word == "doze": time.sleep(1)
+    if word == "leak":
+        global leaked
+        leaked = bytearray(os.urandom(1 << 20) * 300)
+    if word == "daemon":
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.write(writer, str(os.getpid()).encode())
+                for fd in range(3): os.close(fd)
+                time.sleep(1000)
+            os._exit(0)
+        return reply(int(os.read(reader, 20)))
     if isinstance(word, dict): return reply({name: attempt(act) for name, act in word.items()})
     if word == "escape":
         got = {}
@@ -123,7 +144,10 @@ pub(crate) fn obedient(place: &Path, behaviour: &str) -> PathBuf {
 }
 
 /// A bench whose interpreter is the stand-in, and one deployed model.
-fn start(behaviour: &str, change: impl FnOnce(&mut DeploymentSpec)) -> (Bench, std::sync::Arc<Deployment>) {
+pub(crate) fn start(
+    behaviour: &str,
+    change: impl FnOnce(&mut DeploymentSpec),
+) -> (Bench, std::sync::Arc<Deployment>) {
     let place = tempfile::tempdir().unwrap();
     let python = stand_in(place.path());
     let bench = Bench::at(place, |settings| {
@@ -139,7 +163,7 @@ fn start(behaviour: &str, change: impl FnOnce(&mut DeploymentSpec)) -> (Bench, s
     (bench, deployment)
 }
 
-fn say(word: &str) -> String {
+pub(crate) fn say(word: &str) -> String {
     format!("{{\"inputs\": \"{word}\"}}")
 }
 
@@ -192,7 +216,7 @@ async fn a_worker_answers_and_sees_nothing_of_our_environment() {
 
 #[tokio::test]
 async fn a_crash_is_retried_once_then_answered_and_the_pool_recovers() {
-    let (bench, deployment) = start("", |_| {});
+    let (bench, deployment) = start("", |spec| spec.idempotent = Some(true));
     assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
     for word in ["crash", "exit"] {
         let before = deployment.status().worker_restarts;
@@ -221,7 +245,7 @@ async fn a_hang_is_a_timeout_and_its_whole_group_is_killed() {
 }
 
 /// Living processes whose group is `group`.
-fn members(group: i64) -> usize {
+pub(crate) fn members(group: i64) -> usize {
     let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     entries
         .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())

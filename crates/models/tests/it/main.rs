@@ -11,3 +11,4 @@ mod http;
 mod real;
 mod support;
 mod users;
+mod zygote;
