@@ -22,6 +22,7 @@ class pyfunc:
         text = open(os.path.join(folder, "behaviour")).read()
         if text == "fail": raise ValueError("cannot load " + folder)
         if text == "die": os.abort()
+        if text == "leave": sys.exit(5)
         return Model()
 "#;
 const EXCEPTIONS: &str = "class MlflowException(Exception):\n    def get_http_status_code(self): return 400\n    \
@@ -60,6 +61,7 @@ def attempt(act):
             except OSError: pass
             return children
     except OSError as e: return "refused"
+asked = 0
 def reply(value): return types.SimpleNamespace(status=200, response=json.dumps({"predictions": value}))
 def invocations(data, content_type, model, schema):
     word = json.loads(data)["inputs"]
@@ -85,6 +87,10 @@ def invocations(data, content_type, model, schema):
     if word == "environ": return reply(sorted(os.environ))
     if word == "pid": return reply(os.getpid())
     if word == "parent": return reply(os.getppid())
+    if word == "tenth":
+        global asked
+        asked += 1
+        if asked == 10: os.abort()
     if word == "doze": time.sleep(1)
     if word == "leak":
         global leaked
@@ -257,6 +263,49 @@ pub(crate) fn members(group: i64) -> usize {
 }
 
 #[tokio::test]
+async fn a_crash_on_the_tenth_row_is_that_rows_alone() {
+    let (bench, deployment) = start("", |_| {});
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    for _ in 0..9 {
+        assert!(json(&deployment, &say("tenth")).await.is_ok());
+    }
+    let fault = json(&deployment, &say("tenth")).await.unwrap_err();
+    assert_eq!(fault.code, code::WORKER_CRASHED, "{fault}");
+    assert!(json(&deployment, &say("tenth")).await.is_ok());
+    assert_eq!(deployment.status().worker_restarts, 1);
+    bench.models.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_model_that_hangs_crashes_or_floods_is_not_noticed_by_another() {
+    let (bench, bad) = start("", |spec| spec.timeout = Duration::from_millis(500));
+    let good = {
+        let mut spec = bad.spec().clone();
+        spec.endpoint = "good".into();
+        bench.models.deploy(spec)
+    };
+    for deployment in [&bad, &good] {
+        assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    }
+    for word in ["hang", "crash", "print", "garbage", "exit"] {
+        let trouble = bad.clone();
+        let trouble = tokio::spawn(async move { json(&trouble, &say(word)).await });
+        let mut slowest = Duration::ZERO;
+        for _ in 0..20 {
+            let began = Instant::now();
+            assert_eq!(text(&json(&good, &say("hello")).await.unwrap()), "{\"predictions\": \"hello\"}");
+            slowest = slowest.max(began.elapsed());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(slowest < Duration::from_millis(400), "{word}: {slowest:?}");
+        assert_eq!(trouble.await.unwrap().is_ok(), word == "print", "{word}");
+        until("the bad one is back", || bad.status().workers_ready == 1).await;
+    }
+    assert_eq!(good.status().worker_restarts, 0);
+    bench.models.shutdown().await;
+}
+
+#[tokio::test]
 async fn garbage_on_the_socket_is_worker_protocol() {
     let (bench, deployment) = start("", |_| {});
     assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
@@ -328,7 +377,9 @@ async fn an_answer_that_json_cannot_hold_is_refused_with_its_place_or_passed_as_
 
 #[tokio::test]
 async fn a_model_that_cannot_be_loaded_says_why_without_our_paths() {
-    for (behaviour, said) in [("fail", "raised ValueError: cannot load <model>"), ("die", "signal 6")] {
+    for (behaviour, said) in
+        [("fail", "raised ValueError: cannot load <model>"), ("die", "signal 6"), ("leave", "exit status 72")]
+    {
         let (bench, deployment) = start(behaviour, |_| {});
         until("the failure is known", || deployment.status().state == DeploymentState::Failed).await;
         let fault = json(&deployment, &say("hello")).await.unwrap_err();
