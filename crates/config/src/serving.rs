@@ -23,7 +23,7 @@ pub struct InstancesConfig {
 /// Which requests may share one call of a worker: `true`, `false`, or an object with bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct BatchingConfig {
-    /// `true`: without the check at load, and where the rows are not known to be independent.
+    /// `true`: also for custom code, without the check at load. `None`: by flavour, after the check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// The most rows of one call.
@@ -44,8 +44,7 @@ impl Default for BatchingConfig {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Bounds {
-    /// `true`: without the check at load, and where the rows are not known to be independent. Default: where they are,
-    /// after the check.
+    /// `true`: also for custom code, without the check at load. Default: by flavour, after the check.
     enabled: Option<bool>,
     /// The most rows of one call.
     #[schemars(range(min = 1))]

@@ -173,6 +173,11 @@ pub struct DeploymentStatus {
     pub worker_restarts: u64,
     /// Workers that were replaced because they grew over `max_rss`.
     pub workers_recycled: u64,
+    /// Calls that workers made of the model since this version began, and the requests in them: more where requests
+    /// share calls.
+    pub worker_calls: u64,
+    /// See `worker_calls`.
+    pub worker_requests: u64,
     /// Whether requests share a worker's calls, and why not. Only for workers.
     pub batching: Option<String>,
     /// How rows reach the worker: `columns`, `columns, through MLflow's own check`, or why as `JSON`.
@@ -264,6 +269,8 @@ impl Deployment {
             workers_wanted: 0,
             worker_restarts: 0,
             workers_recycled: 0,
+            worker_calls: 0,
+            worker_requests: 0,
             batching: None,
             input: None,
         };
@@ -295,6 +302,7 @@ impl Deployment {
             status.workers_wanted = pool.wanted();
             status.worker_restarts = pool.restarts();
             status.workers_recycled = pool.recycled();
+            (status.worker_calls, status.worker_requests) = pool.calls();
             status.batching = Some(pool.batching());
             status.input = Some(self.input(pool));
             status.reason = status.reason.or_else(|| pool.failure());

@@ -56,6 +56,12 @@ impl Array {
         self.bytes.len() / self.row_size()
     }
 
+    /// How many bytes its numbers have.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// `{"predictions": [...]}` of some rows, which are cut to those that are there.
     ///
     /// # Errors

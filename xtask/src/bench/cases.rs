@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::measure::{cpu_of, median, rss_kib};
 use super::table::Table;
 use super::{Bench, Load, Running};
-use crate::shell::{command, root, run, say};
+use crate::shell::say;
 
 type Case = fn(&Bench, &mut Table) -> Result<()>;
 

@@ -45,6 +45,26 @@ fn the_canonical_form_is_read_whole() {
 }
 
 #[test]
+fn how_workers_are_used_is_read() {
+    let of = |serving: &str| {
+        let text = format!(
+            "registries: {{ default: {{ uri: ./mlruns }} }}\nendpoints:\n  - {{ name: m, type: predict, route: models:/m/1, serving: {serving} }}\n"
+        );
+        loaded(&text).config.endpoints[0].serving.clone()
+    };
+    let (min, max) = (0, 4);
+    assert_eq!(of("{}").instances(), millgate_config::InstancesConfig { min: 1, max: 1 });
+    assert_eq!(of("{ workers: 2 }").instances(), millgate_config::InstancesConfig { min: 2, max: 2 });
+    let scaled = of("{ instances: { min: 0, max: 4 }, idle_timeout: 30s, batching: false }");
+    assert_eq!(scaled.instances(), millgate_config::InstancesConfig { min, max });
+    assert_eq!(scaled.batching.unwrap().enabled, Some(false));
+    let bounds = of("{ batching: { max_rows: 8, max_wait: 5ms } }").batching.unwrap();
+    assert_eq!((bounds.enabled, bounds.max_rows, bounds.max_bytes.0), (None, 8, 4 << 20));
+    assert_eq!(bounds.max_wait.0, std::time::Duration::from_millis(5));
+    assert_eq!(of("{ batching: true }").batching.unwrap().enabled, Some(true));
+}
+
+#[test]
 fn a_registry_model_route_is_read() {
     let loaded = loaded(
         "routes:\n  - name: iris-classifier-prod\n    route_type: mlflow-model\n    \

@@ -1,5 +1,6 @@
 //! One call of a worker: one job, or several that share it. Every job is answered or put back, whatever happens.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,11 @@ use super::{Inner, crashed, timed_out};
 
 /// Pause between two looks at a worker's memory.
 const MEMORY_EVERY: Duration = Duration::from_secs(1);
+
+/// Arrays above this size, in bytes, are written as JSON on the blocking pool.
+const LARGE_ARRAY: usize = 128 << 10;
+/// Why requests share no calls any more.
+const LENGTH: &str = "an answer's length was not the sum of the rows";
 
 /// What the gateway cannot go on with: the worker must be replaced, and why.
 pub(super) type Broken = String;
@@ -36,6 +42,8 @@ pub(super) async fn call(
     jobs: Vec<Job>,
     id: u64,
 ) -> Result<(), Broken> {
+    inner.calls.fetch_add(1, Ordering::Relaxed);
+    inner.asked.fetch_add(jobs.len() as u64, Ordering::Relaxed);
     let Some(latest) = jobs.iter().map(|job| job.deadline).max() else { return Ok(()) };
     let hard = latest + inner.plan.kill_after;
     let pid = process.pid();
@@ -160,7 +168,7 @@ fn settle(inner: &Inner, mut jobs: Vec<Job>, frame: &Frame) -> Result<(), Broken
         }
         (kind::RESULT_ARRAY, _) => match array(&frame.payload) {
             Some(array) => {
-                share(inner, jobs, &array);
+                share(inner, jobs, array);
                 Ok(())
             }
             None => Err(garbage(jobs)),
@@ -180,7 +188,7 @@ fn settle(inner: &Inner, mut jobs: Vec<Job>, frame: &Frame) -> Result<(), Broken
             };
             if count > 1 {
                 if detail.class == "batch" && detail.exception == "length" {
-                    inner.stop_batching("an answer's length was not the sum of the rows");
+                    inner.stop_batching(LENGTH);
                 }
                 // One bad row fails the whole call in Python: each is asked again by itself, once.
                 apart(inner, jobs);
@@ -216,28 +224,43 @@ fn array(payload: &Bytes) -> Option<Array> {
 }
 
 /// Gives each job its rows.
-fn share(inner: &Inner, jobs: Vec<Job>, array: &Array) {
+fn share(inner: &Inner, jobs: Vec<Job>, array: Array) {
     let rows = |job: &Job| job.ask.columns.as_ref().map_or(array.rows(), |columns| columns.rows as usize);
     let wanted: usize = jobs.iter().map(rows).sum();
     if jobs.len() > 1 && wanted != array.rows() {
-        inner.stop_batching("an answer's length was not the sum of the rows");
+        inner.stop_batching(LENGTH);
         return apart(inner, jobs);
     }
     let mut start = 0;
     let single = jobs.len() == 1;
+    let mut shares = Vec::with_capacity(jobs.len());
     for job in jobs {
         let end = if single { array.rows() } else { start + rows(&job) };
-        let reply = match array.to_json(start..end) {
-            Ok(text) => Reply::Answer(text.into()),
-            Err((row, column)) => {
-                let column = column.map_or(String::new(), |column| format!(", column {column}"));
-                let (class, body, place) = (String::new(), String::new(), Some(format!("row {row}{column}")));
-                Reply::Error { status: 500, user: false, class, body, place }
-            }
-        };
-        answer(job, Ok(reply));
+        shares.push((job, start..end));
         start = end;
     }
+    let large = array.size() > LARGE_ARRAY;
+    let write = move || {
+        for (job, rows) in shares {
+            let reply = match array.to_json(rows) {
+                Ok(text) => Reply::Answer(text.into()),
+                Err((row, column)) => not_a_number(row, column),
+            };
+            answer(job, Ok(reply));
+        }
+    };
+    if large {
+        // The worker need not wait for it either.
+        tokio::task::spawn_blocking(write);
+    } else {
+        write();
+    }
+}
+
+fn not_a_number(row: usize, column: Option<usize>) -> Reply {
+    let column = column.map_or(String::new(), |column| format!(", column {column}"));
+    let (class, body, place) = (String::new(), String::new(), Some(format!("row {row}{column}")));
+    Reply::Error { status: 500, user: false, class, body, place }
 }
 
 /// `u32 length of each | texts`

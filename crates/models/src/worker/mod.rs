@@ -70,6 +70,11 @@ struct Inner {
     deaths_in_a_row: AtomicUsize,
     restarts: AtomicU64,
     recycled: AtomicU64,
+    /// One worker at a time is replaced because it grew.
+    recycling: AtomicBool,
+    /// Calls of the model, and requests in them.
+    calls: AtomicU64,
+    asked: AtomicU64,
     failure: Mutex<Option<String>>,
     /// What the workers said of themselves when they were ready; all say the same.
     facts: Mutex<Facts>,
@@ -133,6 +138,9 @@ impl Pool {
                 deaths_in_a_row: AtomicUsize::new(0),
                 restarts: AtomicU64::new(0),
                 recycled: AtomicU64::new(0),
+                recycling: AtomicBool::new(false),
+                calls: AtomicU64::new(0),
+                asked: AtomicU64::new(0),
                 failure: Mutex::new(None),
                 facts: Mutex::default(),
                 batches: AtomicBool::new(false),
@@ -187,6 +195,11 @@ impl Pool {
     /// Workers that were replaced because they grew.
     pub(crate) fn recycled(&self) -> u64 {
         self.inner.recycled.load(Ordering::Relaxed)
+    }
+
+    /// Calls of the model, and how many requests they held together.
+    pub(crate) fn calls(&self) -> (u64, u64) {
+        (self.inner.calls.load(Ordering::Relaxed), self.inner.asked.load(Ordering::Relaxed))
     }
 
     /// Workers that have the model loaded.

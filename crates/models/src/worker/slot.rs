@@ -39,9 +39,14 @@ enum End {
 pub(super) async fn run(inner: Arc<Inner>, index: usize, first: Option<mpsc::Sender<Result<(), String>>>) {
     let mut first = first;
     let mut pause = BACKOFF.0;
+    let mut recycling = false;
     while wanted(&inner, index).await {
         let started = Instant::now();
-        let end = match Process::start(&inner.plan, &inner.nursery).await {
+        let started_with = Process::start(&inner.plan, &inner.nursery).await;
+        if std::mem::take(&mut recycling) {
+            inner.recycling.store(false, Ordering::Relaxed);
+        }
+        let end = match started_with {
             Ok((process, facts)) => {
                 inner.learn(facts);
                 if let Some(first) = first.take() {
@@ -59,6 +64,7 @@ pub(super) async fn run(inner: Arc<Inner>, index: usize, first: Option<mpsc::Sen
             End::Retired => continue,
             End::Recycled => {
                 inner.recycled.fetch_add(1, Ordering::Relaxed);
+                recycling = true;
                 continue;
             }
             End::Broken(reason) => reason,
@@ -141,7 +147,8 @@ async fn serve(inner: &Inner, index: usize, mut process: Process) -> End {
         }
         if inner.plan.max_rss.is_some() && looked.elapsed() >= LEAK_EVERY {
             looked = Instant::now();
-            if has_grown(inner, &process) {
+            if has_grown(inner, &process) && !inner.recycling.swap(true, Ordering::Relaxed) {
+                tracing::info!(endpoint = %inner.plan.label, "a worker grew over max_rss and is replaced");
                 process.stop(inner.plan.kill_after).await;
                 return End::Recycled;
             }
@@ -183,9 +190,5 @@ async fn check_idle(inner: &Inner, process: &mut Process, id: u64) -> Result<(),
 
 fn has_grown(inner: &Inner, process: &Process) -> bool {
     let used = process::memory(process.pid());
-    let grown = matches!((inner.plan.max_rss, used), (Some(limit), Some(used)) if used > limit);
-    if grown {
-        tracing::info!(endpoint = %inner.plan.label, "a worker grew over max_rss and is replaced");
-    }
-    grown
+    matches!((inner.plan.max_rss, used), (Some(limit), Some(used)) if used > limit)
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,10 +51,10 @@ pub(super) struct Forked {
 
 impl Drop for Forked {
     fn drop(&mut self) {
-        let payload = format!("{{\"pid\": {}}}", self.pid.as_raw_nonzero());
-        self.link.workers().remove(&self.pid.as_raw_nonzero().get());
+        let pid = self.pid.as_raw_nonzero().get();
+        self.link.workers().remove(&pid);
         // A zygote that cannot take it is gone, and its workers with it.
-        let _ = self.link.send(kind::REAP, 0, payload.as_bytes(), &[]);
+        let _ = self.link.bury(pid);
     }
 }
 
@@ -62,7 +62,9 @@ impl Drop for Forked {
 struct Link {
     socket: StdUnixStream,
     workers: Mutex<HashMap<i32, watch::Sender<Option<Ended>>>>,
-    forking: Mutex<Option<oneshot::Sender<Forking>>>,
+    /// The fork that is waited for, by its number.
+    forking: Mutex<Option<(u64, oneshot::Sender<Forking>)>>,
+    forks: AtomicU64,
 }
 
 type Forking = (i32, watch::Receiver<Option<Ended>>);
@@ -70,6 +72,11 @@ type Forking = (i32, watch::Receiver<Option<Ended>>);
 impl Link {
     fn workers(&self) -> std::sync::MutexGuard<'_, HashMap<i32, watch::Sender<Option<Ended>>>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the worker, if it lives, and frees its number.
+    fn bury(&self, pid: i32) -> std::io::Result<()> {
+        self.send(kind::REAP, 0, format!("{{\"pid\": {pid}}}").as_bytes(), &[])
     }
 
     /// Frames to a zygote are small: the socket takes one whole, or the zygote is stuck.
@@ -129,7 +136,10 @@ impl Nursery {
         match forked.await {
             Ok(forked) => Some(forked),
             Err(reason) => {
-                *slot = None;
+                // Its workers die with it, so it stays while it has any.
+                if slot.as_ref().is_some_and(|zygote| zygote.link.workers().is_empty()) {
+                    *slot = None;
+                }
                 let troubles = self.troubles.fetch_add(1, Ordering::Relaxed) + 1;
                 tracing::warn!(endpoint = %plan.label, reason, troubles, "a worker is started without its zygote");
                 None
@@ -157,7 +167,12 @@ impl Zygote {
             tokio::spawn(drain(out, plan.label.clone(), lines));
         }
         let socket = ours.try_clone().map_err(io)?;
-        let link = Arc::new(Link { socket, workers: Mutex::default(), forking: Mutex::default() });
+        let link = Arc::new(Link {
+            socket,
+            workers: Mutex::default(),
+            forking: Mutex::default(),
+            forks: AtomicU64::new(0),
+        });
         let mut reader = BufReader::new(UnixStream::from_std(ours).map_err(io)?);
         let imports = serde_json::json!({ "imports": plan.imports }).to_string();
         link.send(kind::LOAD, 0, imports.as_bytes(), &[]).map_err(io)?;
@@ -189,12 +204,13 @@ impl Zygote {
         let places: Vec<PathBuf> = readable(&plan.readable, plan.network_allowed);
         let asked = serde_json::json!({ "private": private.path(), "readable": places, "devices": DEVICES });
         let (told, tell) = oneshot::channel();
-        *self.link.forking.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        let id = self.link.forks.fetch_add(1, Ordering::Relaxed);
+        *self.link.forking.lock().unwrap_or_else(PoisonError::into_inner) = Some((id, told));
         let borrowed = descriptors.each_ref().map(|descriptor| descriptor.as_fd());
-        self.link.send(kind::FORK, 0, asked.to_string().as_bytes(), &borrowed).map_err(io)?;
+        self.link.send(kind::FORK, id, asked.to_string().as_bytes(), &borrowed).map_err(io)?;
         match tokio::time::timeout(FORK, tell).await {
             Ok(Ok((pid, ended))) => {
-                let pid = Pid::from_raw(pid).ok_or("it does not know its worker")?;
+                let pid = Pid::from_raw(pid.max(0)).ok_or("no process is left for another worker")?;
                 Ok((Forked { pid, ended, link: self.link.clone() }, private))
             }
             _ => Err("it does not fork".to_owned()),
@@ -214,11 +230,20 @@ async fn listen(mut reader: BufReader<UnixStream>, link: Arc<Link>) {
     while let Ok(frame) = frame::read(&mut reader, FRAME_LIMIT).await {
         let Ok(told) = serde_json::from_slice::<Told>(&frame.payload) else { break };
         if frame.kind == kind::FORKED {
-            let (sender, receiver) = watch::channel(None);
-            link.workers().insert(told.pid, sender);
             let waiting = link.forking.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(waiting) = waiting {
-                let _ = waiting.send((told.pid, receiver));
+            match waiting {
+                Some((id, waiting)) if id == frame.id => {
+                    let (sender, receiver) = watch::channel(None);
+                    if told.pid > 0 {
+                        link.workers().insert(told.pid, sender);
+                    }
+                    let _ = waiting.send((told.pid, receiver));
+                }
+                // Nobody waits for it any more; its socket is closed already.
+                waiting => {
+                    *link.forking.lock().unwrap_or_else(PoisonError::into_inner) = waiting;
+                    let _ = link.bury(told.pid);
+                }
             }
         } else if let Some(worker) = link.workers().get(&told.pid) {
             worker.send_replace(Some(told.ended));

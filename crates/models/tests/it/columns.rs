@@ -263,6 +263,7 @@ async fn custom_code_shares_no_calls_unless_told_and_is_not_asked_twice_unless_i
     assert_eq!(answers[0].as_ref().unwrap(), "{\"predictions\": [[1.0, 1.0]]}");
     assert_eq!(answers[1].as_ref().unwrap_err().code, code::WORKER_CRASHED);
     assert_eq!(answers[2].as_ref().unwrap(), "{\"predictions\": [[3.0, 1.0]]}");
+    back(&deployment, 3).await;
     // A hang is a time-out for all that share the call, and for nobody else.
     let fault = within(&deployment, &row(-4.0), Duration::from_millis(300)).await.unwrap_err();
     assert_eq!(fault.code, code::WORKER_TIMEOUT);

@@ -68,9 +68,9 @@ class Zygote:
         self.data, self.came = b"", []
         # Workers that are not buried yet; True while they live.
         self.workers = {}
-        self.woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.woken, self.wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(wake)
+        signal.set_wakeup_fd(self.wake)
         # What a dead worker leaves behind comes to us.
         self.kernel.prctl(PR_SET_CHILD_SUBREAPER, 1)
 
@@ -88,6 +88,13 @@ class Zygote:
                 importlib.import_module(name)
             except Exception as problem:
                 print(f"{name} is not imported beforehand: {problem}", file=sys.stderr, flush=True)
+        try:
+            # MLflow lists every file of every package at a model's load, to compare versions: half a second, once.
+            from mlflow.utils import requirements_utils
+
+            requirements_utils._init_modules_to_packages_map()
+        except Exception:
+            pass
         gc.collect()
         gc.freeze()
         threads = len(os.listdir("/proc/self/task"))
@@ -124,10 +131,15 @@ class Zygote:
             kind, request, payload = self.receive()
             if kind == FORK:
                 descriptors, self.came = self.came[:3], self.came[3:]
-                pid = os.fork()
+                try:
+                    pid = os.fork()
+                except OSError:
+                    # Too many processes of this user: the gateway hears of it.
+                    pid = -1
                 if pid == 0:
                     return self.become_worker(json.loads(payload), descriptors)
-                self.workers[pid] = True
+                if pid > 0:
+                    self.workers[pid] = True
                 for descriptor in descriptors:
                     os.close(descriptor)
                 self.wire.send(FORKED, request, json.dumps({"pid": pid}).encode())
@@ -145,6 +157,8 @@ class Zygote:
         self.signal.signal(self.signal.SIGCHLD, self.signal.SIG_DFL)
         self.wire.file.close()
         self.wire.socket.close()
+        os.close(self.woken)
+        os.close(self.wake)
         os.setsid()
         self.kernel.prctl(PR_SET_PDEATHSIG, self.signal.SIGKILL)
         if os.getppid() != self.pid:
