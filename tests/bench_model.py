@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+import warnings
 
 import mlflow
 import numpy as np
@@ -14,10 +15,11 @@ from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+warnings.filterwarnings("ignore")
 folder = pathlib.Path(sys.argv[1])
 rng = np.random.default_rng(1)
 iris = load_iris(as_frame=True)
@@ -39,6 +41,8 @@ linear = LogisticRegression(max_iter=500).fit(flowers, iris.target)
 save("worker", linear, flowers, 1, **pickled)
 scaled = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(flowers, iris.target)
 save("linear", scaled, flowers, 1, **pickled)
+network = make_pipeline(StandardScaler(), MLPClassifier((256, 256, 128), max_iter=20, random_state=1))
+save("mlp", network.fit(flowers, iris.target), flowers, 1, **pickled)
 forest = RandomForestClassifier(100, random_state=0).fit(wide, kind)
 save("forest", forest, wide, 1, **pickled)
 save("forest-rows", forest, wide, 1000, **pickled)

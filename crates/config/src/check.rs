@@ -12,6 +12,7 @@ use url::Url;
 
 use crate::document::{
     ChatApi, Config, EndpointConfig, EndpointType, KeyMode, LimitConfig, ProviderConfig, RouteConfig,
+    ServingConfig,
 };
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
@@ -289,22 +290,42 @@ impl Checker<'_> {
                 }
             }
             self.limits(&endpoint.limits, &at("limits"));
-            self.above_zero(steps!["endpoints", index, "serving", "timeout"], Some(endpoint.serving.timeout));
-            if !(1..=64).contains(&endpoint.serving.workers) {
-                let node = steps!["endpoints", index, "serving", "workers"];
-                self.error(node, "expected 1 to 64 workers", "");
-            }
-            if endpoint
-                .serving
-                .tolerance
-                .is_some_and(|tolerance| !(tolerance.is_finite() && tolerance >= 0.0))
-            {
-                let node = steps!["endpoints", index, "serving", "tolerance"];
-                self.error(node, "expected a number of 0 or more", "for example 1e-9");
-            }
+            self.serving(index, &endpoint.serving);
             self.route(endpoint, &endpoint.route, &at("route"));
         }
         self.cycles();
+    }
+
+    fn serving(&mut self, index: usize, serving: &ServingConfig) {
+        let at = |field: &'static str| steps!["endpoints", index, "serving", field].to_vec();
+        self.above_zero(&at("timeout"), Some(serving.timeout));
+        self.above_zero(&at("idle_timeout"), Some(serving.idle_timeout));
+        if serving.workers.is_some_and(|workers| !(1..=64).contains(&workers)) {
+            self.error(&at("workers"), "expected 1 to 64 workers", "");
+        }
+        if let Some(instances) = serving.instances {
+            if serving.workers.is_some() {
+                let hint = "`workers: 2` is short for `instances: { min: 2, max: 2 }`";
+                self.error(&at("workers"), "both `workers` and `instances` are given", hint);
+            }
+            if !(1..=64).contains(&instances.max) || instances.min > instances.max {
+                self.error(&at("instances"), "expected 0 <= `min` <= `max` and 1 <= `max` <= 64", "");
+            }
+        }
+        if serving.tolerance.is_some_and(|tolerance| !(tolerance.is_finite() && tolerance >= 0.0)) {
+            self.error(&at("tolerance"), "expected a number of 0 or more", "for example 1e-9");
+        }
+        if !(1..=256).contains(&serving.threads) {
+            self.error(&at("threads"), "expected 1 to 256 threads", "");
+        }
+        if let Some(batching) = serving.batching {
+            if batching.max_rows == 0 || batching.max_bytes.0 == 0 {
+                self.error(&at("batching"), "a call holds at least one row and one byte", "");
+            }
+            if batching.max_wait >= serving.timeout {
+                self.error(&at("batching"), "`max_wait` is not below `timeout`", "");
+            }
+        }
     }
 
     fn limits(&mut self, limits: &[LimitConfig], at: &[Step]) {

@@ -11,6 +11,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::credential::CredentialConfig;
+use crate::serving::{BatchingConfig, InstancesConfig};
 use crate::value::{ByteSize, Expanded, Period, Secret};
 
 /// The whole configuration of a gateway.
@@ -478,9 +479,30 @@ pub enum LimitBy {
 pub struct ServingConfig {
     /// What runs the model. `auto`: natively where the answers are the same, else a Python worker.
     pub runtime: RuntimeChoice,
-    /// Worker processes per model version.
+    /// Worker processes per model version: short for `instances` with the same `min` and `max`. Default: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
-    pub workers: u32,
+    pub workers: Option<u32>,
+    /// How many worker processes a model version has under little and much load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<InstancesConfig>,
+    /// With `instances: { min: 0 }`: the time without a request after which the last worker stops. The next request
+    /// starts one and waits for it.
+    pub idle_timeout: Period,
+    /// Which requests may share one call of a worker. Default: those of flavours whose rows are independent, after a
+    /// check at load. `true` insists, `false` forbids it, an object sets bounds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batching: Option<BatchingConfig>,
+    /// Whether a request may be tried again on another worker after one died on it. Default: for flavours that only
+    /// compute (scikit-learn, XGBoost, LightGBM, ONNX, PyTorch), not for custom code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotent: Option<bool>,
+    /// Threads of a worker's numeric libraries (OpenMP, BLAS).
+    #[schemars(range(min = 1, max = 256))]
+    pub threads: u32,
+    /// A worker that grew over this is replaced between two calls. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rss: Option<ByteSize>,
     /// Where a worker's Python packages come from.
     pub env_manager: EnvManager,
     /// Time for one prediction.
@@ -505,7 +527,13 @@ impl Default for ServingConfig {
     fn default() -> Self {
         Self {
             runtime: RuntimeChoice::Auto,
-            workers: 1,
+            workers: None,
+            instances: None,
+            idle_timeout: Period::seconds(300),
+            batching: None,
+            idempotent: None,
+            threads: 1,
+            max_rss: None,
             env_manager: EnvManager::Local,
             timeout: Period::seconds(60),
             memory_limit: None,
@@ -513,6 +541,15 @@ impl Default for ServingConfig {
             compat: Compat::Strict,
             tolerance: None,
         }
+    }
+}
+
+impl ServingConfig {
+    /// Whichever of `instances` and `workers` is written.
+    #[must_use]
+    pub fn instances(&self) -> InstancesConfig {
+        let fixed = self.workers.unwrap_or(1);
+        self.instances.unwrap_or(InstancesConfig { min: fixed, max: fixed })
     }
 }
 

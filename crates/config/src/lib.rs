@@ -9,6 +9,7 @@ mod forms;
 mod load;
 mod node;
 mod schema;
+mod serving;
 mod value;
 
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
@@ -20,4 +21,5 @@ pub use document::{
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
 pub use schema::json_schema;
+pub use serving::{BatchingConfig, InstancesConfig};
 pub use value::{ByteSize, Expanded, Period, Secret};

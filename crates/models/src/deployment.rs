@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
-use millgate_scoring::{Checked, ContentType};
+use millgate_scoring::{Checked, ContentType, Signature};
 use millgate_types::{Fault, ModelRef, Retry, code};
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -14,8 +14,8 @@ use tokio::sync::{Notify, watch};
 
 use crate::live::{Live, Runtime};
 use crate::registry::Registry;
-use crate::worker::Reply;
 use crate::worker::user::User;
+use crate::worker::{Ask, Batching, Columns, Pool, Reply};
 
 /// Which runtime may serve a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,23 @@ pub enum EnvManager {
     Virtualenv,
 }
 
+/// How many worker processes a version has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instances {
+    /// Always. 0: none after `idle_timeout` without a request; the next request starts one and waits for it.
+    pub min: usize,
+    /// Under load.
+    pub max: usize,
+    /// See `min`.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Instances {
+    fn default() -> Self {
+        Self { min: 1, max: 1, idle_timeout: Duration::from_mins(5) }
+    }
+}
+
 /// What an endpoint asks for. Equal specs are one deployment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeploymentSpec {
@@ -57,7 +74,15 @@ pub struct DeploymentSpec {
     /// Where a worker's packages come from.
     pub env_manager: EnvManager,
     /// Worker processes.
-    pub workers: usize,
+    pub instances: Instances,
+    /// Which requests may share a call of a worker.
+    pub batching: Batching,
+    /// Whether a request may be tried again after it reached the model's code; `None`: where the flavour only computes.
+    pub idempotent: Option<bool>,
+    /// Threads of a worker's numeric libraries.
+    pub threads: u32,
+    /// A worker that grew over this many bytes is replaced between two calls.
+    pub max_rss_bytes: Option<u64>,
     /// The limit for one prediction; the server takes the earlier of this and its own deadline.
     pub timeout: Duration,
     /// The most memory one worker may use, in bytes.
@@ -80,7 +105,11 @@ impl DeploymentSpec {
             model,
             runtime: RuntimeChoice::Auto,
             env_manager: EnvManager::Local,
-            workers: 1,
+            instances: Instances::default(),
+            batching: Batching::default(),
+            idempotent: None,
+            threads: 1,
+            max_rss_bytes: None,
             timeout: Duration::from_mins(1),
             memory_limit_bytes: None,
             network_allowed: false,
@@ -143,8 +172,21 @@ pub struct DeploymentStatus {
     pub next_try_seconds: Option<u64>,
     /// Workers with the model loaded.
     pub workers_ready: usize,
+    /// Workers that there should be.
+    pub workers_wanted: usize,
     /// Worker deaths since this version began.
     pub worker_restarts: u64,
+    /// Workers that were replaced because they grew over `max_rss`.
+    pub workers_recycled: u64,
+    /// Calls that workers made of the model since this version began, and the requests in them: more where requests
+    /// share calls.
+    pub worker_calls: u64,
+    /// See `worker_calls`.
+    pub worker_requests: u64,
+    /// Whether requests share a worker's calls, and why not. Only for workers.
+    pub batching: Option<String>,
+    /// How rows reach the worker: `columns`, `columns, through MLflow's own check`, or why as `JSON`.
+    pub input: Option<String>,
 }
 
 /// One prediction asked for.
@@ -229,7 +271,13 @@ impl Deployment {
             reason: None,
             next_try_seconds: None,
             workers_ready: 0,
+            workers_wanted: 0,
             worker_restarts: 0,
+            workers_recycled: 0,
+            worker_calls: 0,
+            worker_requests: 0,
+            batching: None,
+            input: None,
         };
         Arc::new(Self {
             spec,
@@ -256,7 +304,12 @@ impl Deployment {
             && let Runtime::Worker(pool) = &live.runtime
         {
             status.workers_ready = pool.ready();
+            status.workers_wanted = pool.wanted();
             status.worker_restarts = pool.restarts();
+            status.workers_recycled = pool.recycled();
+            (status.worker_calls, status.worker_requests) = pool.calls();
+            status.batching = Some(pool.batching());
+            status.input = Some(self.input(pool));
             status.reason = status.reason.or_else(|| pool.failure());
         }
         status
@@ -266,7 +319,7 @@ impl Deployment {
     pub fn is_ready(&self) -> bool {
         match self.live.load().as_ref().map(|live| &live.runtime) {
             Some(Runtime::Native(_)) => true,
-            Some(Runtime::Worker(pool)) => pool.ready() > 0,
+            Some(Runtime::Worker(pool)) => pool.can_answer(),
             None => false,
         }
     }
@@ -330,9 +383,25 @@ impl Deployment {
                 } else {
                     Some(self.check(&live, content_type, &body).await?)
                 };
-                let reply = pool.predict(content_type.name(), body, deadline).await?;
-                self.answer(reply, &live, checked.map_or(1, |checked| checked.rows))
+                let rows = checked.as_ref().map_or(1, |checked| checked.rows);
+                let columns = checked.as_ref().filter(|_| content_type == ContentType::Json);
+                let columns = columns.and_then(|checked| columns_of(checked, &live.model.signature));
+                let ask = Ask { content_type: content_type.name(), body, columns };
+                let reply = pool.predict(ask, deadline).await?;
+                self.answer(reply, &live, rows)
             }
+        }
+    }
+
+    fn input(&self, pool: &Pool) -> String {
+        let facts = pool.facts();
+        if self.spec.compat_mlflow {
+            return "JSON: `compat: mlflow` leaves the body to MLflow".to_owned();
+        }
+        match facts.why {
+            None if facts.columns && facts.direct => "columns".to_owned(),
+            None if facts.columns => "columns, through MLflow's own check".to_owned(),
+            why => format!("JSON: {}", why.unwrap_or_else(|| "the worker takes nothing else".to_owned())),
         }
     }
 
@@ -428,6 +497,11 @@ impl Deployment {
             }
         }
     }
+}
+
+/// The rows as a worker takes them, where they can be laid out.
+pub(crate) fn columns_of(checked: &Checked, signature: &Signature) -> Option<Columns> {
+    Columns::of(checked.data.as_ref()?, signature, checked.params.as_deref())
 }
 
 fn not_finite(place: &str) -> Fault {

@@ -342,6 +342,7 @@ impl Installer<'_> {
             user: None,
             processes: None,
             descriptors: 1024,
+            threads: 1,
             keep_environment: true,
             required: self.settings.isolation_required,
         };

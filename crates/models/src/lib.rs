@@ -16,12 +16,13 @@ mod models;
 mod native;
 mod registry;
 mod settings;
+mod warm;
 mod worker;
 
 pub use demo::unpack_demo_store;
 pub use deployment::{
-    Deployment, DeploymentSpec, DeploymentState, DeploymentStatus, EnvManager, PredictRequest, Prediction,
-    RuntimeChoice,
+    Deployment, DeploymentSpec, DeploymentState, DeploymentStatus, EnvManager, Instances, PredictRequest,
+    Prediction, RuntimeChoice,
 };
 pub use doctor::{Finding, FindingLevel, doctor};
 pub use inference::InferenceRequest;
@@ -29,4 +30,5 @@ pub use millgate_scoring::inference::JSON_LENGTH;
 pub use models::Models;
 pub use registry::{Registry, RegistryAuth, RegistryConfig, RegistryError};
 pub use settings::ModelSettings;
+pub use worker::Batching;
 pub use worker::exec::worker_exec;

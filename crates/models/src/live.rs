@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use millgate_scoring::ContentType;
 use tokio::sync::mpsc;
@@ -15,8 +14,9 @@ use crate::model_file::ModelFile;
 use crate::native::{NativeModel, converted, onnx};
 use crate::registry::{RegistryError, Resolved};
 use crate::settings::ModelSettings;
+use crate::warm;
 use crate::worker::user::{self, Gap, User};
-use crate::worker::{Plan, Pool, Reply};
+use crate::worker::{Bounds, Plan, Pool};
 
 /// A loaded version. Requests hold it while they run; when the last one lets go, its workers stop.
 pub(crate) struct Live {
@@ -91,7 +91,7 @@ pub(crate) async fn load(
     };
     if let Runtime::Worker(pool) = &live.runtime {
         note(DeploymentState::Warm);
-        warm(pool, &live, settings.load_timeout).await?;
+        warm::warm(spec, pool, &live.model, settings.load_timeout).await?;
     }
     Ok(live)
 }
@@ -236,9 +236,21 @@ impl Start<'_> {
             readable,
             network_allowed: spec.network_allowed,
             memory_limit: spec.memory_limit_bytes,
+            max_rss: spec.max_rss_bytes,
+            threads: spec.threads,
+            instances: Bounds {
+                min: spec.instances.min,
+                max: spec.instances.max,
+                idle_timeout: spec.instances.idle_timeout,
+            },
+            batching: spec.batching.clone(),
+            idempotent: spec.idempotent,
             isolation_required: settings.isolation_required,
             user: None,
-            processes: 512 + 64 * spec.workers as u64,
+            processes: 512 + 64 * spec.instances.max as u64,
+            // With more threads its libraries would have to be told after the fork.
+            zygote: settings.zygote && spec.threads == 1,
+            imports: imports(model),
             load_timeout: settings.load_timeout,
             kill_after: settings.kill_after,
             label: spec.endpoint.clone(),
@@ -263,9 +275,9 @@ impl Start<'_> {
         alive: &mpsc::Sender<()>,
         note: &impl Fn(DeploymentState),
     ) -> Result<Pool, LoadError> {
-        let Deployment { spec, handle, .. } = self.deployment;
+        let handle = &self.deployment.handle;
         let Ground { plan, environment } = self.ground(note).await?;
-        Pool::start(plan.clone(), spec.workers, handle, alive).await.map_err(|reason| {
+        Pool::start(plan.clone(), handle, alive).await.map_err(|reason| {
             let hint = if environment.differences.is_empty() {
                 String::new()
             } else {
@@ -296,6 +308,35 @@ async fn load_trees(model: ModelFile) -> Result<Result<NativeModel, String>, Loa
         }))
     })
     .await
+}
+
+/// What a zygote imports for a model: light packages of its flavour. Never those that start threads or hold sessions
+/// (torch, tensorflow, onnxruntime); what is not installed is left out.
+fn imports(model: &ModelFile) -> Vec<&'static str> {
+    let mut names = vec!["mlflow", "mlflow.pyfunc", "mlflow.pyfunc.scoring_server", "numpy", "pandas"];
+    let flavours: [(&str, &[&str]); 3] = [
+        (
+            "sklearn",
+            &[
+                "mlflow.sklearn",
+                "sklearn.compose",
+                "sklearn.ensemble",
+                "sklearn.linear_model",
+                "sklearn.neural_network",
+                "sklearn.pipeline",
+                "sklearn.preprocessing",
+                "skops.io",
+            ],
+        ),
+        ("xgboost", &["mlflow.xgboost", "xgboost"]),
+        ("lightgbm", &["mlflow.lightgbm", "lightgbm"]),
+    ];
+    for (flavour, more) in flavours {
+        if model.flavor(flavour).is_some() {
+            names.extend(more);
+        }
+    }
+    names
 }
 
 /// Gives the workers a user of their own and opens the way to what they read.
@@ -340,24 +381,10 @@ fn say_once(gap: &Gap) {
     }
 }
 
-/// Answers the input example once. An example the model itself refuses is not held against it; a dead or silent
-/// worker is.
-async fn warm(pool: &Pool, live: &Live, patience: Duration) -> Result<(), LoadError> {
-    let Some(example) = live.model.example.clone() else { return Ok(()) };
-    match pool.predict("application/json", example, Instant::now() + patience).await {
-        Ok(Reply::Answer(_)) => Ok(()),
-        Ok(Reply::Error { class, status, .. }) => {
-            tracing::warn!(version = %live.version, status, class, "the model refuses its own input example");
-            Ok(())
-        }
-        Err(fault) => Err(LoadError::Model(format!("the input example: {}", fault.public))),
-    }
-}
-
 /// What the scoring protocol's `/version` answers when nothing better is known.
 pub(crate) fn mlflow_version(live: &Live) -> Option<String> {
     match &live.runtime {
-        Runtime::Worker(pool) => pool.mlflow_version().or_else(|| live.model.mlflow_version.clone()),
+        Runtime::Worker(pool) => pool.facts().mlflow.or_else(|| live.model.mlflow_version.clone()),
         Runtime::Native(_) => live.model.mlflow_version.clone(),
     }
 }

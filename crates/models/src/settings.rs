@@ -25,6 +25,8 @@ pub struct ModelSettings {
     pub environment_timeout: Duration,
     /// The pause between a missed deadline and the end of the worker's process group.
     pub kill_after: Duration,
+    /// Fork workers from a process that has imported their packages, where that can be done.
+    pub zygote: bool,
     /// Refuse to serve when part of the worker isolation cannot be applied.
     pub isolation_required: bool,
 }
@@ -43,6 +45,7 @@ impl ModelSettings {
             load_timeout: Duration::from_mins(3),
             environment_timeout: Duration::from_mins(15),
             kill_after: Duration::from_secs(1),
+            zygote: true,
             isolation_required: false,
         }
     }

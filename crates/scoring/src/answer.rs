@@ -175,19 +175,21 @@ impl Predictions {
     pub fn to_json(&self) -> String {
         let mut out = String::from("{\"predictions\": ");
         match self {
-            Self::Labels(labels) => write_list(&mut out, 1, labels, |out, label| {
+            Self::Labels(labels) => write_list(&mut out, None, labels.iter(), |out, label| {
                 let _ = write!(out, "{label}");
             }),
-            Self::Truths(truths) => write_list(&mut out, 1, truths, |out, truth| {
+            Self::Truths(truths) => write_list(&mut out, None, truths.iter(), |out, truth| {
                 out.push_str(if *truth { "true" } else { "false" });
             }),
-            Self::Texts(texts) => write_list(&mut out, 1, texts, |out, text| write_text(out, text)),
+            Self::Texts(texts) => write_list(&mut out, None, texts.iter(), |out, text| write_text(out, text)),
             Self::Outputs { records, outputs } => write_outputs(&mut out, *records, outputs),
             Self::Floats { width, values } => {
-                write_list(&mut out, *width, values, |out, value| write_float(out, f64::from(*value)));
+                let width = (*width > 1).then_some(*width);
+                write_list(&mut out, width, values.iter(), |out, value| write_float(out, f64::from(*value)));
             }
             Self::Doubles { width, values } => {
-                write_list(&mut out, *width, values, |out, value| write_float(out, *value));
+                let width = (*width > 1).then_some(*width);
+                write_list(&mut out, width, values.iter(), |out, value| write_float(out, *value));
             }
         }
         out.push('}');
@@ -195,26 +197,25 @@ impl Predictions {
     }
 }
 
-fn write_list<T>(out: &mut String, width: usize, values: &[T], write: impl Fn(&mut String, &T)) {
-    let plain = |out: &mut String, values: &[T]| {
-        out.push('[');
-        for (index, value) in values.iter().enumerate() {
-            if index > 0 {
-                out.push_str(", ");
-            }
-            write(out, value);
-        }
-        out.push(']');
-    };
-    if width <= 1 {
-        return plain(out, values);
-    }
+/// `width`: numbers per row, each row a list of its own; `None`: one number per row, not in a list.
+pub(crate) fn write_list<T>(
+    out: &mut String,
+    width: Option<usize>,
+    values: impl ExactSizeIterator<Item = T>,
+    write: impl Fn(&mut String, T),
+) {
+    let count = values.len();
     out.push('[');
-    for (index, row) in values.chunks(width).enumerate() {
-        if index > 0 {
-            out.push_str(", ");
+    for (index, value) in values.enumerate() {
+        match width {
+            Some(width) if index % width == 0 => out.push_str(if index > 0 { "], [" } else { "[" }),
+            _ if index > 0 => out.push_str(", "),
+            _ => {}
         }
-        plain(out, row);
+        write(out, value);
+        if width.is_some() && index + 1 == count {
+            out.push(']');
+        }
     }
     out.push(']');
 }
@@ -244,7 +245,7 @@ fn write_text(out: &mut String, text: &str) {
 
 /// Python's `repr(float)`: the shortest digits that read back (ryu breaks ties to even, as Python does and Rust's
 /// own formatting does not), exponent form outside 1e-4..1e16.
-fn write_float(out: &mut String, value: f64) {
+pub(crate) fn write_float(out: &mut String, value: f64) {
     if !value.is_finite() {
         out.push_str("null");
         return;

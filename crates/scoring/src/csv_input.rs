@@ -62,7 +62,7 @@ pub(crate) fn check(body: &[u8], signature: &Signature) -> Result<Checked, Fault
         rows += 1;
     }
     let data = (!columns.is_empty()).then_some(Data::Frame(Frame { rows, columns: out, form: Form::Csv }));
-    Ok(Checked { rows: rows as u64, data, has_params: false, llm: false })
+    Ok(Checked { rows: rows as u64, data, params: None, llm: false })
 }
 
 /// The place and kind of a CSV error; the crate's own text may hold cells.

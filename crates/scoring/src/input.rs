@@ -19,8 +19,8 @@ pub struct Checked {
     pub rows: u64,
     /// The input as a native runtime takes it; `None` when only Python can read this form or type.
     pub data: Option<Data>,
-    /// Whether the body has `params`.
-    pub has_params: bool,
+    /// The body's `params` as JSON text, where the model takes any; equal texts are equal params.
+    pub params: Option<String>,
     /// Whether it is the LLM form (`messages`, `prompt` or `input` at the top): answered without `predictions`.
     pub llm: bool,
 }
@@ -34,7 +34,7 @@ pub fn check(body: &[u8], content_type: ContentType, signature: &Signature) -> R
     match content_type {
         ContentType::Json => check_json(body, signature),
         ContentType::Csv => crate::csv_input::check(body, signature),
-        ContentType::Parquet => Ok(Checked { rows: 1, data: None, has_params: false, llm: false }),
+        ContentType::Parquet => Ok(Checked { rows: 1, data: None, params: None, llm: false }),
     }
 }
 
@@ -52,7 +52,7 @@ fn check_json(body: &[u8], signature: &Signature) -> Result<Checked, Fault> {
         )));
     };
     if members.iter().any(|(key, _)| LLM_KEYS.contains(&key.as_ref())) {
-        return Ok(Checked { rows: 1, data: None, has_params: false, llm: true });
+        return Ok(Checked { rows: 1, data: None, params: None, llm: true });
     }
     let mut forms = members.iter().filter(|(key, _)| FORMS.contains(&key.as_ref()));
     let Some((form, value)) = forms.next() else {
@@ -63,10 +63,11 @@ fn check_json(body: &[u8], signature: &Signature) -> Result<Checked, Fault> {
     }
     let given = parsed.member("params");
     params::check(given, signature.params.as_deref())?;
+    let params = given.filter(|params| **params != Json::Null && signature.params.is_some());
     let checked = |rows: usize, data| Checked {
         rows: rows as u64,
         data,
-        has_params: given.is_some_and(|params| *params != Json::Null),
+        params: params.map(Json::to_text),
         llm: false,
     };
     match &signature.inputs {

@@ -7,6 +7,7 @@ use std::fmt;
 
 use millgate_types::{Fault, code};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 /// A parsed value, borrowing text from the body where it has no escapes.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +70,29 @@ impl<'a> Json<'a> {
             Self::Text(_) => "string",
             Self::Array(_) => "list",
             Self::Object(_) => "object",
+        }
+    }
+}
+
+impl Json<'_> {
+    /// The value as JSON text. Equal texts are equal values.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Int(value) => serializer.serialize_i64(*value),
+            Self::Big(value) => serializer.serialize_u64(*value),
+            Self::Float(value) => serializer.serialize_f64(*value),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Array(items) => serializer.collect_seq(items),
+            Self::Object(members) => serializer.collect_map(members.iter().map(|(key, value)| (key, value))),
         }
     }
 }

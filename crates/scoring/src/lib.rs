@@ -3,6 +3,7 @@
 //! expected and found type, never with the value.
 
 mod answer;
+mod array;
 mod cell;
 mod content_type;
 mod csv_input;
@@ -16,6 +17,7 @@ mod table;
 mod template;
 
 pub use answer::{Output, Predictions, Values};
+pub use array::{Array, Dtype};
 pub use content_type::ContentType;
 pub use frame::{ColumnData, Data, Form, Frame, Matrix};
 pub use input::{Checked, check};

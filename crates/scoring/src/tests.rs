@@ -92,7 +92,8 @@ fn params_are_checked_against_their_schema() {
     let params = r#"[{"name":"t","type":"double","default":0.5,"shape":null},{"name":"l","type":"long","default":[],"shape":[-1]}]"#;
     let signature = Signature::parse(None, Some(params)).unwrap();
     let ok = br#"{"inputs":[1],"params":{"t":1,"l":[1,2]}}"#;
-    assert!(check(ok, ContentType::Json, &signature).unwrap().has_params);
+    let params = check(ok, ContentType::Json, &signature).unwrap().params;
+    assert_eq!(params.as_deref(), Some(r#"{"t":1,"l":[1,2]}"#));
     assert_eq!(refused(&signature, r#"{"inputs":[1],"params":{"x":1}}"#), "the model has no parameter `x`");
     let text = refused(&signature, r#"{"inputs":[1],"params":{"t":true}}"#);
     assert_eq!(text, "`params.t`: expected double, found boolean");

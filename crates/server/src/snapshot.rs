@@ -18,7 +18,9 @@ use millgate_config::{
 };
 use millgate_credential::{Credential, Credentials};
 use millgate_dialect::Quirks;
-use millgate_models::{Deployment, DeploymentSpec, Models, Registry, RegistryAuth, RegistryConfig};
+use millgate_models::{
+    Batching, Deployment, DeploymentSpec, Instances, Models, Registry, RegistryAuth, RegistryConfig,
+};
 use millgate_policy::{Limiter, Rate, Route};
 use millgate_provider::{Family, ProviderKind};
 use millgate_scoring::Template;
@@ -534,6 +536,7 @@ impl<'a> Resolver<'a> {
             }
         };
         let serving = &endpoint.serving;
+        let (instances, batching) = (serving.instances(), serving.batching.unwrap_or_default());
         let deployment = self.models.deploy(DeploymentSpec {
             endpoint: endpoint.name.as_str().into(),
             registry,
@@ -549,7 +552,20 @@ impl<'a> Resolver<'a> {
                 EnvManager::Uv => millgate_models::EnvManager::Uv,
                 EnvManager::Virtualenv => millgate_models::EnvManager::Virtualenv,
             },
-            workers: serving.workers as usize,
+            instances: Instances {
+                min: instances.min as usize,
+                max: instances.max as usize,
+                idle_timeout: serving.idle_timeout.0,
+            },
+            batching: Batching {
+                wanted: batching.enabled,
+                max_rows: batching.max_rows,
+                max_bytes: usize::try_from(batching.max_bytes.0).unwrap_or(usize::MAX),
+                max_wait: batching.max_wait.0,
+            },
+            idempotent: serving.idempotent,
+            threads: serving.threads,
+            max_rss_bytes: serving.max_rss.map(|size| size.0),
             timeout: serving.timeout.0,
             memory_limit_bytes: serving.memory_limit.map(|size| size.0),
             network_allowed: serving.network == Network::Allow,

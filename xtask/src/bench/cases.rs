@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::measure::{cpu_of, median, rss_kib};
 use super::table::Table;
 use super::{Bench, Load, Running};
-use crate::shell::{command, root, run, say};
+use crate::shell::say;
 
 type Case = fn(&Bench, &mut Table) -> Result<()>;
 
@@ -21,17 +21,18 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("memory", memory),
     ("start", start),
     ("native model", native),
-    ("python model", worker),
-    ("in process", in_process),
+    ("python model", super::workers::rows),
+    ("python worker", super::workers::processes),
+    ("in process", super::workers::in_process),
 ];
 
 /// CPU per unit of work of one run.
-struct Cost {
-    us: f64,
-    load: Load,
+pub(super) struct Cost {
+    pub(super) us: f64,
+    pub(super) load: Load,
 }
 
-fn cost(bench: &Bench, proxy: &Running, arguments: &[&str], chunks: bool) -> Result<Cost> {
+pub(super) fn cost(bench: &Bench, proxy: &Running, arguments: &[&str], chunks: bool) -> Result<Cost> {
     // Connections, caches and branch predictors are warm before it counts.
     bench.load(proxy.port, &[arguments, &["-n", "300"]].concat())?;
     let (load, cpu) = cpu_of(proxy.pid(), || bench.load(proxy.port, arguments))?;
@@ -59,11 +60,11 @@ fn beside_nginx(bench: &Bench, arguments: &[&str], chunks: bool) -> Result<(Vec<
     Ok((ours, others))
 }
 
-fn of(costs: &[Cost], value: impl Fn(&Cost) -> f64) -> f64 {
+pub(super) fn of(costs: &[Cost], value: impl Fn(&Cost) -> f64) -> f64 {
     median(costs.iter().map(value).collect())
 }
 
-fn ratio(ours: &[Cost], others: &[Cost], value: impl Fn(&Cost) -> f64) -> Option<f64> {
+pub(super) fn ratio(ours: &[Cost], others: &[Cost], value: impl Fn(&Cost) -> f64) -> Option<f64> {
     let ratios: Vec<f64> = ours.iter().zip(others).map(|(our, other)| value(our) / value(other)).collect();
     (!ratios.is_empty()).then(|| median(ratios))
 }
@@ -253,7 +254,7 @@ fn start(bench: &Bench, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-const IRIS: &str = r#"{"dataframe_split": {"columns": ["sepal_length", "sepal_width", "petal_length", "petal_width"], "data": [[5.1, 3.5, 1.4, 0.2]]}}"#;
+pub(super) const IRIS: &str = r#"{"dataframe_split": {"columns": ["sepal_length", "sepal_width", "petal_length", "petal_width"], "data": [[5.1, 3.5, 1.4, 0.2]]}}"#;
 
 /// The bundled model in our process, beside the same request stopped by its check.
 fn native(bench: &Bench, table: &mut Table) -> Result<()> {
@@ -290,100 +291,5 @@ fn native(bench: &Bench, table: &mut Table) -> Result<()> {
         format!("refused by the schema check {:.1} us", of(&refused, us)),
         ratio(&predicted, &refused, us),
     );
-    Ok(())
-}
-
-/// Saves the models once and answers their folder.
-fn models(bench: &Bench, python: &std::path::Path) -> Result<std::path::PathBuf> {
-    let folder = bench.folder.path().join("models");
-    if !folder.is_dir() {
-        std::fs::create_dir(&folder)?;
-        let script = root().join("tests/bench_model.py").display().to_string();
-        run(&mut command(python, &[&script, &folder.display().to_string()]))?;
-    }
-    Ok(folder)
-}
-
-/// One caller asks a model that `millgate models serve` serves with `options`, and then MLflow's own scoring server.
-fn beside_mlflow(bench: &Bench, name: &str, options: &[&str]) -> Result<Option<(Vec<Cost>, Vec<Cost>)>> {
-    let Some(python) = &bench.python else {
-        say("  no Python environment: left out");
-        return Ok(None);
-    };
-    let folder = models(bench, python)?;
-    let model = folder.join(name).display().to_string();
-    let body = folder.join(format!("{name}.json")).display().to_string();
-    let arguments = ["-c", "1", "--path", "/invocations", "--body", body.as_str()];
-    let (mut ours, mut others) = (Vec::new(), Vec::new());
-    for _ in 0..bench.rounds {
-        let gateway =
-            bench.program("millgate", &[&["models", "serve", "-m", &model], options].concat(), "/ping")?;
-        let ready = Instant::now() + Duration::from_mins(1);
-        while bench.load(gateway.port, &[&arguments[..], &["-n", "1"]].concat())?.errors > 0 {
-            ensure!(Instant::now() < ready, "the model does not load");
-            std::thread::sleep(Duration::from_millis(500));
-        }
-        ours.push(answered(cost(bench, &gateway, &arguments, false)?)?);
-        gateway.stop();
-        let port = super::free_port()?;
-        let text = port.to_string();
-        let mlflow = python.parent().context("an interpreter has a folder")?.join("mlflow");
-        let arguments_of_mlflow =
-            ["models", "serve", "-m", &model, "-p", &text, "-h", "127.0.0.1", "--env-manager", "local"];
-        let mut command = super::pinned(0, mlflow, &arguments_of_mlflow);
-        let folder = python.parent().context("an interpreter has a folder")?.display().to_string();
-        command.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap_or_default()));
-        command.env("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "true");
-        let mlflow = bench.start(command, port, "/ping")?;
-        others.push(answered(cost(bench, &mlflow, &arguments, false)?)?);
-        mlflow.stop();
-    }
-    Ok(Some((ours, others)))
-}
-
-fn answered(cost: Cost) -> Result<Cost> {
-    ensure!(cost.load.statuses.keys().eq(["200"]), "not answered: {:?}", cost.load);
-    Ok(cost)
-}
-
-/// One row through a Python worker.
-fn worker(bench: &Bench, table: &mut Table) -> Result<()> {
-    let Some((ours, others)) = beside_mlflow(bench, "worker", &[])? else { return Ok(()) };
-    let us = |cost: &Cost| cost.us;
-    let p50 = |cost: &Cost| cost.load.p50_us as f64;
-    table.row(
-        "one row through a Python worker, one caller: CPU per request",
-        format!("{:.0} us", of(&ours, us)),
-        format!("`mlflow models serve` {:.0} us", of(&others, us)),
-        ratio(&ours, &others, us),
-    );
-    table.row(
-        "the same: p50",
-        format!("{:.0} us", of(&ours, p50)),
-        format!("`mlflow models serve` {:.0} us", of(&others, p50)),
-        ratio(&ours, &others, p50),
-    );
-    Ok(())
-}
-
-/// Models that run in process.
-fn in_process(bench: &Bench, table: &mut Table) -> Result<()> {
-    for (name, what, runtime) in [
-        ("forest", "one row through a random forest of 100 trees", "native"),
-        ("forest-rows", "1,000 rows through the same forest", "native"),
-        ("linear", "one row through a scaler and a logistic regression", "native"),
-        ("text", "one text of 60 words through TF-IDF and a logistic regression", "native"),
-        ("onnx", "one row through an ONNX network of 64 x 64", "onnx"),
-    ] {
-        let options = ["--compat", "strict", "--runtime", runtime];
-        let Some((ours, others)) = beside_mlflow(bench, name, &options)? else { return Ok(()) };
-        let us = |cost: &Cost| cost.us;
-        table.row(
-            &format!("{what}: CPU per request"),
-            format!("{:.1} us", of(&ours, us)),
-            format!("`mlflow models serve` {:.0} us", of(&others, us)),
-            ratio(&ours, &others, us),
-        );
-    }
     Ok(())
 }

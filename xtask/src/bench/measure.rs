@@ -18,7 +18,7 @@ pub(super) fn answers(port: u16, path: &str) -> bool {
 }
 
 /// A process and all its descendants.
-fn tree(root: u32) -> Vec<u32> {
+pub(super) fn tree(root: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -45,6 +45,11 @@ fn fields(pid: u32) -> Option<Vec<String>> {
 
 /// CPU time of a process, all its threads and descendants, in microseconds.
 pub(super) fn cpu_us(root: u32) -> u64 {
+    tree(root).into_iter().map(own_cpu_us).sum()
+}
+
+/// CPU time of one process and its threads, in microseconds.
+pub(super) fn own_cpu_us(pid: u32) -> u64 {
     // The kernel's unit here is 1/100 s on every Linux we know.
     const TICK_US: u64 = 10_000;
     let of = |pid: u32| {
@@ -52,7 +57,7 @@ pub(super) fn cpu_us(root: u32) -> u64 {
         let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
         Some(number(11)? + number(12)?)
     };
-    tree(root).into_iter().filter_map(of).sum::<u64>() * TICK_US
+    of(pid).unwrap_or(0) * TICK_US
 }
 
 /// Resident memory of a process and its descendants, in KiB.
@@ -63,6 +68,15 @@ pub(super) fn rss_kib(root: u32) -> u64 {
         line.split_whitespace().next()?.parse::<u64>().ok()
     };
     tree(root).into_iter().filter_map(of).sum()
+}
+
+/// Memory that a process shares with nobody, in KiB.
+pub(super) fn private_kib(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    text.lines()
+        .filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum()
 }
 
 /// Runs `work` and gives the CPU time that `root` used meanwhile, in microseconds.

@@ -4,6 +4,7 @@
 mod cases;
 mod measure;
 mod table;
+mod workers;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

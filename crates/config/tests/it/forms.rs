@@ -33,7 +33,7 @@ fn the_canonical_form_is_read_whole() {
     assert_eq!(loaded.form, Form::Canonical);
     assert!(loaded.warnings.is_empty());
     let iris = &loaded.config.endpoints[0];
-    assert_eq!(iris.serving.workers, 2);
+    assert_eq!(iris.serving.workers, Some(2));
     assert_eq!(iris.serving.memory_limit.unwrap().0, 2 << 30);
     let support = &loaded.config.endpoints[1];
     assert_eq!(support.limits[0].by, LimitBy::Ip);
@@ -42,6 +42,26 @@ fn the_canonical_form_is_read_whole() {
         matches!(&nodes[0], RouteConfig::Split(split) if split.0[0] == ("openai/gpt-5-mini".to_owned(), 95))
     );
     assert_eq!(nodes[1], RouteConfig::Target("local/llama-3.1-8b".to_owned()));
+}
+
+#[test]
+fn how_workers_are_used_is_read() {
+    let of = |serving: &str| {
+        let text = format!(
+            "registries: {{ default: {{ uri: ./mlruns }} }}\nendpoints:\n  - {{ name: m, type: predict, route: models:/m/1, serving: {serving} }}\n"
+        );
+        loaded(&text).config.endpoints[0].serving.clone()
+    };
+    let (min, max) = (0, 4);
+    assert_eq!(of("{}").instances(), millgate_config::InstancesConfig { min: 1, max: 1 });
+    assert_eq!(of("{ workers: 2 }").instances(), millgate_config::InstancesConfig { min: 2, max: 2 });
+    let scaled = of("{ instances: { min: 0, max: 4 }, idle_timeout: 30s, batching: false }");
+    assert_eq!(scaled.instances(), millgate_config::InstancesConfig { min, max });
+    assert_eq!(scaled.batching.unwrap().enabled, Some(false));
+    let bounds = of("{ batching: { max_rows: 8, max_wait: 5ms } }").batching.unwrap();
+    assert_eq!((bounds.enabled, bounds.max_rows, bounds.max_bytes.0), (None, 8, 4 << 20));
+    assert_eq!(bounds.max_wait.0, std::time::Duration::from_millis(5));
+    assert_eq!(of("{ batching: true }").batching.unwrap().enabled, Some(true));
 }
 
 #[test]

@@ -162,3 +162,19 @@ catalogue: { max_age: soon }
 ";
     assert_snapshot!("names", problems(text));
 }
+
+#[test]
+fn how_workers_are_used_is_checked() {
+    let text = r"
+registries: { default: { uri: ./mlruns } }
+endpoints:
+  - { name: a, type: predict, route: models:/m/1, serving: { workers: 2, instances: { min: 1, max: 2 } } }
+  - { name: b, type: predict, route: models:/m/1, serving: { instances: { min: 3, max: 2 }, threads: 0 } }
+  - { name: c, type: predict, route: models:/m/1, serving: { batching: { max_rows: 0 } } }
+  - { name: d, type: predict, route: models:/m/1, serving: { batching: { max_wait: 90s }, idle_timeout: 0s } }
+";
+    assert_snapshot!("workers", problems(text));
+    let text = "registries: { default: { uri: ./mlruns } }\nendpoints:\n  - { name: a, type: predict, route: models:/m/1, \
+                serving: { batching: { rows: 3 } } }\n";
+    assert_snapshot!("batching", problems(text));
+}

@@ -38,6 +38,8 @@ pub(crate) struct Launch {
     /// Processes and threads that user may have.
     pub(crate) processes: Option<u64>,
     pub(crate) descriptors: u64,
+    /// Threads of numeric libraries.
+    pub(crate) threads: u32,
     /// The environment is already as it should be: it is not replaced by the worker's.
     pub(crate) keep_environment: bool,
     /// End with an error instead of starting with less isolation.
@@ -76,7 +78,13 @@ const SYSTEM: &[&str] = &[
 /// What network access needs on top.
 const NETWORK: &[&str] =
     &["/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/services", "/run/systemd/resolve"];
-const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full"];
+pub(super) const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full"];
+
+/// What a worker may read beside its private folder: the system's places and `more`.
+pub(super) fn readable(more: &[PathBuf], network_allowed: bool) -> Vec<PathBuf> {
+    let system = SYSTEM.iter().chain(if network_allowed { NETWORK } else { &[] });
+    system.map(PathBuf::from).chain(more.iter().cloned()).collect()
+}
 
 /// Becomes the worker. Returns only when that fails; the text says which step.
 pub fn worker_exec(json: &str) -> Result<Infallible, String> {
@@ -119,9 +127,12 @@ pub fn worker_exec(json: &str) -> Result<Infallible, String> {
             .env("HOME", &launch.private)
             .env("TMPDIR", &launch.private)
             .env("LANG", "C.UTF-8")
-            .env("OMP_NUM_THREADS", "1")
-            .env("OPENBLAS_NUM_THREADS", "1")
-            .env("MKL_NUM_THREADS", "1");
+            // pyarrow's allocator would start a thread, and MLflow would call home.
+            .env("JE_ARROW_MALLOC_CONF", "background_thread:false")
+            .env("MLFLOW_DISABLE_TELEMETRY", "true");
+        for name in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"] {
+            command.env(name, launch.threads.to_string());
+        }
     }
     let error = command.exec();
     Err(format!("the program cannot be started ({})", error.kind()))
@@ -178,12 +189,10 @@ fn files(launch: &Launch) -> Result<(), String> {
         ruleset = ruleset.handle_access(AccessNet::from_all(abi)).map_err(|error| text(&error))?;
     }
     let ruleset = ruleset.scope(Scope::Signal | Scope::AbstractUnixSocket).map_err(|error| text(&error))?;
-    let system = SYSTEM.iter().chain(if launch.network_allowed { NETWORK } else { &[] });
     let created = ruleset
         .create()
         .map_err(|error| text(&error))?
-        .add_rules(path_beneath_rules(system, read))
-        .and_then(|rules| rules.add_rules(path_beneath_rules(&launch.readable, read)))
+        .add_rules(path_beneath_rules(readable(&launch.readable, launch.network_allowed), read))
         .and_then(|rules| {
             let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
             rules.add_rules(path_beneath_rules(DEVICES, device))

@@ -6,21 +6,30 @@ use std::io;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// Kinds of frames, as `worker.py` numbers them.
+/// Kinds of frames, as `python/wire.py` numbers them.
 pub(crate) mod kind {
     pub(crate) const HELLO: u8 = 1;
     pub(crate) const LOAD: u8 = 2;
     pub(crate) const READY: u8 = 3;
     pub(crate) const FAILED: u8 = 4;
     pub(crate) const PREDICT_JSON: u8 = 5;
+    pub(crate) const PREDICT_COLUMNS: u8 = 6;
+    pub(crate) const RESULT_ARRAY: u8 = 7;
     pub(crate) const RESULT_JSON: u8 = 8;
+    pub(crate) const RESULT_PARTS: u8 = 9;
     pub(crate) const ERROR: u8 = 10;
     pub(crate) const PING: u8 = 11;
     pub(crate) const PONG: u8 = 12;
     pub(crate) const STOP: u8 = 14;
+    pub(crate) const FORK: u8 = 15;
+    pub(crate) const FORKED: u8 = 16;
+    pub(crate) const ENDED: u8 = 17;
+    pub(crate) const REAP: u8 = 18;
 }
 
 const HEAD: usize = 9;
+/// Frames up to this size, in bytes, are copied together.
+const SMALL: usize = 64 << 10;
 
 /// One frame from a worker.
 #[derive(Debug)]
@@ -36,7 +45,7 @@ pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin), limit: usize) -> i
     from.read_exact(&mut head).await?;
     let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
     let id = u64::from_le_bytes([head[5], head[6], head[7], head[8], head[9], head[10], head[11], head[12]]);
-    if length < HEAD || length - HEAD > limit || !(kind::HELLO..=kind::STOP).contains(&head[4]) {
+    if length < HEAD || length - HEAD > limit || !(kind::HELLO..=kind::ENDED).contains(&head[4]) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a frame"));
     }
     let length = length - HEAD;
@@ -48,6 +57,16 @@ pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin), limit: usize) -> i
     Ok(Frame { kind: head[4], id, payload: payload.into() })
 }
 
+/// A frame in one piece.
+pub(crate) fn small(kind: u8, id: u64, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(4 + HEAD + payload.len());
+    frame.extend(((HEAD + payload.len()) as u32).to_le_bytes());
+    frame.push(kind);
+    frame.extend(id.to_le_bytes());
+    frame.extend(payload);
+    frame
+}
+
 /// Writes a frame whose payload stands in parts.
 pub(crate) async fn write(
     to: &mut (impl AsyncWrite + Unpin),
@@ -57,13 +76,22 @@ pub(crate) async fn write(
 ) -> io::Result<()> {
     let length = HEAD + parts.iter().map(|part| part.len()).sum::<usize>();
     let length = u32::try_from(length).map_err(|_| io::Error::other("a frame over 4 GiB"))?;
-    let mut head = [0_u8; 4 + HEAD];
-    head[..4].copy_from_slice(&length.to_le_bytes());
-    head[4] = kind;
-    head[5..].copy_from_slice(&id.to_le_bytes());
+    // Small frames go out with one call to the kernel.
+    let small = length as usize <= SMALL;
+    let mut head = Vec::with_capacity(if small { 4 + length as usize } else { 4 + HEAD });
+    head.extend(length.to_le_bytes());
+    head.push(kind);
+    head.extend(id.to_le_bytes());
+    if small {
+        for part in parts {
+            head.extend(*part);
+        }
+    }
     to.write_all(&head).await?;
-    for part in parts {
-        to.write_all(part).await?;
+    if !small {
+        for part in parts {
+            to.write_all(part).await?;
+        }
     }
     to.flush().await
 }

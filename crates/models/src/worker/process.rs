@@ -19,10 +19,18 @@ use tokio::process::{Child, Command};
 use super::exec::Launch;
 use super::frame::{self, Frame, kind};
 use super::user::User;
+use super::zygote::{Ended, Forked, Nursery};
+use super::{Batching, Bounds};
 use crate::artifacts::{private_dir, private_temp};
 
 /// The worker's source, written into its private folder at each start.
-const SOURCE: &str = include_str!("worker.py");
+const SOURCE: &str = concat!(
+    include_str!("python/wire.py"),
+    include_str!("python/columns.py"),
+    include_str!("python/model.py"),
+    include_str!("python/zygote.py"),
+    include_str!("python/main.py"),
+);
 /// Lines kept for start-up failures.
 const KEPT_LINES: usize = 20;
 /// Lines a second that go to our log; the rest is dropped, and counted.
@@ -44,11 +52,23 @@ pub(crate) struct Plan {
     pub(crate) readable: Vec<PathBuf>,
     pub(crate) network_allowed: bool,
     pub(crate) memory_limit: Option<u64>,
+    /// A worker that grew over this is replaced between two calls.
+    pub(crate) max_rss: Option<u64>,
+    /// Threads of its numeric libraries.
+    pub(crate) threads: u32,
+    pub(crate) instances: Bounds,
+    pub(crate) batching: Batching,
+    /// Whether a request may be tried again after it reached the model's code; `None`: where the flavour only computes.
+    pub(crate) idempotent: Option<bool>,
     pub(crate) isolation_required: bool,
     /// The user that the workers run as, when it is not ours.
     pub(crate) user: Option<Arc<User>>,
     /// Processes and threads that user may have.
     pub(crate) processes: u64,
+    /// Workers are forked from a zygote.
+    pub(crate) zygote: bool,
+    /// What a zygote imports.
+    pub(crate) imports: Vec<&'static str>,
     pub(crate) load_timeout: Duration,
     pub(crate) kill_after: Duration,
     /// For log lines.
@@ -69,10 +89,26 @@ impl Plan {
             user: self.user.as_ref().map(|user| user.id()),
             processes: Some(self.processes),
             descriptors: 256,
+            threads: self.threads,
             keep_environment: false,
             required: self.isolation_required,
         };
         serde_json::to_string(&launch).map_err(std::io::Error::other)
+    }
+
+    /// The command that becomes a Python with our source, confined.
+    pub(super) fn command(&self, private: &Path, source: &Path, more: &[&str]) -> std::io::Result<Command> {
+        let mut args: Vec<String> = ["-I", "-X", "faulthandler"].map(str::to_owned).into();
+        args.push(source.display().to_string());
+        args.extend(more.iter().map(|&word| word.to_owned()));
+        let mut command = Command::new(&self.launcher);
+        command
+            .arg("worker-exec")
+            .arg(self.launch(private, args)?)
+            .env_clear()
+            .current_dir(private)
+            .kill_on_drop(true);
+        Ok(command)
     }
 
     /// Whether a worker's user can read the interpreter, its packages and the model: seen by trying, as the worker
@@ -108,24 +144,55 @@ open(os.path.join(sys.argv[1],'MLmodel')).close()
 s=u.find_spec('mlflow')
 if s and s.origin: open(s.origin).close()";
 
-type Lines = Arc<Mutex<VecDeque<String>>>;
+pub(super) type Lines = Arc<Mutex<VecDeque<String>>>;
 
 /// A running worker with its model loaded.
 pub(crate) struct Process {
-    child: Child,
+    body: Body,
     pid: Option<Pid>,
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
     lines: Lines,
-    pub(crate) mlflow_version: Option<String>,
     /// Removed when the process is gone.
     _private: tempfile::TempDir,
 }
 
-#[derive(Deserialize)]
-struct Ready {
-    #[serde(default)]
-    mlflow: Option<String>,
+/// How it came to be, which is how we learn of its end.
+enum Body {
+    Spawned(Child),
+    Forked(Forked),
+}
+
+impl Body {
+    /// Waits for the end: exit status or signal, where they are known.
+    async fn ended(&mut self) -> Ended {
+        use std::os::unix::process::ExitStatusExt as _;
+        match self {
+            Self::Spawned(child) => match child.wait().await {
+                Ok(status) => Ended { code: status.code(), signal: status.signal() },
+                Err(_) => Ended::default(),
+            },
+            Self::Forked(forked) => {
+                forked.ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended).unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// What a worker says of itself when the model is loaded.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Facts {
+    /// The version of its MLflow.
+    pub(crate) mlflow: Option<String>,
+    /// The flavour is one whose rows do not depend on each other, and whose code only computes.
+    pub(crate) rowwise: bool,
+    /// It takes checked columns.
+    pub(crate) columns: bool,
+    /// It calls the flavour's own wrapper, without MLflow's second check.
+    pub(crate) direct: bool,
+    /// Why it takes no columns.
+    pub(crate) why: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -137,68 +204,69 @@ struct Failed {
 
 impl Process {
     /// Starts a worker and loads the model. The error says what happened, without paths of ours.
-    pub(crate) async fn start(plan: &Plan) -> Result<Self, String> {
-        let mut process =
-            Self::spawn(plan).map_err(|error| format!("the worker cannot be started: {error}"))?;
+    pub(crate) async fn start(plan: &Plan, nursery: &Nursery) -> Result<(Self, Facts), String> {
+        let mut process = Self::begin(plan, nursery)
+            .await
+            .map_err(|error| format!("the worker cannot be started: {error}"))?;
         let loaded = tokio::time::timeout(plan.load_timeout, process.load(plan)).await;
         match loaded {
-            Ok(Ok(())) => Ok(process),
+            Ok(Ok(facts)) => Ok((process, facts)),
             Ok(Err(reason)) => Err(clean(&reason, plan)),
             Err(_) => Err(format!("the model was not loaded within {} s", plan.load_timeout.as_secs())),
         }
     }
 
-    fn spawn(plan: &Plan) -> std::io::Result<Self> {
+    /// Forks it, or spawns it where that cannot be.
+    async fn begin(plan: &Plan, nursery: &Nursery) -> std::io::Result<Self> {
         private_dir(&plan.run_dir)?;
-        let private = private_temp("worker-", &plan.run_dir)?;
-        let source = private.path().join("worker.py");
-        std::fs::write(&source, SOURCE)?;
-        if let Some(user) = &plan.user {
-            std::fs::set_permissions(&source, std::fs::Permissions::from_mode(0o644))?;
-            user.give(private.path())?;
-        }
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let mut args: Vec<String> = ["-I", "-X", "faulthandler"].map(str::to_owned).into();
-        args.push(source.display().to_string());
-        let mut child = Command::new(&plan.launcher)
-            .arg("worker-exec")
-            .arg(plan.launch(private.path(), args)?)
-            .env_clear()
-            .current_dir(private.path())
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
         let lines = Lines::default();
-        if let Some(out) = child.stdout.take() {
-            tokio::spawn(drain(out, plan.label.clone(), lines.clone()));
-        }
-        if let Some(out) = child.stderr.take() {
-            tokio::spawn(drain(out, plan.label.clone(), lines.clone()));
-        }
-        let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
+        let ends = [OwnedFd::from(theirs), Self::listen(plan, &lines)?, Self::listen(plan, &lines)?];
+        let (body, private) = match nursery.fork(plan, &ends).await {
+            Some((forked, private)) => (Body::Forked(forked), private),
+            None => Self::spawn(plan, ends)?,
+        };
+        let pid = match &body {
+            Body::Spawned(child) => child.id().and_then(|id| Pid::from_raw(id as i32)),
+            Body::Forked(forked) => Some(forked.pid),
+        };
         let (reader, writer) = UnixStream::from_std(ours)?.into_split();
         let reader = BufReader::with_capacity(1 << 16, reader);
-        Ok(Self { child, pid, reader, writer, lines, mlflow_version: None, _private: private })
+        Ok(Self { body, pid, reader, writer, lines, _private: private })
     }
 
-    async fn load(&mut self, plan: &Plan) -> Result<(), String> {
+    /// The end of a pipe whose other end is drained.
+    fn listen(plan: &Plan, lines: &Lines) -> std::io::Result<OwnedFd> {
+        let (end, out) = tokio::net::unix::pipe::pipe()?;
+        tokio::spawn(drain(out, plan.label.clone(), lines.clone()));
+        end.into_blocking_fd()
+    }
+
+    fn spawn(plan: &Plan, [socket, out, err]: [OwnedFd; 3]) -> std::io::Result<(Body, tempfile::TempDir)> {
+        let private = private_temp("worker-", &plan.run_dir)?;
+        let source = write_source(plan, private.path())?;
+        let child =
+            plan.command(private.path(), &source, &[])?.stdin(socket).stdout(out).stderr(err).spawn()?;
+        Ok((Body::Spawned(child), private))
+    }
+
+    async fn load(&mut self, plan: &Plan) -> Result<Facts, String> {
         let hello = self.receive().await;
         if !matches!(&hello, Ok(frame) if frame.kind == kind::HELLO) {
             return Err(self.epitaph("the worker did not start").await);
         }
-        let asked = serde_json::json!({ "model": plan.model, "strict": plan.strict }).to_string();
+        // What MLflow answers itself is never given as columns; of a flavour that is not known, only where it is asked for.
+        let columns = plan.strict && plan.batching.wanted == Some(true);
+        let asked = serde_json::json!({ "model": plan.model, "strict": plan.strict, "columns": columns });
+        let asked = asked.to_string();
         let sent = frame::write(&mut self.writer, kind::LOAD, 0, &[asked.as_bytes()]).await;
         if sent.is_err() {
             return Err(self.epitaph("the worker died at its start").await);
         }
         match self.receive().await {
             Ok(frame) if frame.kind == kind::READY => {
-                let ready: Option<Ready> = serde_json::from_slice(&frame.payload).ok();
-                self.mlflow_version = ready.and_then(|ready| ready.mlflow);
-                Ok(())
+                Ok(serde_json::from_slice(&frame.payload).unwrap_or_default())
             }
             Ok(frame) if frame.kind == kind::FAILED => {
                 let failed: Result<Failed, _> = serde_json::from_slice(&frame.payload);
@@ -225,11 +293,10 @@ impl Process {
     /// How the process ended, with the last line it wrote.
     pub(crate) async fn epitaph(&mut self, what: &str) -> String {
         use std::fmt::Write as _;
-        use std::os::unix::process::ExitStatusExt as _;
-        let status = tokio::time::timeout(Duration::from_secs(2), self.child.wait()).await;
+        let ended = tokio::time::timeout(Duration::from_secs(2), self.body.ended()).await;
         let mut text = what.to_owned();
-        if let Ok(Ok(status)) = status {
-            match (status.code(), status.signal()) {
+        if let Ok(Ended { code, signal }) = ended {
+            match (code, signal) {
                 (Some(code), _) => {
                     let _ = write!(text, " (exit status {code})");
                 }
@@ -251,7 +318,7 @@ impl Process {
 
     /// Waits for the process to end by itself.
     pub(crate) async fn ended(&mut self) {
-        let _ = self.child.wait().await;
+        self.body.ended().await;
     }
 
     pub(crate) fn pid(&self) -> Option<Pid> {
@@ -261,9 +328,10 @@ impl Process {
     /// Asks it to stop, waits a little, then ends the group.
     pub(crate) async fn stop(mut self, patience: Duration) {
         let _ = frame::write(&mut self.writer, kind::STOP, 0, &[]).await;
-        let _ = tokio::time::timeout(patience, self.child.wait()).await;
+        let _ = tokio::time::timeout(patience, self.body.ended()).await;
         self.kill();
-        let _ = self.child.wait().await;
+        // A forked one is buried by its zygote.
+        let _ = tokio::time::timeout(patience, self.body.ended()).await;
     }
 
     fn kill(&mut self) {
@@ -271,7 +339,9 @@ impl Process {
             // Everything the model started is in its session's group.
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
-        let _ = self.child.start_kill();
+        if let Body::Spawned(child) = &mut self.body {
+            let _ = child.start_kill();
+        }
     }
 }
 
@@ -296,6 +366,17 @@ pub(crate) fn memory(pid: Option<Pid>) -> Option<u64> {
     Some(field(&text, "RssAnon:")? + field(&text, "RssShmem:").unwrap_or(0))
 }
 
+/// Writes the worker's source into its folder, and gives the folder to the worker's user.
+pub(super) fn write_source(plan: &Plan, private: &Path) -> std::io::Result<PathBuf> {
+    let source = private.join("worker.py");
+    std::fs::write(&source, SOURCE)?;
+    if let Some(user) = &plan.user {
+        std::fs::set_permissions(&source, std::fs::Permissions::from_mode(0o644))?;
+        user.give(private)?;
+    }
+    Ok(source)
+}
+
 /// Takes our own folders out of a text that callers see, and keeps it short.
 pub(super) fn clean(text: &str, plan: &Plan) -> String {
     let mut text = text.to_owned();
@@ -314,7 +395,7 @@ pub(super) fn clean(text: &str, plan: &Plan) -> String {
 }
 
 /// Reads what a worker writes to stdout or stderr, so that it never blocks on us.
-async fn drain(from: impl AsyncRead + Unpin, label: Arc<str>, lines: Lines) {
+pub(super) async fn drain(from: impl AsyncRead + Unpin, label: Arc<str>, lines: Lines) {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
     let mut window = tokio::time::Instant::now();

@@ -160,7 +160,7 @@ async fn a_worker_runs_in_an_environment_built_from_the_requirements_and_the_nex
     }
     wheel(wheels.path(), "");
     write(&model.join("requirements.txt"), "mlflow==9.9\nnot-there==1.0\n");
-    wanted.workers = 2;
+    wanted.instances = millgate_models::Instances { min: 2, max: 2, ..Default::default() };
     let deployment = bench.models.deploy(wanted);
     until("the failure is known", || deployment.status().state == DeploymentState::Failed).await;
     let reason = deployment.status().reason.unwrap();

@@ -22,6 +22,7 @@ class pyfunc:
         text = open(os.path.join(folder, "behaviour")).read()
         if text == "fail": raise ValueError("cannot load " + folder)
         if text == "die": os.abort()
+        if text == "leave": sys.exit(5)
         return Model()
 "#;
 const EXCEPTIONS: &str = "class MlflowException(Exception):\n    def get_http_status_code(self): return 400\n    \
@@ -32,6 +33,11 @@ from mlflow.exceptions import MlflowException
 def attempt(act):
     verb, path = act[0], act[1]
     try:
+        if verb == "home": return os.environ["HOME"]
+        if verb == "pid": return os.getpid()
+        if verb == "random":
+            import random
+            return random.random()
         if verb == "read":
             with open(path, "rb") as f: f.seek(act[2] if len(act) > 2 else 0); return "done" if f.read(1) else "empty"
         if verb == "text": return open(path).read()
@@ -39,6 +45,7 @@ def attempt(act):
         if verb == "list": os.listdir(path); return "done"
         if verb == "remove": os.remove(path); return "done"
         if verb == "ids": return [os.getuid(), os.getgid(), os.getgroups(), os.environ["HOME"]]
+        if verb == "signal": os.kill(path, 0); return "done"
         if verb == "parent":
             import ctypes
             signal = ctypes.c_int(0)
@@ -54,6 +61,7 @@ def attempt(act):
             except OSError: pass
             return children
     except OSError as e: return "refused"
+asked = 0
 def reply(value): return types.SimpleNamespace(status=200, response=json.dumps({"predictions": value}))
 def invocations(data, content_type, model, schema):
     word = json.loads(data)["inputs"]
@@ -78,6 +86,25 @@ def invocations(data, content_type, model, schema):
         sys.stdout.write("x" * 2_000_000); sys.stderr.write("y\n" * 100_000); sys.stdout.flush()
     if word == "environ": return reply(sorted(os.environ))
     if word == "pid": return reply(os.getpid())
+    if word == "parent": return reply(os.getppid())
+    if word == "tenth":
+        global asked
+        asked += 1
+        if asked == 10: os.abort()
+    if word == "doze": time.sleep(1)
+    if word == "leak":
+        global leaked
+        leaked = bytearray(os.urandom(1 << 20) * 300)
+    if word == "daemon":
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.write(writer, str(os.getpid()).encode())
+                for fd in range(3): os.close(fd)
+                time.sleep(1000)
+            os._exit(0)
+        return reply(int(os.read(reader, 20)))
     if isinstance(word, dict): return reply({name: attempt(act) for name, act in word.items()})
     if word == "escape":
         got = {}
@@ -123,7 +150,10 @@ pub(crate) fn obedient(place: &Path, behaviour: &str) -> PathBuf {
 }
 
 /// A bench whose interpreter is the stand-in, and one deployed model.
-fn start(behaviour: &str, change: impl FnOnce(&mut DeploymentSpec)) -> (Bench, std::sync::Arc<Deployment>) {
+pub(crate) fn start(
+    behaviour: &str,
+    change: impl FnOnce(&mut DeploymentSpec),
+) -> (Bench, std::sync::Arc<Deployment>) {
     let place = tempfile::tempdir().unwrap();
     let python = stand_in(place.path());
     let bench = Bench::at(place, |settings| {
@@ -139,7 +169,7 @@ fn start(behaviour: &str, change: impl FnOnce(&mut DeploymentSpec)) -> (Bench, s
     (bench, deployment)
 }
 
-fn say(word: &str) -> String {
+pub(crate) fn say(word: &str) -> String {
     format!("{{\"inputs\": \"{word}\"}}")
 }
 
@@ -162,6 +192,9 @@ async fn a_worker_answers_and_sees_nothing_of_our_environment() {
         "MLFLOW_ALLOW_MODEL_CODE_EXECUTION",
         "_MLFLOW_IS_IN_SERVING_ENVIRONMENT",
         "LC_CTYPE",
+        "NUMEXPR_NUM_THREADS",
+        "JE_ARROW_MALLOC_CONF",
+        "MLFLOW_DISABLE_TELEMETRY",
     ];
     allowed.sort_unstable();
     for name in seen["predictions"].as_array().unwrap() {
@@ -189,7 +222,7 @@ async fn a_worker_answers_and_sees_nothing_of_our_environment() {
 
 #[tokio::test]
 async fn a_crash_is_retried_once_then_answered_and_the_pool_recovers() {
-    let (bench, deployment) = start("", |_| {});
+    let (bench, deployment) = start("", |spec| spec.idempotent = Some(true));
     assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
     for word in ["crash", "exit"] {
         let before = deployment.status().worker_restarts;
@@ -218,7 +251,7 @@ async fn a_hang_is_a_timeout_and_its_whole_group_is_killed() {
 }
 
 /// Living processes whose group is `group`.
-fn members(group: i64) -> usize {
+pub(crate) fn members(group: i64) -> usize {
     let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     entries
         .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
@@ -227,6 +260,49 @@ fn members(group: i64) -> usize {
             fields.first() != Some(&"Z") && fields.get(2).and_then(|f| f.parse().ok()) == Some(group)
         })
         .count()
+}
+
+#[tokio::test]
+async fn a_crash_on_the_tenth_row_is_that_rows_alone() {
+    let (bench, deployment) = start("", |_| {});
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    for _ in 0..9 {
+        assert!(json(&deployment, &say("tenth")).await.is_ok());
+    }
+    let fault = json(&deployment, &say("tenth")).await.unwrap_err();
+    assert_eq!(fault.code, code::WORKER_CRASHED, "{fault}");
+    assert!(json(&deployment, &say("tenth")).await.is_ok());
+    assert_eq!(deployment.status().worker_restarts, 1);
+    bench.models.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_model_that_hangs_crashes_or_floods_is_not_noticed_by_another() {
+    let (bench, bad) = start("", |spec| spec.timeout = Duration::from_millis(500));
+    let good = {
+        let mut spec = bad.spec().clone();
+        spec.endpoint = "good".into();
+        bench.models.deploy(spec)
+    };
+    for deployment in [&bad, &good] {
+        assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    }
+    for word in ["hang", "crash", "print", "garbage", "exit"] {
+        let trouble = bad.clone();
+        let trouble = tokio::spawn(async move { json(&trouble, &say(word)).await });
+        let mut slowest = Duration::ZERO;
+        for _ in 0..20 {
+            let began = Instant::now();
+            assert_eq!(text(&json(&good, &say("hello")).await.unwrap()), "{\"predictions\": \"hello\"}");
+            slowest = slowest.max(began.elapsed());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(slowest < Duration::from_millis(400), "{word}: {slowest:?}");
+        assert_eq!(trouble.await.unwrap().is_ok(), word == "print", "{word}");
+        until("the bad one is back", || bad.status().workers_ready == 1).await;
+    }
+    assert_eq!(good.status().worker_restarts, 0);
+    bench.models.shutdown().await;
 }
 
 #[tokio::test]
@@ -301,7 +377,9 @@ async fn an_answer_that_json_cannot_hold_is_refused_with_its_place_or_passed_as_
 
 #[tokio::test]
 async fn a_model_that_cannot_be_loaded_says_why_without_our_paths() {
-    for (behaviour, said) in [("fail", "raised ValueError: cannot load <model>"), ("die", "signal 6")] {
+    for (behaviour, said) in
+        [("fail", "raised ValueError: cannot load <model>"), ("die", "signal 6"), ("leave", "exit status 72")]
+    {
         let (bench, deployment) = start(behaviour, |_| {});
         until("the failure is known", || deployment.status().state == DeploymentState::Failed).await;
         let fault = json(&deployment, &say("hello")).await.unwrap_err();
@@ -316,7 +394,9 @@ async fn a_model_that_cannot_be_loaded_says_why_without_our_paths() {
 
 #[tokio::test]
 async fn a_stopped_pool_leaves_no_process_and_finishes_what_it_had() {
-    let (bench, deployment) = start("", |spec| spec.workers = 2);
+    let (bench, deployment) = start("", |spec| {
+        spec.instances = millgate_models::Instances { min: 2, max: 2, ..Default::default() }
+    });
     assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
     assert_eq!(deployment.status().workers_ready, 2);
     let mut groups = Vec::new();

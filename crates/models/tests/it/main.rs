@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
 
+mod columns;
 mod converted;
 mod demo;
 mod environments;
@@ -12,3 +13,4 @@ mod onnx;
 mod real;
 mod support;
 mod users;
+mod zygote;
