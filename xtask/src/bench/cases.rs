@@ -304,8 +304,13 @@ fn models(bench: &Bench, python: &std::path::Path) -> Result<std::path::PathBuf>
     Ok(folder)
 }
 
-/// One caller asks a model that `millgate models serve` serves with `options`, and then MLflow's own scoring server.
-fn beside_mlflow(bench: &Bench, name: &str, options: &[&str]) -> Result<Option<(Vec<Cost>, Vec<Cost>)>> {
+/// `callers` ask a model that `millgate models serve` serves with `options`, and then MLflow's own scoring server.
+fn beside_mlflow(
+    bench: &Bench,
+    name: &str,
+    callers: &str,
+    options: &[&str],
+) -> Result<Option<(Vec<Cost>, Vec<Cost>)>> {
     let Some(python) = &bench.python else {
         say("  no Python environment: left out");
         return Ok(None);
@@ -313,7 +318,7 @@ fn beside_mlflow(bench: &Bench, name: &str, options: &[&str]) -> Result<Option<(
     let folder = models(bench, python)?;
     let model = folder.join(name).display().to_string();
     let body = folder.join(format!("{name}.json")).display().to_string();
-    let arguments = ["-c", "1", "--path", "/invocations", "--body", body.as_str()];
+    let arguments = ["-c", callers, "--path", "/invocations", "--body", body.as_str()];
     let (mut ours, mut others) = (Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
         let gateway =
@@ -348,7 +353,7 @@ fn answered(cost: Cost) -> Result<Cost> {
 
 /// One row through a Python worker.
 fn worker(bench: &Bench, table: &mut Table) -> Result<()> {
-    let Some((ours, others)) = beside_mlflow(bench, "worker", &[])? else { return Ok(()) };
+    let Some((ours, others)) = beside_mlflow(bench, "worker", "1", &[])? else { return Ok(()) };
     let us = |cost: &Cost| cost.us;
     let p50 = |cost: &Cost| cost.load.p50_us as f64;
     table.row(
@@ -376,10 +381,10 @@ fn in_process(bench: &Bench, table: &mut Table) -> Result<()> {
         ("onnx", "one row through an ONNX network of 64 x 64", "onnx"),
     ] {
         let options = ["--compat", "strict", "--runtime", runtime];
-        let Some((ours, others)) = beside_mlflow(bench, name, &options)? else { return Ok(()) };
+        let Some((ours, others)) = beside_mlflow(bench, name, "8", &options)? else { return Ok(()) };
         let us = |cost: &Cost| cost.us;
         table.row(
-            &format!("{what}: CPU per request"),
+            &format!("{what}, 8 callers: CPU per request"),
             format!("{:.1} us", of(&ours, us)),
             format!("`mlflow models serve` {:.0} us", of(&others, us)),
             ratio(&ours, &others, us),
