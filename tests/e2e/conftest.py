@@ -1,5 +1,6 @@
 """The gateway as its users have it: real processes, a real MLflow, real client libraries."""
 
+import base64
 import json
 import os
 import pathlib
@@ -158,7 +159,13 @@ class Registry(Child):
             ],
             folder,
             f"mlflow-{self.port}",
-            env=environment(MLFLOW_DISABLE_TELEMETRY="true"),
+            env=environment(
+                MLFLOW_DISABLE_TELEMETRY="true",
+                MLFLOW_WEBHOOK_ALLOWED_SCHEMES="http",
+                MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS="true",
+                MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY=base64.urlsafe_b64encode(bytes(32)).decode(),
+                MLFLOW_WEBHOOK_CACHE_TTL="1",
+            ),
             start_new_session=True,
         )
 

@@ -91,3 +91,34 @@ def test_a_registry_that_is_down_at_start_is_503_until_it_is_back(tmp_path, regi
         child.stop()
         if back:
             back.stop()
+
+
+WEBHOOK = """\
+version: 1
+registries:
+  default: {{ uri: "{url}", poll_interval: 1h, webhook_secret: env:HOOK_SECRET }}
+endpoints:
+  - {{ name: word, type: predict, path: /predict/word, route: "models:/word@told" }}
+"""
+
+
+def test_a_signed_webhook_is_as_good_as_a_poll(gateway, registry):
+    registry.client.set_registered_model_alias("word", "told", "1")
+    running = gateway(WEBHOOK.format(url=registry.url), env={"HOOK_SECRET": "whsec-canary-0123456789"})
+    assert running.predicts("/predict/word", WORD).json() == {"predictions": ["one"]}
+    hook = running.url + "/webhooks/mlflow/default"
+    created = registry.client.create_webhook(
+        "millgate", hook, ["model_version_alias.created"], secret="whsec-canary-0123456789"
+    )
+    try:
+        registry.client.set_registered_model_alias("word", "told", "2")
+
+        def told():
+            return running.post("/predict/word", WORD).json() == {"predictions": ["two"]}
+
+        until(told, "the version that the webhook told of", 60)
+    finally:
+        registry.client.delete_webhook(created.webhook_id)
+    unsigned = running.post("/webhooks/mlflow/default", {"entity": "model_version_alias", "action": "created"})
+    assert (unsigned.status_code, unsigned.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert running.post("/webhooks/mlflow/other", {}).status_code == 404

@@ -19,7 +19,7 @@ use crate::node::{Node, Step};
 use crate::value::Period;
 
 /// Paths that the gateway itself serves.
-const RESERVED: [&str; 16] = [
+const RESERVED: [&str; 17] = [
     "/v1",
     "/v1beta",
     "/v2",
@@ -28,6 +28,7 @@ const RESERVED: [&str; 16] = [
     "/gateway",
     "/endpoints",
     "/ui",
+    "/webhooks",
     "/health",
     "/livez",
     "/readyz",

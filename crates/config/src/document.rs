@@ -311,6 +311,10 @@ pub struct RegistryConfig {
     /// Password for basic authentication.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
+    /// The secret of MLflow's webhooks. With it `POST /webhooks/mlflow/NAME` takes their signed deliveries, and models
+    /// are looked up at once when one comes. Polling goes on: MLflow tells nothing of stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_secret: Option<Secret>,
     /// How often stages and aliases are looked up. Default `5s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_interval: Option<Period>,

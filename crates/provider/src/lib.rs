@@ -268,8 +268,13 @@ mod tests {
             if let Some(url) = &kind.base_url {
                 assert!(url.starts_with("http") && !url.ends_with('/'), "{url}");
             }
-            let operations =
-                [Operation::Chat, Operation::Completions, Operation::Embeddings, Operation::Rerank];
+            let operations = [
+                Operation::Chat,
+                Operation::Completions,
+                Operation::Embeddings,
+                Operation::Rerank,
+                Operation::Predict,
+            ];
             for family in &kind.families {
                 let path = operations.iter().find_map(|operation| family.kind.path(*operation));
                 assert!(path.is_some_and(|path| path.starts_with('/')), "{} {:?}", kind.name, family.models);

@@ -13,6 +13,7 @@ mod reload;
 mod reply;
 mod snapshot;
 mod surface;
+mod webhook;
 
 pub use gateway::{ApplyError, Gateway, Readiness};
 pub use listener::{Listener, ListenerLimits};

@@ -30,7 +30,7 @@ use crate::native::Native;
 use crate::reply::{Reply, ReplyBody, names, number};
 use crate::snapshot::{Endpoint, Limit, Sharer, Snapshot, Target};
 use crate::surface::{self, Surface};
-use crate::{Gateway, body, listing};
+use crate::{Gateway, body, listing, webhook};
 
 /// Serves one request; never fails, a fault is an answer too.
 pub(crate) async fn serve(
@@ -81,6 +81,11 @@ async fn handle(
     if surface.is_public() {
         check_method(surface, head, flight)?;
         return listing::public(gateway, snapshot, surface);
+    }
+    if let Surface::Webhook(registry) = surface {
+        check_method(surface, head, flight)?;
+        // Signed with the registry's secret, which stands in for a key.
+        return Box::pin(webhook::receive(snapshot, registry, head, body)).await;
     }
     // Before any look-up: who has no key does not learn which endpoints there are.
     let principal = identify(snapshot, head, flight)?;

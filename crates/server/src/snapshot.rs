@@ -31,6 +31,7 @@ use sha2::{Digest, Sha256};
 use crate::body::BodyLimits;
 use crate::dispatch::Described;
 use crate::native::{self, Native};
+use crate::webhook::Webhooks;
 
 /// Who shares a counter: an endpoint, a key's name, or an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -240,6 +241,7 @@ pub(crate) struct Snapshot {
     /// Counts from 1.
     pub(crate) generation: u64,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    pub(crate) webhooks: Webhooks,
     by_name: HashMap<Arc<str>, Arc<Endpoint>>,
     /// Endpoints whose names hold a `*`, the longest first.
     patterns: Vec<Arc<Endpoint>>,
@@ -408,6 +410,7 @@ impl Builder {
             patterns,
             by_path: endpoints.iter().filter_map(|e| Some((e.path.clone()?, Arc::clone(e)))).collect(),
             endpoints,
+            webhooks: Webhooks::new(config),
             moderations,
             direct,
             natives,

@@ -26,6 +26,8 @@ pub(crate) enum Surface<'a> {
     InferenceModel { model: &'a str, version: Option<&'a str>, ready: bool },
     /// What it tells of the server.
     InferenceServer,
+    /// A delivery of a registry's webhooks.
+    Webhook(&'a str),
     /// A call at a path that may belong to an endpoint.
     OwnPath,
     /// OpenAI's model list.
@@ -68,6 +70,7 @@ impl Surface<'_> {
             | Self::Action { .. }
             | Self::Invocations(_)
             | Self::Infer { .. }
+            | Self::Webhook(_)
             | Self::OwnPath => &[Method::POST],
             Self::MlflowLimits => &[Method::GET, Method::POST],
             _ => &[Method::GET, Method::HEAD],
@@ -140,6 +143,9 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
     if let Some(name) = name_under("/gateway/", "/invocations").or(name_under("/endpoints/", "/invocations"))
     {
         return Surface::Invocations(name);
+    }
+    if let Some(name) = name_under("/webhooks/mlflow/", "") {
+        return Surface::Webhook(name);
     }
     if let Some(surface) = path.strip_prefix("/v2/models/").and_then(inference) {
         return surface;
