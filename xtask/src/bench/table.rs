@@ -15,12 +15,14 @@ struct Row {
     ratio: Option<f64>,
 }
 
+/// Small ratios as parts of one: `1/244` says more than `0.00`.
+fn shown(ratio: f64) -> String {
+    if ratio < 0.1 { format!("1/{:.0}", 1.0 / ratio) } else { format!("{ratio:.2}") }
+}
+
 impl Table {
     pub(super) fn row(&mut self, what: &str, ours: String, other: String, ratio: Option<f64>) {
-        crate::shell::say(&format!(
-            "  {what}: {ours} | {other} | {}",
-            ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
-        ));
+        crate::shell::say(&format!("  {what}: {ours} | {other} | {}", ratio.map_or("-".to_owned(), shown)));
         self.rows.push(Row { what: what.to_owned(), ours, other, ratio });
     }
 
@@ -44,7 +46,7 @@ impl Table {
              | | Millgate | compared with | ratio |\n|---|---|---|---|\n"
         );
         for Row { what, ours, other, ratio } in &self.rows {
-            let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+            let ratio = ratio.map_or("-".to_owned(), shown);
             let _written = writeln!(out, "| {what} | {ours} | {other} | {ratio} |");
         }
         out
