@@ -68,6 +68,27 @@ fn mlflow(bench: &Bench, model: &str) -> Result<Running> {
     bench.start(command, port, "/ping")
 }
 
+/// The gateway and MLflow in turn, asked the same.
+fn beside_mlflow(
+    bench: &Bench,
+    model: &str,
+    serving: &str,
+    body: &str,
+    arguments: &[&str],
+) -> Result<(Vec<Cost>, Vec<Cost>)> {
+    let (mut ours, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..bench.rounds {
+        let running = gateway(bench, model, serving, body)?;
+        ours.push(cost(bench, &running, arguments, false)?);
+        running.stop();
+        let running = mlflow(bench, model)?;
+        wait(bench, &running, body, "MLflow does not answer")?;
+        others.push(cost(bench, &running, arguments, false)?);
+        running.stop();
+    }
+    Ok((ours, others))
+}
+
 /// Rows per request and callers, of a linear model and of a network.
 pub(super) fn rows(bench: &Bench, table: &mut Table) -> Result<()> {
     let Some(models) = models(bench)? else { return Ok(()) };
@@ -83,16 +104,7 @@ pub(super) fn rows(bench: &Bench, table: &mut Table) -> Result<()> {
         let (body, callers) = (body.display().to_string(), callers.to_string());
         let arguments = ["-c", callers.as_str(), "--path", "/invocations", "--body", body.as_str()];
         let model = format!("{models}/{model}");
-        let (mut ours, mut others) = (Vec::new(), Vec::new());
-        for _ in 0..bench.rounds {
-            let running = gateway(bench, &model, "runtime: worker", &body)?;
-            ours.push(cost(bench, &running, &arguments, false)?);
-            running.stop();
-            let running = mlflow(bench, &model)?;
-            wait(bench, &running, &body, "MLflow does not answer")?;
-            others.push(cost(bench, &running, &arguments, false)?);
-            running.stop();
-        }
+        let (ours, others) = beside_mlflow(bench, &model, "runtime: worker", &body, &arguments)?;
         let us = |cost: &Cost| cost.us;
         let p50 = |cost: &Cost| cost.load.p50_us as f64;
         for (what, value) in [("CPU per request", &us as &dyn Fn(&Cost) -> f64), ("p50", &p50)] {
@@ -119,16 +131,7 @@ pub(super) fn in_process(bench: &Bench, table: &mut Table) -> Result<()> {
     ] {
         let (model, body) = (format!("{models}/{name}"), format!("{models}/{name}.json"));
         let arguments = ["-c", "1", "--path", "/invocations", "--body", body.as_str()];
-        let (mut ours, mut others) = (Vec::new(), Vec::new());
-        for _ in 0..bench.rounds {
-            let running = gateway(bench, &model, &format!("runtime: {runtime}"), &body)?;
-            ours.push(cost(bench, &running, &arguments, false)?);
-            running.stop();
-            let running = mlflow(bench, &model)?;
-            wait(bench, &running, &body, "MLflow does not answer")?;
-            others.push(cost(bench, &running, &arguments, false)?);
-            running.stop();
-        }
+        let (ours, others) = beside_mlflow(bench, &model, &format!("runtime: {runtime}"), &body, &arguments)?;
         let us = |cost: &Cost| cost.us;
         table.row(
             &format!("{what}: CPU per request"),
