@@ -26,7 +26,6 @@ pub use deployment::{
 };
 pub use doctor::{Finding, FindingLevel, doctor};
 pub use inference::InferenceRequest;
-pub use millgate_scoring::inference::JSON_LENGTH;
 pub use models::Models;
 pub use registry::{Registry, RegistryAuth, RegistryConfig, RegistryError};
 pub use settings::ModelSettings;

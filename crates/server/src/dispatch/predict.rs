@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use millgate_models::{Deployment, InferenceRequest, JSON_LENGTH, PredictRequest};
-use millgate_types::{Fault, Lane};
+use millgate_models::{Deployment, InferenceRequest, PredictRequest};
+use millgate_scoring::inference::JSON_LENGTH;
+use millgate_types::{Dialect, Fault, Lane};
 
 use crate::flight::Flight;
 use crate::pipeline::Planned;
@@ -26,8 +27,10 @@ pub(super) async fn predict(
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let request =
         PredictRequest { content_type, body: planned.call.body.clone(), deadline: Instant::now() + LONGEST };
-    let (prediction, json_length) = match surface::read(head.uri.path()) {
-        Surface::Infer { model, version } => {
+    // Only that protocol's paths say more than which endpoint is meant.
+    let is_inference = planned.call.dialect == Dialect::Inference;
+    let (prediction, json_length) = match is_inference.then(|| surface::read(head.uri.path())) {
+        Some(Surface::Infer { model, version }) => {
             let model = &surface::decoded(model);
             let json_length = json_length(head)?;
             deployment.infer(InferenceRequest { model, version, json_length, request }).await?

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, header, response};
 use millgate_credential::Unauthorized;
-use millgate_models::JSON_LENGTH;
-use millgate_scoring::{ContentType, Signature, inference};
+use millgate_scoring::inference::{self, JSON_LENGTH};
+use millgate_scoring::{ContentType, Signature};
 use millgate_types::{Dialect, Fault, Lane, Operation, Retry, code};
 use millgate_upstream::{Client, Outgoing, Payload, UpstreamError, collect};
 
