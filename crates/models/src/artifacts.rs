@@ -8,10 +8,12 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::registry::{Place, Registry, RegistryError, Resolved};
+use crate::registry::{HttpRegistry, Place, Registry, RegistryError, Resolved};
 
 /// Members a model may have.
 const MAX_FILES: usize = 20_000;
+/// Bytes of an MLmodel file that is fetched by itself.
+const MAX_DESCRIPTION: u64 = 4 << 20;
 /// Folders inside folders.
 const MAX_DEPTH: usize = 32;
 
@@ -121,37 +123,78 @@ impl Cache {
 
     async fn copy(&self, registry: &Registry, resolved: &Resolved, to: &Path) -> Result<(), ArtifactError> {
         let limit = registry.config().max_artifact_bytes;
-        let uri = match &resolved.place {
-            Place::Folder(folder) => {
-                let (folder, to) = (folder.clone(), to.to_owned());
-                return blocking(move || copy_folder(&folder, &to, limit)).await;
+        match address(registry, resolved).await? {
+            Address::Folder(folder) => {
+                let to = to.to_owned();
+                blocking(move || copy_folder(&folder, &to, limit)).await
             }
-            Place::Uri(uri) => uri.clone(),
-            Place::Version { name, version } => match registry.http() {
-                Some(http) => http.download_uri(name, version).await?,
-                None => return Err(refused("the registry gave no address")),
-            },
-        };
-        if let Some(http) = registry.http()
-            && let Some(path) = http.proxied_path(&uri)
-        {
-            return download(http, &path, to, limit).await;
+            Address::Proxied(http, path) => download(http, &path, to, limit).await,
         }
-        let local = uri.strip_prefix("file://").or_else(|| uri.starts_with('/').then_some(uri.as_str()));
-        if let Some(path) = local {
-            if !registry.config().allow_local_artifacts {
-                return Err(refused(
-                    "the registry points to a file of this machine; set `allow_local_artifacts` if that is meant",
-                ));
-            }
-            let (folder, to) = (PathBuf::from(path), to.to_owned());
-            return blocking(move || copy_folder(&folder, &to, limit)).await;
+    }
+}
+
+/// Where a version's files can be read.
+enum Address<'a> {
+    /// A folder of this machine.
+    Folder(PathBuf),
+    /// Behind the tracking server's artifact proxy.
+    Proxied(&'a HttpRegistry, String),
+}
+
+async fn address<'a>(registry: &'a Registry, resolved: &Resolved) -> Result<Address<'a>, ArtifactError> {
+    let uri = match &resolved.place {
+        Place::Folder(folder) => return Ok(Address::Folder(folder.clone())),
+        Place::Uri(uri) => uri.clone(),
+        Place::Version { name, version } => match registry.http() {
+            Some(http) => http.download_uri(name, version).await?,
+            None => return Err(refused("the registry gave no address")),
+        },
+    };
+    if let Some(http) = registry.http()
+        && let Some(path) = http.proxied_path(&uri)
+    {
+        return Ok(Address::Proxied(http, path));
+    }
+    let local = uri.strip_prefix("file://").or_else(|| uri.starts_with('/').then_some(uri.as_str()));
+    if let Some(path) = local {
+        if !registry.config().allow_local_artifacts {
+            return Err(refused(
+                "the registry points to a file of this machine; set `allow_local_artifacts` if that is meant",
+            ));
         }
-        let scheme: String = uri.split(':').next().unwrap_or_default().chars().take(20).collect();
-        Err(refused(format!(
-            "artifact address of scheme `{scheme}` is not on the registry's own host; let the tracking server proxy \
-             artifacts (`mlflow server --artifacts-destination`)"
-        )))
+        return Ok(Address::Folder(PathBuf::from(path)));
+    }
+    let scheme: String = uri.split(':').next().unwrap_or_default().chars().take(20).collect();
+    Err(refused(format!(
+        "artifact address of scheme `{scheme}` is not on the registry's own host; let the tracking server proxy \
+         artifacts (`mlflow server --artifacts-destination`)"
+    )))
+}
+
+/// Copies a version's `MLmodel` file into the folder `to`, and nothing else.
+pub(crate) async fn fetch_description(
+    registry: &Registry,
+    resolved: &Resolved,
+    to: &Path,
+) -> Result<(), ArtifactError> {
+    const NAME: &str = "MLmodel";
+    let to = to.join(NAME);
+    match address(registry, resolved).await? {
+        Address::Folder(folder) => {
+            blocking(move || {
+                let from = folder.join(NAME);
+                let plain = std::fs::symlink_metadata(&from).is_ok_and(|meta| meta.is_file());
+                if !plain {
+                    return Err(refused("there is no MLmodel file"));
+                }
+                Ok(std::fs::copy(from, to).map(drop)?)
+            })
+            .await
+        }
+        Address::Proxied(http, path) => {
+            let limit = registry.config().max_artifact_bytes.min(MAX_DESCRIPTION);
+            Ok(http.download(&format!("{path}/{NAME}"), &to, limit).await.map(drop)?)
+        }
     }
 }
 
@@ -173,7 +216,7 @@ fn safe_name(name: &str) -> Result<&Path, ArtifactError> {
 }
 
 async fn download(
-    http: &crate::registry::HttpRegistry,
+    http: &HttpRegistry,
     path: &str,
     to: &Path,
     limit: u64,

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::live::{Live, Runtime};
 use crate::registry::Registry;
+use crate::rollout::{Hold, Kept, Rollout};
 use crate::worker::user::User;
 use crate::worker::{Ask, Batching, Columns, Pool, Reply};
 
@@ -93,10 +94,13 @@ pub struct DeploymentSpec {
     pub compat_mlflow: bool,
     /// How far a converted model's numbers may lie from Python's where they cannot be the same to the last bit.
     pub tolerance: Option<f64>,
+    /// How long the version before stays loaded, to go back to. Zero: not at all.
+    pub keep_previous: Duration,
 }
 
 impl DeploymentSpec {
-    /// Defaults: runtime `auto`, environment `local`, one worker, 60 s, no memory limit, no network, strict.
+    /// Defaults: runtime `auto`, environment `local`, one worker, 60 s, no memory limit, no network, strict,
+    /// 10 min for the version before.
     #[must_use]
     pub fn new(endpoint: impl Into<Arc<str>>, registry: Arc<Registry>, model: ModelRef) -> Self {
         Self {
@@ -115,6 +119,7 @@ impl DeploymentSpec {
             network_allowed: false,
             compat_mlflow: false,
             tolerance: None,
+            keep_previous: Duration::from_mins(10),
         }
     }
 }
@@ -166,6 +171,10 @@ pub struct DeploymentStatus {
     pub mlflow_version: Option<String>,
     /// A version on its way, and where it is.
     pub next: Option<(String, DeploymentState)>,
+    /// The version before, while it is kept to go back to.
+    pub kept: Option<Kept>,
+    /// A version that is not served though the registry names it, after a roll-back.
+    pub held: Option<Hold>,
     /// What went wrong last, while it still matters.
     pub reason: Option<String>,
     /// Seconds until the next try, from when the reason was noted.
@@ -241,6 +250,7 @@ pub struct Deployment {
     pub(crate) wake: Notify,
     /// The user of its workers, from the first time one is asked for.
     pub(crate) user: OnceLock<Option<Arc<User>>>,
+    pub(crate) rollout: Rollout,
 }
 
 impl std::fmt::Debug for Deployment {
@@ -268,6 +278,8 @@ impl Deployment {
             digest: None,
             mlflow_version: None,
             next: None,
+            kept: None,
+            held: None,
             reason: None,
             next_try_seconds: None,
             workers_ready: 0,
@@ -289,6 +301,7 @@ impl Deployment {
             stop: watch::Sender::new(false),
             wake: Notify::new(),
             user: OnceLock::new(),
+            rollout: Rollout::default(),
         })
     }
 
@@ -300,6 +313,7 @@ impl Deployment {
     /// What it is doing now.
     pub fn status(&self) -> DeploymentStatus {
         let mut status = DeploymentStatus::clone(&self.status.load());
+        (status.kept, status.held) = (self.rollout.kept(), self.rollout.hold());
         if let Some(live) = self.live.load().as_ref()
             && let Runtime::Worker(pool) = &live.runtime
         {

@@ -1,6 +1,7 @@
 //! The task that owns a deployment: asks the registry, loads what it names, swaps it in. A failure of the new
 //! never touches the old.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::deployment::{Deployment, DeploymentState, DeploymentStatus, Problem};
 use crate::live::{self, Live, LoadError};
-use crate::registry::RegistryError;
+use crate::registry::{RegistryError, Resolved};
 use crate::settings::ModelSettings;
 
 /// Pauses between two tries to load a version that failed.
@@ -32,13 +33,17 @@ pub(crate) async fn follow(
 ) {
     let mut stop = deployment.stop.subscribe();
     let mut failed: Option<FailedVersion> = None;
+    deployment.rollout.recall(&settings.data_dir, &deployment.spec.endpoint, &deployment.spec.model);
+    let mut tend = pin!(deployment.tend());
     loop {
         let pause = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
+            never = &mut tend => match never {},
             pause = step(&deployment, &settings, &alive, &mut failed) => pause,
         };
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
+            never = &mut tend => match never {},
             () = tokio::time::sleep(pause) => {}
             () = deployment.wake.notified() => {}
         }
@@ -71,7 +76,7 @@ async fn step(
 ) -> Duration {
     let spec = &deployment.spec;
     let poll = spec.registry.config().poll_interval.max(Duration::from_millis(50));
-    let resolved = match spec.registry.resolve(&spec.model).await {
+    let resolved = match resolve(deployment).await {
         Ok(resolved) => resolved,
         Err(error) => {
             let pause = poll.min(REGISTRY_PAUSE);
@@ -86,6 +91,10 @@ async fn step(
             (status.next, status.reason, status.next_try_seconds) = (None, None, None);
         });
         return if is_pinned(&spec.model) { poll.max(Duration::from_mins(1)) } else { poll };
+    }
+    if deployment.revive(&resolved.identity) {
+        *failed = None;
+        return poll;
     }
     if let Some(failed) = failed.as_ref().filter(|failed| failed.identity == resolved.identity)
         && failed.again > Instant::now()
@@ -115,8 +124,11 @@ async fn step(
                 "model is live"
             );
             *failed = None;
-            go_live(deployment, live);
-            poll
+            if deployment.put_live(Arc::new(live)) {
+                return poll;
+            }
+            update(deployment, |status| status.next = None);
+            Duration::ZERO
         }
         Err(error) => {
             // The registry may be down only for the download.
@@ -152,20 +164,30 @@ fn is_pinned(model: &ModelRef) -> bool {
     }
 }
 
-fn go_live(deployment: &Deployment, live: Live) {
+/// Which version should serve: the one that the registry names, or the one that was gone back to from it.
+async fn resolve(deployment: &Deployment) -> Result<Resolved, RegistryError> {
+    let spec = &deployment.spec;
+    let named = spec.registry.resolve(&spec.model).await?;
+    match (&spec.model, deployment.rollout.instead_of(&named.identity)) {
+        (ModelRef::Registered { name, .. }, Some(version)) => {
+            let selector = VersionSelector::Version(version);
+            spec.registry.resolve(&ModelRef::Registered { name: name.clone(), selector }).await
+        }
+        _ => Ok(named),
+    }
+}
+
+/// The status of a version that serves from now on.
+pub(crate) fn announce(deployment: &Deployment, live: &Live) {
     update(deployment, |status| {
         status.state = DeploymentState::Live;
         status.version = Some(live.version.clone());
         status.runtime = Some(live.runtime.name());
         status.runtime_reason = Some(live.runtime_reason.clone());
         status.digest = Some(live.digest.clone());
-        status.mlflow_version = live::mlflow_version(&live);
+        status.mlflow_version = live::mlflow_version(live);
         (status.next, status.reason, status.next_try_seconds) = (None, None, None);
     });
-    // Requests that hold the old version finish on it; its workers stop after the last.
-    deployment.live.store(Some(Arc::new(live)));
-    deployment.problem.store(None);
-    deployment.ready.send_replace(true);
 }
 
 fn complain(deployment: &Deployment, error: LoadError, pause: Duration) {

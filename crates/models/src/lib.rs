@@ -15,6 +15,7 @@ mod model_file;
 mod models;
 mod native;
 mod registry;
+mod rollout;
 mod settings;
 mod warm;
 mod worker;
@@ -27,7 +28,9 @@ pub use deployment::{
 pub use doctor::{Finding, FindingLevel, doctor};
 pub use inference::InferenceRequest;
 pub use models::Models;
+pub use registry::browse::{ModelPage, ModelVersion, PAGE, RegisteredModel, Search, VersionFacts};
 pub use registry::{Registry, RegistryAuth, RegistryConfig, RegistryError};
+pub use rollout::{Hold, Kept, RolledBackBy, Switched};
 pub use settings::ModelSettings;
 pub use worker::Batching;
 pub use worker::exec::worker_exec;

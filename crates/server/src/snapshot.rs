@@ -574,6 +574,7 @@ impl<'a> Resolver<'a> {
             network_allowed: serving.network == Network::Allow,
             compat_mlflow: serving.compat == Compat::Mlflow,
             tolerance: serving.tolerance,
+            keep_previous: serving.keep_previous.0,
         });
         self.deployments.push(Arc::clone(&deployment));
         let kind = TargetKind::Model(deployment);

@@ -31,7 +31,7 @@ impl FileStore {
         RegistryError::Refused { registry: self.registry.clone(), reason: reason.into() }
     }
 
-    fn none(&self, what: String) -> RegistryError {
+    pub(super) fn none(&self, what: String) -> RegistryError {
         RegistryError::NotFound { registry: self.registry.clone(), what }
     }
 
@@ -62,8 +62,12 @@ impl FileStore {
         }
     }
 
+    pub(super) fn models_folder(&self) -> PathBuf {
+        self.root.join("models")
+    }
+
     /// A name as one safe path part.
-    fn plain<'n>(&self, name: &'n str) -> Result<&'n Path, RegistryError> {
+    pub(super) fn plain<'n>(&self, name: &'n str) -> Result<&'n Path, RegistryError> {
         let path = Path::new(name);
         if path.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
             Ok(path)
@@ -122,7 +126,7 @@ impl FileStore {
         })
     }
 
-    fn versions(folder: &Path) -> Vec<u64> {
+    pub(super) fn versions(folder: &Path) -> Vec<u64> {
         let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
         entries
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("version-")?.parse().ok())

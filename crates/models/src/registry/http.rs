@@ -80,7 +80,7 @@ impl HttpRegistry {
         RegistryError::Unreachable { registry: self.registry.clone(), reason: reason.into() }
     }
 
-    fn refused(&self, reason: impl Into<String>) -> RegistryError {
+    pub(super) fn refused(&self, reason: impl Into<String>) -> RegistryError {
         RegistryError::Refused { registry: self.registry.clone(), reason: reason.into() }
     }
 
@@ -145,7 +145,7 @@ impl HttpRegistry {
         })
     }
 
-    async fn get(
+    pub(super) async fn get(
         &self,
         path: &str,
         query: &[(&str, &str)],

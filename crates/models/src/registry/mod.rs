@@ -1,6 +1,7 @@
 //! Where models come from: a tracking server over HTTP, an MLflow database file, or an `mlruns` folder. All three
 //! answer the same two questions: which version does a reference mean now, and where do its files lie.
 
+pub(crate) mod browse;
 mod file;
 mod http;
 mod sqlite;
@@ -212,16 +213,22 @@ impl Registry {
             Backend::Http(http) => http.resolve(model).await,
             Backend::File(store) => {
                 let (store, model) = (store.clone(), model.clone());
-                let name = self.config.name.clone();
-                tokio::task::spawn_blocking(move || store.resolve(&model)).await.unwrap_or_else(|_| {
-                    Err(RegistryError::Unreachable {
-                        registry: name,
-                        reason: "the reader stopped".to_owned(),
-                    })
-                })
+                self.off_thread(move || store.resolve(&model)).await
             }
             Backend::Sqlite(store) => store.resolve(model).await,
         }
+    }
+
+    /// Reads files where waiting for a disk stops nobody.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, RegistryError> + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        let stopped = |_| {
+            let reason = "the reader stopped".to_owned();
+            Err(RegistryError::Unreachable { registry: self.config.name.clone(), reason })
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(stopped)
     }
 
     pub(crate) fn http(&self) -> Option<&HttpRegistry> {

@@ -19,7 +19,7 @@ impl SqliteStore {
         Self { registry, path }
     }
 
-    fn failed(&self, error: &sqlx::Error) -> RegistryError {
+    pub(super) fn failed(&self, error: &sqlx::Error) -> RegistryError {
         let reason = match error {
             sqlx::Error::Database(error) if error.message().contains("no such table") => {
                 "the file is not an MLflow database".to_owned()
@@ -30,11 +30,11 @@ impl SqliteStore {
         RegistryError::Unreachable { registry: self.registry.clone(), reason }
     }
 
-    fn none(&self, what: String) -> RegistryError {
+    pub(super) fn none(&self, what: String) -> RegistryError {
         RegistryError::NotFound { registry: self.registry.clone(), what }
     }
 
-    async fn open(&self) -> Result<SqliteConnection, RegistryError> {
+    pub(super) async fn open(&self) -> Result<SqliteConnection, RegistryError> {
         let options = SqliteConnectOptions::new()
             .filename(&self.path)
             .read_only(true)

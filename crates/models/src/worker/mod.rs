@@ -218,6 +218,11 @@ impl Pool {
         self.ready() > 0 || self.wanted() == 0
     }
 
+    /// Whether workers die as often as they are started.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.inner.deaths_in_a_row.load(Ordering::Relaxed) >= BREAKER && self.ready() == 0
+    }
+
     /// Why the last worker could not start, while none is ready.
     pub(crate) fn failure(&self) -> Option<String> {
         if self.can_answer() {
@@ -229,8 +234,7 @@ impl Pool {
     /// One prediction. Faults: `overloaded`, `model_unavailable`, `worker_timeout`, `worker_crashed`,
     /// `worker_protocol`. May be awaited on any runtime that has timers.
     pub(crate) async fn predict(&self, ask: Ask, deadline: std::time::Instant) -> Result<Reply, Fault> {
-        let broken = self.inner.deaths_in_a_row.load(Ordering::Relaxed) >= BREAKER;
-        if broken && self.ready() == 0 {
+        if self.is_broken() {
             let why = self.failure().unwrap_or_else(|| "its workers keep dying".to_owned());
             let text = format!("the model's workers are down: {why}");
             return Err(Fault::worker(code::MODEL_UNAVAILABLE, Retry::NextTarget, text)

@@ -11,6 +11,7 @@ mod failures;
 mod http;
 mod onnx;
 mod real;
+mod rollout;
 mod support;
 mod users;
 mod zygote;
