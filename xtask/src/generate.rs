@@ -85,6 +85,7 @@ fn providers() -> Result<String> {
             Dialect::Mlflow => "MLflow",
             Dialect::Scoring => "MLflow scoring",
             Dialect::Inference => "Open Inference",
+            Dialect::Problem => "",
         };
         let key = match &kind.auth {
             AuthScheme::Bearer => "`Authorization: Bearer`".to_owned(),

@@ -19,9 +19,12 @@ pub(crate) enum Command {
     Start(Start),
     /// Start with embedded defaults: a bundled model and a mock LLM, no key, no server, no Python.
     Demo(Demo),
-    /// Serve one model, as `mlflow models serve` does.
+    /// Serve one model as `mlflow models serve` does, or look through the registries of a running gateway.
     #[command(subcommand)]
     Models(Models),
+    /// Go back to the version before, on a running gateway.
+    #[command(subcommand)]
+    Rollout(Rollout),
     /// Check a configuration file and report every problem.
     Check(Check),
     /// Look at everything the gateway depends on and say how to mend what is wrong.
@@ -81,6 +84,102 @@ pub(crate) enum Models {
     /// Serve one model at /invocations.
     #[command(disable_help_flag = true)]
     Serve(Serve),
+    /// Search a registry of a running gateway.
+    List(ListModels),
+    /// Show a registered model: its versions, and where they are served.
+    Show(ShowModel),
+}
+
+/// How a running gateway is reached.
+#[derive(Debug, Args)]
+pub(crate) struct Reach {
+    /// The gateway's address.
+    #[arg(long, env = "MILLGATE_URL", default_value = "http://127.0.0.1:5000", value_name = "URL")]
+    pub(crate) url: String,
+    // Read from the environment alone: a key on the command line is seen by everybody on the machine.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListModels {
+    /// The registry. Default: `default`, or the only one.
+    #[arg(long)]
+    pub(crate) registry: Option<String>,
+    /// A part of the name.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A tag of the model: `key`, or `key=value`.
+    #[arg(long)]
+    pub(crate) tag: Option<String>,
+    /// An alias that one of its versions has.
+    #[arg(long)]
+    pub(crate) alias: Option<String>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowModel {
+    /// The registered model's name.
+    pub(crate) name: String,
+    /// The registry.
+    #[arg(long, default_value = "default")]
+    pub(crate) registry: String,
+    /// Show what this version says of itself: flavours, signature, parameters.
+    #[arg(long)]
+    pub(crate) version: Option<u64>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Rollout {
+    /// What serves, what is kept to go back to, and what is held back.
+    Status(RolloutStatus),
+    /// Serve the version before, or another one; the registry is followed again when it names yet another.
+    Back(RolloutBack),
+    /// Follow the registry again after `back`.
+    Resume(RolloutResume),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RolloutStatus {
+    /// One endpoint. Default: all that serve registered models.
+    pub(crate) endpoint: Option<String>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RolloutBack {
+    /// The endpoint.
+    pub(crate) endpoint: String,
+    /// The version to serve. Default: the one before.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) to: Option<u64>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RolloutResume {
+    /// The endpoint.
+    pub(crate) endpoint: String,
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// Which model, where the endpoint has several: `models:/name@alias`.
+    #[arg(long, value_name = "URI")]
+    pub(crate) model: Option<String>,
+    /// Do not wait until the version serves.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
 }
 
 #[derive(Debug, Args)]

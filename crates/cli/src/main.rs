@@ -1,10 +1,13 @@
 //! The `millgate` binary: arguments in, exit code out. 0 is fine, 1 a failure at run time, 2 wrong usage or
 //! configuration.
 
+mod admin;
 mod args;
 mod check;
 mod demo;
 mod doctor;
+mod registry;
+mod rollout;
 mod run;
 mod serve;
 
@@ -32,6 +35,9 @@ fn main() -> ExitCode {
         Command::Start(arguments) => run::start(&arguments),
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Models(Models::Serve(arguments)) => serve::serve(&arguments),
+        Command::Models(Models::List(arguments)) => registry::list(&arguments),
+        Command::Models(Models::Show(arguments)) => registry::show(&arguments),
+        Command::Rollout(command) => rollout::rollout(&command),
         Command::Check(arguments) => check::check(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Providers(output) => check::providers(output.output),

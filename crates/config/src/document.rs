@@ -5,7 +5,7 @@ use std::fmt;
 
 use indexmap::IndexMap;
 use millgate_provider::{Price, ProviderKind, RatesPerMillion, Settings};
-use millgate_types::Operation;
+use millgate_types::{Operation, Permission};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -641,6 +641,42 @@ pub struct KeyConfig {
     pub name: String,
     /// The key, by reference. At least 16 characters.
     pub key: Secret,
+    /// What it may do. Default: `[invoke]`.
+    #[serde(default = "invoke", skip_serializing_if = "only_invoke")]
+    pub roles: Vec<Role>,
+}
+
+fn invoke() -> Vec<Role> {
+    vec![Role::Invoke]
+}
+
+fn only_invoke(roles: &[Role]) -> bool {
+    roles == [Role::Invoke]
+}
+
+/// What a key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Call endpoints, and list them.
+    Invoke,
+    /// See by the admin API what runs.
+    Read,
+    /// Change what runs, for example roll a model back. Implies `read`.
+    Manage,
+    /// Everything.
+    Admin,
+}
+
+impl From<Role> for Permission {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Invoke => Self::Invoke,
+            Role::Read => Self::Read,
+            Role::Manage => Self::Manage,
+            Role::Admin => Self::Admin,
+        }
+    }
 }
 
 /// Limits and time-outs of the listener.

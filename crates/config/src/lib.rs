@@ -16,7 +16,7 @@ pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, Oau
 pub use document::{
     AccessConfig, AccessLog, Capability, CatalogueConfig, ChatApi, Compat, Config, EndpointConfig,
     EndpointType, EnvManager, Isolation, KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig, ModelConfig,
-    ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig, RouteConfig, RuntimeChoice,
+    ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig, Role, RouteConfig, RuntimeChoice,
     ServerConfig, ServingConfig, Split, TokenPrices,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};

@@ -20,6 +20,7 @@ mod json;
 mod mlflow;
 mod ollama;
 mod openai;
+mod problem;
 mod quirks;
 mod responses;
 pub mod scan;
@@ -52,10 +53,15 @@ pub trait Codec: Sync {
     fn decode_call(&self, operation: Operation, _body: &[u8]) -> Result<Call, Fault> {
         Err(not_implemented(self.dialect(), operation))
     }
-    /// Writes the request for a provider that speaks this dialect.
-    fn encode_call(&self, call: &Call, quirks: &Quirks) -> Result<EncodedCall, Fault>;
+    /// Writes the request for a provider that speaks this dialect. A dialect of which only errors are written here
+    /// leaves this and the other ways to providers as they are.
+    fn encode_call(&self, call: &Call, _quirks: &Quirks) -> Result<EncodedCall, Fault> {
+        Err(not_implemented(self.dialect(), call.operation()))
+    }
     /// Reads a provider's whole answer; `upstream_error` when it is not one.
-    fn decode_answer(&self, operation: Operation, body: &[u8]) -> Result<Answer, Fault>;
+    fn decode_answer(&self, operation: Operation, _body: &[u8]) -> Result<Answer, Fault> {
+        Err(not_implemented(self.dialect(), operation))
+    }
     /// Writes a whole answer for the caller.
     fn encode_answer(&self, _answer: &Answer, context: &Context) -> Vec<u8> {
         self.encode_fault(&not_implemented(self.dialect(), Operation::Chat), context.request_id)
@@ -65,7 +71,9 @@ pub trait Codec: Sync {
         "text/event-stream"
     }
     /// Reads a provider's stream.
-    fn stream_decoder(&self, operation: Operation) -> Box<dyn StreamDecoder>;
+    fn stream_decoder(&self, operation: Operation) -> Box<dyn StreamDecoder> {
+        Box::new(stream::NoStream::new(self.dialect(), operation))
+    }
     /// Writes a stream for the caller.
     fn stream_encoder(&self, operation: Operation, context: &Context) -> Box<dyn StreamEncoder> {
         Box::new(stream::Refusing::new(self.dialect(), operation, context.request_id))
@@ -87,8 +95,14 @@ pub trait Codec: Sync {
     fn heartbeat(&self) -> &'static [u8] {
         b": keep-alive\n\n"
     }
+    /// The content type of an error answer.
+    fn fault_type(&self) -> &'static str {
+        "application/json"
+    }
     /// What an upstream's error body says.
-    fn decode_error(&self, status: u16, body: &[u8]) -> ErrorBody;
+    fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
+        error::read(body)
+    }
     /// Whether a caller's body may go to a provider of the same dialect as it is. Some bodies name the model
     /// in places where it is not spliced.
     fn passes(&self, operation: Operation) -> bool {
@@ -103,7 +117,9 @@ pub trait Codec: Sync {
         "usage"
     }
     /// Reads that member's text.
-    fn read_usage(&self, text: &[u8]) -> Option<Usage>;
+    fn read_usage(&self, _text: &[u8]) -> Option<Usage> {
+        None
+    }
 }
 
 /// Turns a provider's bytes into events. Any chunking of the same bytes gives the same events.
@@ -174,6 +190,7 @@ pub static DIALECTS: &[&dyn Codec] = &[
     &mlflow::Mlflow,
     &scoring::Scoring,
     &inference::Inference,
+    &problem::Problem,
 ];
 
 /// The codec of a dialect.

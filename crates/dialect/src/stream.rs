@@ -97,6 +97,30 @@ impl StreamEncoder for Refusing {
     }
 }
 
+/// The stream decoder of a dialect that is not read from providers: one fault, and nothing after it.
+pub(crate) struct NoStream {
+    dialect: Dialect,
+    operation: Operation,
+    done: bool,
+}
+
+impl NoStream {
+    pub(crate) fn new(dialect: Dialect, operation: Operation) -> Self {
+        Self { dialect, operation, done: false }
+    }
+}
+
+impl StreamDecoder for NoStream {
+    fn push(&mut self, _bytes: &[u8], out: &mut Vec<Event>) {
+        self.finish(out);
+    }
+    fn finish(&mut self, out: &mut Vec<Event>) {
+        if !std::mem::replace(&mut self.done, true) {
+            out.push(Event::Error(not_implemented(self.dialect, self.operation)));
+        }
+    }
+}
+
 /// What one chunk of an OpenAI-like stream adds to a choice.
 pub(crate) enum Piece<'a> {
     /// The first of a choice.

@@ -215,12 +215,7 @@ fn safe_name(name: &str) -> Result<&Path, ArtifactError> {
     if plain { Ok(path) } else { Err(refused("a member's name leads out of the folder")) }
 }
 
-async fn download(
-    http: &HttpRegistry,
-    path: &str,
-    to: &Path,
-    limit: u64,
-) -> Result<(), ArtifactError> {
+async fn download(http: &HttpRegistry, path: &str, to: &Path, limit: u64) -> Result<(), ArtifactError> {
     let mut folders = vec![String::new()];
     let mut files = 0_usize;
     let mut bytes = 0_u64;

@@ -8,6 +8,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use millgate_scoring::{Checked, ContentType, Signature};
 use millgate_types::{Fault, ModelRef, Retry, code};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -125,7 +126,7 @@ impl DeploymentSpec {
 }
 
 /// Where a version is on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum DeploymentState {
     /// The registry is being asked.
@@ -149,7 +150,7 @@ pub enum DeploymentState {
 }
 
 /// What a deployment is doing, for the admin API and `doctor`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct DeploymentStatus {
     /// The endpoint's name.
     pub endpoint: Arc<str>,

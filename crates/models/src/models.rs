@@ -60,6 +60,11 @@ impl Models {
         &self.settings
     }
 
+    /// The runtime that registries are called on.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// Starts a deployment, or answers the running one whose spec is equal.
     pub fn deploy(&self, spec: DeploymentSpec) -> Arc<Deployment> {
         let mut deployments = self.deployments.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use millgate_types::{Fault, ModelRef, VersionSelector, code};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -22,7 +23,7 @@ const TEND_EVERY: Duration = Duration::from_secs(1);
 const FREE_MEMORY: f64 = 0.05;
 
 /// Why a version is held back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RolledBackBy {
     /// Somebody asked for it.
@@ -33,7 +34,7 @@ pub enum RolledBackBy {
 
 /// A version that the registry may go on naming, and the one that serves instead. Ends when the registry names yet
 /// another version and that one is live, or by [`Deployment::resume`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Hold {
     /// The version that was rolled back from.
     pub rejected: String,
@@ -41,13 +42,18 @@ pub struct Hold {
     pub version: String,
     /// Who rolled back.
     pub by: RolledBackBy,
+}
+
+/// A hold as it is written down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Held {
+    hold: Hold,
     /// The registry's identity of the rejected version: the same number made anew is another one.
-    #[serde(rename = "identity")]
-    pub(crate) identity: String,
+    identity: String,
 }
 
 /// The version that is kept loaded beside the one that serves.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Kept {
     /// Its number.
     pub version: Arc<str>,
@@ -58,7 +64,7 @@ pub struct Kept {
 }
 
 /// What a roll-back or its end did.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Switched {
     /// The endpoint's name.
     pub endpoint: Arc<str>,
@@ -81,7 +87,7 @@ struct State {
     kept: Option<(Arc<Live>, Instant)>,
     /// The version before the present one, also when it is not kept any more.
     before: Option<String>,
-    hold: Option<Hold>,
+    held: Option<Held>,
     /// Where a hold is written down.
     file: Option<PathBuf>,
 }
@@ -96,8 +102,8 @@ impl Rollout {
         let name = crate::artifacts::hex(&Sha256::digest(format!("{endpoint}\n{model}")));
         let file = data_dir.join("rollouts").join(format!("{name}.json"));
         let mut state = self.state();
-        state.hold = fs::read(&file).ok().and_then(|text| match serde_json::from_slice(&text) {
-            Ok(hold) => Some(hold),
+        state.held = fs::read(&file).ok().and_then(|text| match serde_json::from_slice(&text) {
+            Ok(held) => Some(held),
             Err(error) => {
                 tracing::warn!(endpoint, %error, "a roll-back that was written down cannot be read");
                 None
@@ -107,7 +113,7 @@ impl Rollout {
     }
 
     pub(crate) fn hold(&self) -> Option<Hold> {
-        self.state().hold.clone()
+        self.state().held.as_ref().map(|held| held.hold.clone())
     }
 
     pub(crate) fn kept(&self) -> Option<Kept> {
@@ -123,8 +129,8 @@ impl Rollout {
     /// The version to serve instead of the one with this identity.
     pub(crate) fn instead_of(&self, identity: &str) -> Option<u64> {
         let state = self.state();
-        let hold = state.hold.as_ref().filter(|hold| hold.identity == identity)?;
-        hold.version.parse().ok()
+        let held = state.held.as_ref().filter(|held| held.identity == identity)?;
+        held.hold.version.parse().ok()
     }
 }
 
@@ -133,12 +139,12 @@ impl Deployment {
     /// while it was being loaded.
     pub(crate) fn put_live(&self, live: Arc<Live>) -> bool {
         let mut state = self.rollout.state();
-        if state.hold.as_ref().is_some_and(|hold| hold.identity == live.identity) {
+        if state.held.as_ref().is_some_and(|held| held.identity == live.identity) {
             return false;
         }
-        if state.hold.as_ref().is_some_and(|hold| hold.version != *live.version) {
+        if state.held.as_ref().is_some_and(|held| held.hold.version != *live.version) {
             // The registry moved on to another version: the hold has done its work.
-            state.set_hold(None).unwrap_or_else(|error| complain(self, &error));
+            state.hold(None).unwrap_or_else(|error| complain(self, &error));
         }
         self.switch(&mut state, live);
         true
@@ -191,10 +197,9 @@ impl Deployment {
             let text = format!("no version of `{endpoint}` is live");
             return Err(Fault::gateway(code::MODEL_UNAVAILABLE, text));
         };
-        let version = match (to, &state.hold) {
+        let version = match (to, &state.held) {
             (Some(to), _) => to.to_owned(),
-            (None, Some(hold)) => {
-                let Hold { version, rejected, .. } = hold;
+            (None, Some(Held { hold: Hold { version, rejected, .. }, .. })) => {
                 let text = format!(
                     "`{endpoint}` went back from version {rejected} to {version} already: name a version, or resume"
                 );
@@ -209,12 +214,12 @@ impl Deployment {
             return Err(Fault::invalid_value("to", format!("version {version} is the one that serves")));
         }
         // A second step back still holds the version that the registry names.
-        let rejected = state.hold.as_ref().map(|hold| (hold.rejected.clone(), hold.identity.clone()));
+        let held = state.held.as_ref().map(|held| (held.hold.rejected.clone(), held.identity.clone()));
         let (rejected, identity) =
-            rejected.unwrap_or_else(|| (current.version.to_string(), current.identity.clone()));
-        let back = version == rejected;
-        let hold = (!back).then(|| Hold { rejected, version: version.clone(), by, identity });
-        state.set_hold(hold).map_err(|error| {
+            held.unwrap_or_else(|| (current.version.to_string(), current.identity.clone()));
+        let forward = version == rejected;
+        let hold = Hold { rejected, version: version.clone(), by };
+        state.hold((!forward).then_some(Held { hold, identity })).map_err(|error| {
             let text = "the roll-back could not be written down, so nothing was changed";
             Fault::gateway(code::INTERNAL_ERROR, text).with_cause(error)
         })?;
@@ -229,16 +234,16 @@ impl Deployment {
     pub fn resume(&self) -> Result<Switched, Fault> {
         let endpoint = self.spec.endpoint.clone();
         let mut state = self.rollout.state();
-        let Some(hold) = state.hold.clone() else {
+        let Some(held) = state.held.clone() else {
             let text = format!("`{endpoint}` follows the registry already");
             return Err(Fault::invalid_value("endpoint", text));
         };
-        state.set_hold(None).map_err(|error| {
+        state.hold(None).map_err(|error| {
             let text = "the end of the roll-back could not be written down, so nothing was changed";
             Fault::gateway(code::INTERNAL_ERROR, text).with_cause(error)
         })?;
         let from = self.live.load().as_ref().map(|live| live.version.clone());
-        tracing::info!(%endpoint, held = hold.rejected, "follows the registry again");
+        tracing::info!(%endpoint, held = held.hold.rejected, "follows the registry again");
         drop(state);
         // What the registry names may be another version by now: the follower asks, and takes the kept one if it is it.
         self.wake.notify_one();
@@ -256,8 +261,8 @@ impl Deployment {
     pub(crate) fn revive(&self, identity: &str) -> bool {
         let mut state = self.rollout.state();
         let Some((kept, _)) = state.kept.take_if(|(kept, _)| kept.identity == identity) else { return false };
-        if state.hold.as_ref().is_some_and(|hold| hold.version != *kept.version) {
-            state.set_hold(None).unwrap_or_else(|error| complain(self, &error));
+        if state.held.as_ref().is_some_and(|held| held.hold.version != *kept.version) {
+            state.hold(None).unwrap_or_else(|error| complain(self, &error));
         }
         self.switch(&mut state, kept);
         true
@@ -290,17 +295,17 @@ fn complain(deployment: &Deployment, error: &std::io::Error) {
 
 impl State {
     /// Changes the hold, on disk first.
-    fn set_hold(&mut self, hold: Option<Hold>) -> std::io::Result<()> {
+    fn hold(&mut self, held: Option<Held>) -> std::io::Result<()> {
         if let Some(file) = &self.file {
-            match &hold {
-                Some(hold) => write(file, &serde_json::to_vec(hold)?)?,
+            match &held {
+                Some(held) => write(file, &serde_json::to_vec(held)?)?,
                 None => match fs::remove_file(file) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 },
             }
         }
-        self.hold = hold;
+        self.held = held;
         Ok(())
     }
 }

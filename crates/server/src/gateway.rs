@@ -140,6 +140,10 @@ impl Gateway {
         self.snapshot.load().deployments.clone()
     }
 
+    pub(crate) fn models(&self) -> &Models {
+        &self.models
+    }
+
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }

@@ -1,6 +1,7 @@
 //! The gateway itself: listener, the pipeline a request moves through, dispatch to providers and models,
 //! reload. `pipeline.rs` is the place to read first.
 
+mod admin;
 mod body;
 mod dispatch;
 mod flight;

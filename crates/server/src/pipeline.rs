@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use millgate_config::{EndpointType, LimitBy};
 use millgate_policy::Admission;
-use millgate_types::{Dialect, Fault, Operation, Principal, code};
+use millgate_types::{Dialect, Fault, Operation, Permission, Permissions, Principal, code};
 
 use crate::dispatch::{self, Facts};
 use crate::flight::Flight;
@@ -30,7 +30,7 @@ use crate::native::Native;
 use crate::reply::{Reply, ReplyBody, names, number};
 use crate::snapshot::{Endpoint, Limit, Sharer, Snapshot, Target};
 use crate::surface::{self, Surface};
-use crate::{Gateway, body, listing, webhook};
+use crate::{Gateway, admin, body, listing, webhook};
 
 /// Serves one request; never fails, a fault is an answer too.
 pub(crate) async fn serve(
@@ -68,8 +68,8 @@ pub(crate) async fn serve(
 }
 
 async fn handle(
-    gateway: &Gateway,
-    snapshot: &Snapshot,
+    gateway: &Arc<Gateway>,
+    snapshot: &Arc<Snapshot>,
     head: &Parts,
     body: Incoming,
     peer: IpAddr,
@@ -88,7 +88,14 @@ async fn handle(
         return Box::pin(webhook::receive(snapshot, registry, head, body)).await;
     }
     // Before any look-up: who has no key does not learn which endpoints there are.
-    let principal = identify(snapshot, head, flight)?;
+    let identity = identify(snapshot, head, peer, flight)?;
+    if surface == Surface::Admin {
+        return Box::pin(admin::serve(gateway, snapshot, identity, head, body, flight)).await;
+    }
+    if !identity.permissions.has(Permission::Invoke) {
+        return Err(Fault::client(code::PERMISSION_DENIED, "the key has not the role `invoke`"));
+    }
+    let principal = identity.principal;
     let addressed = match address(snapshot, head, flight)? {
         To::Call(addressed) => addressed,
         To::Listing(surface) => return listing::listing(snapshot, surface, head),
@@ -230,8 +237,15 @@ const KEY_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-goog-api-key"),
 ];
 
+/// Who calls, and what they may do.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) principal: Principal,
+    pub(crate) permissions: Permissions,
+}
+
 /// Who calls, from headers alone: not a byte of the body is read before this.
-fn identify(snapshot: &Snapshot, head: &Parts, flight: &mut Flight) -> Result<Principal, Fault> {
+fn identify(snapshot: &Snapshot, head: &Parts, peer: IpAddr, flight: &mut Flight) -> Result<Identity, Fault> {
     let refused = || Fault::client(code::INVALID_API_KEY, "the API key is missing or not known");
     let mut authorizations = head.headers.get_all(header::AUTHORIZATION).iter();
     let authorization = authorizations.next();
@@ -241,11 +255,16 @@ fn identify(snapshot: &Snapshot, head: &Parts, flight: &mut Flight) -> Result<Pr
     let bearer = authorization.and_then(|value| bearer(value.as_bytes()));
     let key = bearer
         .or_else(|| KEY_HEADERS.iter().find_map(|name| head.headers.get(name).map(HeaderValue::as_bytes)));
-    let principal = snapshot.principal(key).ok_or_else(refused)?;
-    if let Principal::Key(name) = &principal {
-        flight.record().principal = Some(Arc::clone(name));
+    let mut identity = snapshot.identity(key).ok_or_else(refused)?;
+    match &identity.principal {
+        Principal::Key(name) => flight.record().principal = Some(Arc::clone(name)),
+        // Where no keys are asked for, this machine alone is trusted with more than calls.
+        Principal::Anonymous if !peer.is_loopback() => {
+            identity.permissions = [Permission::Invoke].into_iter().collect();
+        }
+        Principal::Anonymous => {}
     }
-    Ok(principal)
+    Ok(identity)
 }
 
 fn bearer(value: &[u8]) -> Option<&[u8]> {

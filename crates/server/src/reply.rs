@@ -102,8 +102,11 @@ impl Reply {
     pub(crate) fn fault(fault: &Fault, flight: &mut Flight) -> Self {
         flight.fail(fault);
         let dialect = flight.record().dialect.unwrap_or(Dialect::OpenAi);
-        let body = millgate_dialect::codec(dialect).encode_fault(fault, flight.request_id());
-        let mut reply = Self::json(body).with(names::ERROR, HeaderValue::from_static(fault.code.name));
+        let codec = millgate_dialect::codec(dialect);
+        let body = codec.encode_fault(fault, flight.request_id());
+        let content_type = HeaderValue::from_static(codec.fault_type());
+        let mut reply =
+            Self::whole(content_type, body).with(names::ERROR, HeaderValue::from_static(fault.code.name));
         reply.status = fault.status();
         if let Some(seconds) = fault.retry_after_seconds() {
             reply.headers.insert(header::RETRY_AFTER, number(seconds));

@@ -24,13 +24,14 @@ use millgate_models::{
 use millgate_policy::{Limiter, Rate, Route};
 use millgate_provider::{Family, ProviderKind};
 use millgate_scoring::Template;
-use millgate_types::{Dialect, ModelRef, Operation, Principal};
+use millgate_types::{Dialect, ModelRef, Operation, Permission, Permissions, Principal};
 use millgate_upstream::{Deadlines, Origin};
 use sha2::{Digest, Sha256};
 
 use crate::body::BodyLimits;
 use crate::dispatch::Described;
 use crate::native::{self, Native};
+use crate::pipeline::Identity;
 use crate::webhook::Webhooks;
 
 /// Who shares a counter: an endpoint, a key's name, or an address.
@@ -251,7 +252,9 @@ pub(crate) struct Snapshot {
     /// The endpoint for moderation calls that name none, as OpenAI's may: the only one there is.
     pub(crate) moderations: Option<Arc<Endpoint>>,
     natives: HashMap<String, Arc<Native>>,
-    keys: Option<HashMap<[u8; 32], Principal>>,
+    keys: Option<HashMap<[u8; 32], Identity>>,
+    pub(crate) registries: HashMap<String, Arc<Registry>>,
+    pub(crate) config: Arc<Config>,
     pub(crate) body_limits: BodyLimits,
     pub(crate) max_answer: usize,
     /// Longest silence in a stream.
@@ -295,9 +298,11 @@ impl Snapshot {
         native::find(&self.natives, path)
     }
 
-    /// The principal of a key; everybody is anonymous where no keys are asked for.
-    pub(crate) fn principal(&self, key: Option<&[u8]>) -> Option<Principal> {
-        let Some(keys) = &self.keys else { return Some(Principal::Anonymous) };
+    /// Whose key it is; everybody is anonymous where no keys are asked for.
+    pub(crate) fn identity(&self, key: Option<&[u8]>) -> Option<Identity> {
+        let Some(keys) = &self.keys else {
+            return Some(Identity { principal: Principal::Anonymous, permissions: Permissions::ALL });
+        };
         keys.get(&digest(key?)).cloned()
     }
 }
@@ -398,10 +403,12 @@ impl Builder {
         self.registries = registries;
         self.generation += 1;
         let keys = (config.access.keys == KeyMode::Required).then(|| {
-            let declared = config.access.declared.iter();
-            declared
-                .map(|key| (digest(key.key.expose().as_bytes()), Principal::Key(key.name.as_str().into())))
-                .collect()
+            let declared = config.access.declared.iter().map(|key| {
+                let permissions = key.roles.iter().copied().map(Permission::from).collect();
+                let principal = Principal::Key(key.name.as_str().into());
+                (digest(key.key.expose().as_bytes()), Identity { principal, permissions })
+            });
+            declared.collect()
         });
         let server = &config.server;
         Ok(Snapshot {
@@ -415,6 +422,12 @@ impl Builder {
             direct,
             natives,
             keys,
+            registries: self
+                .registries
+                .iter()
+                .map(|(name, (_, kept))| (name.clone(), Arc::clone(kept)))
+                .collect(),
+            config: Arc::new(config.clone()),
             body_limits: BodyLimits {
                 size: server.max_body.0 as usize,
                 idle: server.body_idle_timeout.0,

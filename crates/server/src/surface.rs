@@ -28,6 +28,8 @@ pub(crate) enum Surface<'a> {
     InferenceServer,
     /// A delivery of a registry's webhooks.
     Webhook(&'a str),
+    /// The admin API, which has a table of its own.
+    Admin,
     /// A call at a path that may belong to an endpoint.
     OwnPath,
     /// OpenAI's model list.
@@ -96,6 +98,7 @@ impl Surface<'_> {
             | Self::MlflowRoute(_)
             | Self::MlflowLimits => Dialect::Mlflow,
             Self::Ping | Self::Version => Dialect::Scoring,
+            Self::Admin => Dialect::Problem,
             Self::Infer { .. } | Self::InferenceModel { .. } | Self::InferenceServer => Dialect::Inference,
             _ => Dialect::OpenAi,
         }
@@ -132,6 +135,9 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
         "/version" => return Surface::Version,
         "/" => return Surface::Root,
         _ => {}
+    }
+    if path == "/admin" || path.starts_with("/admin/") {
+        return Surface::Admin;
     }
     let name_under = |prefix: &str, suffix: &str| {
         let name = path.strip_prefix(prefix)?.strip_suffix(suffix)?;

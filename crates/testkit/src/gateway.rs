@@ -85,6 +85,14 @@ impl TestGateway {
         client::send(self.address, "POST", path, headers, body).await.expect("an answer")
     }
 
+    /// Gets a path with headers.
+    ///
+    /// # Panics
+    /// When no answer comes.
+    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        client::send(self.address, "GET", path, headers, b"").await.expect("an answer")
+    }
+
     /// Gets a path.
     ///
     /// # Panics

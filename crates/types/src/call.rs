@@ -28,6 +28,8 @@ pub enum Dialect {
     Scoring,
     /// The Open Inference Protocol, version 2 (KServe, MLServer, Triton).
     Inference,
+    /// Problem details (RFC 9457): how the admin API tells what went wrong.
+    Problem,
 }
 
 impl Dialect {
@@ -45,6 +47,7 @@ impl Dialect {
             Self::Mlflow => "mlflow",
             Self::Scoring => "scoring",
             Self::Inference => "inference",
+            Self::Problem => "problem",
         }
     }
 }

@@ -21,7 +21,8 @@ impl HttpRegistry {
         let filter = filter.map(|name| format!("name ILIKE '%{name}%'"));
         query.extend(filter.as_deref().map(|filter| ("filter", filter)));
         query.extend(search.page_token.as_deref().map(|token| ("page_token", token)));
-        let answer = self.get(&format!("{API}registered-models/search"), &query, || "models".to_owned()).await?;
+        let answer =
+            self.get(&format!("{API}registered-models/search"), &query, || "models".to_owned()).await?;
         let models = list(&answer, "registered_models").iter().filter_map(read_model);
         Ok(ModelPage {
             models: models.filter(|model| model.fits(search)).collect(),

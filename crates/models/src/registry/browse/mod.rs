@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use millgate_types::{ModelRef, VersionSelector};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -34,7 +35,7 @@ pub struct Search {
 }
 
 /// A registered model.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct RegisteredModel {
     /// Its name.
     pub name: String,
@@ -67,7 +68,7 @@ impl RegisteredModel {
 }
 
 /// A version of a registered model.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ModelVersion {
     /// Its number.
     pub version: String,
@@ -92,7 +93,7 @@ pub struct ModelVersion {
 }
 
 /// A page of registered models.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ModelPage {
     /// May be fewer than asked for though more pages follow.
     pub models: Vec<RegisteredModel>,
@@ -101,7 +102,7 @@ pub struct ModelPage {
 }
 
 /// What a version says of itself, from its `MLmodel` file.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct VersionFacts {
     /// Its flavours: `sklearn`, `python_function`, ...
     pub flavors: Vec<String>,

@@ -59,7 +59,7 @@ pub(super) fn read(wire: Dialect, body: &Value) -> Sent {
         Dialect::Gemini => gemini(body, &mut sent),
         Dialect::Bedrock => bedrock(body, &mut sent),
         Dialect::Ollama => ollama(body, &mut sent),
-        Dialect::Scoring | Dialect::Inference => {}
+        Dialect::Scoring | Dialect::Inference | Dialect::Problem => {}
     }
     sent
 }

@@ -1,9 +1,9 @@
 //! The MLflow scoring protocol's error bodies. Predictions themselves are read by the model runtimes, which
 //! know the model's signature; asking for any other operation is a fault.
 
-use millgate_types::{Answer, Call, Dialect, Event, Fault, Operation, RequestId, Source, Usage};
+use millgate_types::{Dialect, Fault, RequestId, Source};
 
-use crate::{Codec, EncodedCall, ErrorBody, Quirks, StreamDecoder, error, json, not_implemented};
+use crate::{Codec, json};
 
 /// The scoring protocol.
 pub(crate) struct Scoring;
@@ -11,15 +11,6 @@ pub(crate) struct Scoring;
 impl Codec for Scoring {
     fn dialect(&self) -> Dialect {
         Dialect::Scoring
-    }
-    fn encode_call(&self, call: &Call, _quirks: &Quirks) -> Result<EncodedCall, Fault> {
-        Err(not_implemented(Dialect::Scoring, call.operation()))
-    }
-    fn decode_answer(&self, operation: Operation, _body: &[u8]) -> Result<Answer, Fault> {
-        Err(not_implemented(Dialect::Scoring, operation))
-    }
-    fn stream_decoder(&self, operation: Operation) -> Box<dyn StreamDecoder> {
-        Box::new(NoStream { operation, done: false })
     }
     fn encode_fault(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
         let mut out = Vec::new();
@@ -32,12 +23,6 @@ impl Codec for Scoring {
         body.field("request_id", &request_id.to_string());
         body.end();
         out
-    }
-    fn decode_error(&self, _status: u16, body: &[u8]) -> ErrorBody {
-        error::read(body)
-    }
-    fn read_usage(&self, _text: &[u8]) -> Option<Usage> {
-        None
     }
 }
 
@@ -52,21 +37,5 @@ fn error_code(fault: &Fault) -> &'static str {
         (400, Source::Client) if fault.code.name == "schema_mismatch" => "INVALID_PARAMETER_VALUE",
         (400..=499, _) => "BAD_REQUEST",
         _ => "INTERNAL_ERROR",
-    }
-}
-
-struct NoStream {
-    operation: Operation,
-    done: bool,
-}
-
-impl StreamDecoder for NoStream {
-    fn push(&mut self, _bytes: &[u8], out: &mut Vec<Event>) {
-        self.finish(out);
-    }
-    fn finish(&mut self, out: &mut Vec<Event>) {
-        if !std::mem::replace(&mut self.done, true) {
-            out.push(Event::Error(not_implemented(Dialect::Scoring, self.operation)));
-        }
     }
 }
