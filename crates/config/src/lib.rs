@@ -8,6 +8,7 @@ mod document;
 mod forms;
 mod load;
 mod node;
+mod schedule;
 mod schema;
 mod serving;
 mod value;
@@ -15,11 +16,12 @@ mod value;
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
     AccessConfig, AccessLog, Capability, CatalogueConfig, ChatApi, Compat, Config, EndpointConfig,
-    EndpointType, EnvManager, Isolation, KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig, ModelConfig,
-    ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig, Role, RouteConfig, RuntimeChoice,
-    ServerConfig, ServingConfig, Split, TokenPrices,
+    EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig,
+    ModelConfig, ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig, Role, RouteConfig,
+    RuntimeChoice, ServerConfig, ServingConfig, Split, TokenPrices,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
+pub use schedule::{ClockTime, Days, ScheduleConfig, Zone};
 pub use schema::json_schema;
 pub use serving::{BatchingConfig, InstancesConfig};
 pub use value::{ByteSize, Expanded, Period, Secret};
