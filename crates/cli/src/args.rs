@@ -22,6 +22,9 @@ pub(crate) enum Command {
     /// Serve one model as `mlflow models serve` does, or look through the registries of a running gateway.
     #[command(subcommand)]
     Models(Models),
+    /// Issue, list, rotate and revoke virtual keys of a running gateway.
+    #[command(subcommand)]
+    Keys(Keys),
     /// Go back to the version before, on a running gateway.
     #[command(subcommand)]
     Rollout(Rollout),
@@ -129,6 +132,72 @@ pub(crate) struct ShowModel {
     /// Show what this version says of itself: flavours, signature, parameters.
     #[arg(long)]
     pub(crate) version: Option<u64>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Issue a key; it is printed this once.
+    Create(CreateKey),
+    /// List keys, without what would let anybody call.
+    List(ListKeys),
+    /// Give a key a new secret.
+    Rotate(RotateKey),
+    /// Take a key back at once.
+    Revoke(OneKey),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateKey {
+    /// Shown in logs and metrics.
+    pub(crate) name: String,
+    /// What it may do: invoke, read, manage, admin. May be given several times.
+    #[arg(long, default_value = "invoke")]
+    pub(crate) role: Vec<String>,
+    /// An endpoint it may call, or a pattern with `*`. Default: all.
+    #[arg(long)]
+    pub(crate) endpoint: Vec<String>,
+    /// A target at which its requests may end: `openai/*`, `models:/iris@champion`. Default: all.
+    #[arg(long)]
+    pub(crate) target: Vec<String>,
+    /// An endpoint or target that it may not reach.
+    #[arg(long)]
+    pub(crate) deny: Vec<String>,
+    /// How long it is good: 90d, 12h. Default: until it is revoked.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires_in: Option<String>,
+    /// NAME=VALUE, of your choice.
+    #[arg(long)]
+    pub(crate) tag: Vec<String>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListKeys {
+    /// Expired and revoked keys too.
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RotateKey {
+    /// The key's name or id.
+    pub(crate) key: String,
+    /// How long the secret before stays good: 1h. Default: not at all.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) grace: Option<String>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneKey {
+    /// The key's name or id.
+    pub(crate) key: String,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

@@ -46,6 +46,7 @@ pub(crate) fn demo(arguments: &Demo) -> anyhow::Result<ExitCode> {
         address,
         data_dir: folder.path().join("data"),
         source: None,
+        keeps: false,
         greeting: Box::new(move |gateway, address| greet(gateway, address, &real)),
     })
 }

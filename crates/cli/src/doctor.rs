@@ -41,6 +41,7 @@ pub(crate) fn doctor(arguments: &Doctor) -> anyhow::Result<ExitCode> {
     let config = configuration(arguments.config_path.as_deref(), &mut findings);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(credentials(&config, &mut findings));
+    runtime.block_on(store(&config, &folder, &mut findings));
     runtime.block_on(models(&config, &folder, arguments.skip_models, &mut findings))?;
     if is_json(arguments.output.output) {
         print(&(pretty(&serde_json::to_value(&findings)?) + "\n"))?;
@@ -119,6 +120,24 @@ async fn credentials(config: &Config, findings: &mut Vec<Finding>) {
     }
 }
 
+/// The store, as far as there is one: it is opened, which brings its schema up to date.
+async fn store(config: &Config, folder: &Path, findings: &mut Vec<Finding>) {
+    if config.store.is_none() && !folder.join("millgate.db").exists() {
+        return;
+    }
+    findings.push(match crate::store::open(config, folder).await {
+        Ok(store) => {
+            let found = Finding::new("ok", format!("store: {} answers", store.kind()), "");
+            store.close().await;
+            found
+        }
+        Err(error) => {
+            let fix = "see that `store` names a database that this machine reaches and may write";
+            Finding::new("error", error.to_string(), fix)
+        }
+    });
+}
+
 /// Python, isolation, registries; then every model is loaded, because only that tells whether it starts.
 async fn models(
     config: &Config,
@@ -143,7 +162,7 @@ async fn models(
     let models = Models::new(settings, tokio::runtime::Handle::current());
     let metrics = Arc::new(Metrics::new());
     let recorder = Recorder::start(Arc::clone(&metrics), LogSink::Off)?;
-    let gateway = Gateway::new(config, models, metrics, recorder)?;
+    let gateway = Gateway::new(config, models, metrics, recorder, None)?;
     for deployment in gateway.deployments() {
         let settled = async {
             loop {

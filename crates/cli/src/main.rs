@@ -6,10 +6,12 @@ mod args;
 mod check;
 mod demo;
 mod doctor;
+mod keys;
 mod registry;
 mod rollout;
 mod run;
 mod serve;
+mod store;
 
 use std::process::ExitCode;
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Models(Models::Serve(arguments)) => serve::serve(&arguments),
         Command::Models(Models::List(arguments)) => registry::list(&arguments),
         Command::Models(Models::Show(arguments)) => registry::show(&arguments),
+        Command::Keys(command) => keys::keys(&command),
         Command::Rollout(command) => rollout::rollout(&command),
         Command::Check(arguments) => check::check(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),

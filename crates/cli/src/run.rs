@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Data, Listen, Start};
 use crate::check::report;
-use crate::wrong_usage;
+use crate::{store, wrong_usage};
 
 /// What is looked for where no file is named.
 const DEFAULT_FILES: [&str; 2] = ["millgate.yaml", "gateway_config.yaml"];
@@ -29,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) data_dir: PathBuf,
     /// The file to follow, and the text that `config` was read from.
     pub(crate) source: Option<(ConfigSource, String)>,
+    /// What changes at run time is kept in a store.
+    pub(crate) keeps: bool,
     /// Called once requests are answered.
     pub(crate) greeting: Greeting,
 }
@@ -81,6 +83,7 @@ pub(crate) fn start(arguments: &Start) -> anyhow::Result<ExitCode> {
         config: loaded.config,
         address,
         data_dir: data_dir(&arguments.data)?,
+        keeps: true,
         source: source.map(|source| (source, text)),
         greeting: Box::new(|_, _| {}),
     })
@@ -176,7 +179,9 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
         AccessLog::Off => LogSink::Off,
     };
     let recorder = Recorder::start(Arc::clone(&metrics), sink)?;
-    let gateway = Gateway::new(&config, models, metrics, recorder)?;
+    // The demo and `models serve` keep nothing.
+    let keys = if plan.keeps { Some(store::keys(&config, &plan.data_dir).await?) } else { None };
+    let gateway = Gateway::new(&config, models, metrics, recorder, keys)?;
     let limits = ListenerLimits {
         threads: config.server.threads.map_or_else(cores, |threads| threads as usize),
         connections: config.server.max_connections,

@@ -66,6 +66,7 @@ pub(crate) fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
         address: SocketAddr::new(arguments.host, arguments.port),
         data_dir: data_dir(&arguments.data)?,
         source: None,
+        keeps: false,
         greeting: Box::new(|_, _| {}),
     })
 }

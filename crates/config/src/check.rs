@@ -11,8 +11,8 @@ use millgate_types::{Dialect, ModelRef};
 use url::Url;
 
 use crate::document::{
-    ChatApi, Config, EndpointConfig, EndpointType, KeyMode, LimitConfig, ProviderConfig, RouteConfig,
-    RuntimeChoice, ServingConfig,
+    ChatApi, Config, EndpointConfig, EndpointType, LimitConfig, ProviderConfig, RouteConfig, RuntimeChoice,
+    ServingConfig,
 };
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
@@ -249,12 +249,19 @@ impl Checker<'_> {
 
     fn access(&mut self) {
         let access = &self.config.access;
-        if access.keys == KeyMode::Required && access.declared.is_empty() {
-            self.error(
-                steps!["access", "keys"],
-                "keys are required and none is declared",
-                "declare one under `access.static`",
-            );
+        if access.key_pepper.as_ref().is_some_and(|pepper| pepper.expose().len() < 32) {
+            let hint = "make one with `openssl rand -hex 32`";
+            self.error(steps!["access", "key_pepper"], "the pepper is shorter than 32 characters", hint);
+        }
+        if let Some(store) = &self.config.store {
+            let uri = store.expose();
+            if !["postgres://", "postgresql://", "sqlite://"].iter().any(|scheme| uri.starts_with(scheme)) {
+                let text = "expected postgres:// or sqlite://";
+                self.error(steps!["store"], text, "without it a SQLite file in the data folder is used");
+            } else if !uri.starts_with("sqlite") && access.key_pepper.is_none() {
+                let hint = "all replicas must hash keys alike: `key_pepper: env:MILLGATE_KEY_PEPPER`";
+                self.error(steps!["store"], "`access.key_pepper` is missing", hint);
+            }
         }
         for (index, key) in access.declared.iter().enumerate() {
             let at = |field: &str| steps!["access", "static", index, field].to_vec();

@@ -42,6 +42,11 @@ pub struct Config {
     pub server: ServerConfig,
     /// Where models, environments and their caches live.
     pub models: ModelsConfig,
+    /// Where what changes at run time is kept, issued keys for example: `postgres://user:password@host/database` for
+    /// several replicas, by reference (`env:DATABASE_URL`). Default: a SQLite file in the data folder. Read at start
+    /// only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<Secret>,
     /// Logs.
     pub log: LogConfig,
 }
@@ -59,6 +64,7 @@ impl Default for Config {
             access: AccessConfig::default(),
             server: ServerConfig::default(),
             models: ModelsConfig::default(),
+            store: None,
             log: LogConfig::default(),
         }
     }
@@ -644,9 +650,13 @@ pub enum Compat {
 pub struct AccessConfig {
     /// Whether callers need a key.
     pub keys: KeyMode,
-    /// Keys declared here.
+    /// Keys declared here; others are issued by the admin API and `millgate keys`.
     #[serde(rename = "static")]
     pub declared: Vec<KeyConfig>,
+    /// What issued keys are hashed with, the same for all replicas: 32 characters or more, by reference. Default: a
+    /// random one in the data folder. Another one makes all issued keys unknown. Read at start only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_pepper: Option<Secret>,
     /// Serve without keys on an address other than loopback. Without it such a start is refused.
     pub allow_open_on_network: bool,
     /// Callers may name `provider/model` as the model, beside the endpoints. Default `false`.
@@ -675,6 +685,16 @@ pub struct KeyConfig {
     /// What it may do. Default: `[invoke]`.
     #[serde(default = "invoke", skip_serializing_if = "only_invoke")]
     pub roles: Vec<Role>,
+    /// Endpoints that it may call: names, or patterns with `*`. Default: all. Others are as good as not there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+    /// Targets at which its requests may end (`openai/gpt-5-*`, `models:/iris@champion`). Default: all. A route passes
+    /// over others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+    /// Endpoints and targets that it may not reach, whatever is allowed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
 }
 
 fn invoke() -> Vec<Role> {

@@ -1,8 +1,10 @@
-//! Declared rules as pure code: where requests go ([`Route`]) and how many may ([`Limiter`]). No IO, no clock
+//! Declared rules as pure code: where requests go ([`Route`]), how many may ([`Limiter`]) and to what ([`Scope`]). No IO, no clock
 //! of its own: time and chance are handed in.
 
 mod limit;
 mod route;
+mod scope;
 
 pub use limit::{Admission, Limiter, Rate};
 pub use route::Route;
+pub use scope::{Glob, Scope};

@@ -12,6 +12,7 @@ use millgate_models::{Deployment, DeploymentStatus, Models, Registry};
 use millgate_observe::{Metrics, Recorder};
 use serde::Serialize;
 
+use crate::keys::Keys;
 use crate::snapshot::{Builder, Snapshot, registry};
 
 /// Everything that requests share.
@@ -22,6 +23,8 @@ pub struct Gateway {
     /// Metrics, also fed by [`Recorder`].
     pub metrics: Arc<Metrics>,
     pub(crate) recorder: Recorder,
+    /// Keys issued at run time, where there is a store.
+    pub(crate) keys: Option<Arc<Keys>>,
     draining: AtomicBool,
     /// The zero of the limiters' clock.
     epoch: Instant,
@@ -51,12 +54,13 @@ pub struct Readiness {
 }
 
 impl Gateway {
-    /// A gateway that serves `config`.
+    /// A gateway that serves `config`; with `keys`, those are good beside the configured ones.
     pub fn new(
         config: &Config,
         models: Arc<Models>,
         metrics: Arc<Metrics>,
         recorder: Recorder,
+        keys: Option<Arc<Keys>>,
     ) -> Result<Arc<Self>, ApplyError> {
         let mut builder = Builder::new(Arc::clone(&models));
         let snapshot = builder.build(config).map_err(ApplyError)?;
@@ -67,6 +71,7 @@ impl Gateway {
             models,
             metrics,
             recorder,
+            keys,
             draining: AtomicBool::new(false),
             epoch: Instant::now(),
         }))
@@ -125,6 +130,9 @@ impl Gateway {
     pub async fn shutdown(&self) {
         self.models.shutdown().await;
         self.recorder.stop();
+        if let Some(keys) = &self.keys {
+            keys.close().await;
+        }
     }
 
     /// Whether requests are welcome. A model that is not loaded makes its endpoint answer 503, not the

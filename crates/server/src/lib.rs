@@ -6,6 +6,8 @@ mod body;
 mod dispatch;
 mod flight;
 mod gateway;
+mod identity;
+mod keys;
 mod listener;
 mod listing;
 mod native;
@@ -17,5 +19,6 @@ mod surface;
 mod webhook;
 
 pub use gateway::{ApplyError, Gateway, Readiness};
+pub use keys::Keys;
 pub use listener::{Listener, ListenerLimits};
 pub use reload::{ConfigSource, Reloader};

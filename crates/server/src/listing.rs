@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode};
 use millgate_config::{EndpointType, RouteConfig};
 use millgate_models::{Deployment, DeploymentStatus};
 use millgate_observe::CONTENT_TYPE;
+use millgate_policy::Scope;
 use millgate_types::{Fault, code};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -75,10 +76,15 @@ fn deployment(endpoint: &Endpoint) -> Option<Arc<Deployment>> {
 }
 
 /// Lists for callers.
-pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -> Result<Reply, Fault> {
+pub(crate) fn listing(
+    snapshot: &Snapshot,
+    scope: &Scope,
+    surface: Surface<'_>,
+    head: &Parts,
+) -> Result<Reply, Fault> {
     match surface {
         Surface::Models => {
-            let served = served(snapshot);
+            let served = served(snapshot, scope);
             let data: Vec<_> = served.iter().map(|(name, endpoint)| model(name, endpoint)).collect();
             let models: Vec<_> = served.iter().filter_map(|(name, e)| gemini_model(name, e)).collect();
             // Anthropic's list has these three beside `data`, Google's has `models`; others ignore them.
@@ -92,7 +98,7 @@ pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -
             }))
         }
         Surface::Model(name) => {
-            let endpoint = snapshot.by_name(name).ok_or_else(|| {
+            let endpoint = visible(snapshot, scope, name).ok_or_else(|| {
                 let shown: String = name.chars().take(128).collect();
                 Fault::client(code::MODEL_NOT_FOUND, format!("no endpoint `{shown}` is served"))
                     .with_param("model")
@@ -102,13 +108,13 @@ pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -
             json_reply(&shown)
         }
         Surface::GeminiModels => {
-            let served = served(snapshot);
+            let served = served(snapshot, scope);
             let models: Vec<_> = served.iter().filter_map(|(name, e)| gemini_model(name, e)).collect();
             json_reply(&json!({ "models": models }))
         }
         Surface::GeminiModel(name) => {
             let name = surface::decoded(name);
-            let found = snapshot.by_name(&name).and_then(|endpoint| gemini_model(&name, endpoint));
+            let found = visible(snapshot, scope, &name).and_then(|endpoint| gemini_model(&name, endpoint));
             json_reply(&found.ok_or_else(|| {
                 let shown: String = name.chars().take(128).collect();
                 Fault::client(code::MODEL_NOT_FOUND, format!("no model `{shown}` is served"))
@@ -121,8 +127,9 @@ pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -
         })),
         Surface::InferenceModel { model, version, ready } => {
             let name = surface::decoded(model);
-            let deployment =
-                snapshot.by_name(&name).and_then(|endpoint| deployment(endpoint)).ok_or_else(|| {
+            let deployment = visible(snapshot, scope, &name)
+                .and_then(|endpoint| deployment(endpoint))
+                .ok_or_else(|| {
                     let shown: String = name.chars().take(128).collect();
                     Fault::client(
                         code::MODEL_NOT_FOUND,
@@ -139,13 +146,13 @@ pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -
             }
             Ok(reply)
         }
-        Surface::MlflowEndpoints { legacy } => mlflow_endpoints(snapshot, legacy, head),
+        Surface::MlflowEndpoints { legacy } => mlflow_endpoints(snapshot, scope, legacy, head),
         Surface::MlflowEndpoint { name, legacy } => {
-            let endpoint = snapshot.by_name(name).filter(|endpoint| !is_traffic_route(endpoint));
+            let endpoint = visible(snapshot, scope, name).filter(|endpoint| !is_traffic_route(endpoint));
             json_reply(&mlflow_endpoint(endpoint.ok_or_else(|| not_present(name))?, legacy))
         }
         Surface::MlflowRoute(name) => {
-            let endpoint = snapshot.by_name(name).filter(|endpoint| is_traffic_route(endpoint));
+            let endpoint = visible(snapshot, scope, name).filter(|endpoint| is_traffic_route(endpoint));
             json_reply(&traffic_route(endpoint.ok_or_else(|| not_present(name))?))
         }
         Surface::MlflowLimits => {
@@ -156,6 +163,11 @@ pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -
     }
 }
 
+/// An endpoint that the caller may know of.
+fn visible<'s>(snapshot: &'s Snapshot, scope: &Scope, name: &str) -> Option<&'s Arc<Endpoint>> {
+    snapshot.by_name(name).filter(|endpoint| scope.allows_endpoint(&endpoint.name))
+}
+
 fn json_reply<T: Serialize>(value: &T) -> Result<Reply, Fault> {
     let body = serde_json::to_vec(value).map_err(|error| {
         Fault::gateway(code::INTERNAL_ERROR, "the list could not be written").with_cause(error)
@@ -164,9 +176,9 @@ fn json_reply<T: Serialize>(value: &T) -> Result<Reply, Fault> {
 }
 
 /// Every name that callers may use, and its endpoint. A pattern shows the catalogue's models that it fits.
-fn served(snapshot: &Snapshot) -> Vec<(String, &Arc<Endpoint>)> {
+fn served<'s>(snapshot: &'s Snapshot, scope: &Scope) -> Vec<(String, &'s Arc<Endpoint>)> {
     let mut found: Vec<(String, &Arc<Endpoint>)> = Vec::new();
-    for endpoint in &snapshot.endpoints {
+    for endpoint in snapshot.endpoints.iter().filter(|endpoint| scope.allows_endpoint(&endpoint.name)) {
         let names: Vec<String> = if endpoint.name.contains('*') {
             // Whole names win over patterns, longer patterns over shorter ones.
             let mut names = abilities::fitting(endpoint);
@@ -233,12 +245,14 @@ fn not_present(name: &str) -> Fault {
     Fault::client(code::MODEL_NOT_FOUND, public)
 }
 
-fn mlflow_endpoints(snapshot: &Snapshot, legacy: bool, head: &Parts) -> Result<Reply, Fault> {
+fn mlflow_endpoints(snapshot: &Snapshot, scope: &Scope, legacy: bool, head: &Parts) -> Result<Reply, Fault> {
     let token = surface::query(head.uri.path_and_query(), "page_token").filter(|token| !token.is_empty());
     let start = token.map_or(Some(0), page_start).ok_or_else(|| {
         Fault::invalid_value("page_token", "`page_token` is not one that this server gave out")
     })?;
-    let all: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !is_traffic_route(endpoint)).collect();
+    let all = snapshot.endpoints.iter();
+    let all: Vec<_> =
+        all.filter(|endpoint| !is_traffic_route(endpoint) && scope.allows_endpoint(&endpoint.name)).collect();
     let page: Vec<_> = all.iter().skip(start).take(PAGE).map(|e| mlflow_endpoint(e, legacy)).collect();
     let next = (start + PAGE < all.len()).then(|| {
         let token = json!({ "index": start + PAGE }).to_string();

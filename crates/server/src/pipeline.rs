@@ -22,10 +22,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use millgate_config::{EndpointType, LimitBy};
 use millgate_policy::Admission;
-use millgate_types::{Dialect, Fault, Operation, Permission, Permissions, Principal, code};
+use millgate_types::{Dialect, Fault, Operation, Permission, Principal, code};
 
 use crate::dispatch::{self, Facts};
 use crate::flight::Flight;
+use crate::identity::Identity;
 use crate::native::Native;
 use crate::reply::{Reply, ReplyBody, names, number};
 use crate::snapshot::{Endpoint, Limit, Sharer, Snapshot, Target};
@@ -88,27 +89,31 @@ async fn handle(
         return Box::pin(webhook::receive(snapshot, registry, head, body)).await;
     }
     // Before any look-up: who has no key does not learn which endpoints there are.
-    let identity = identify(snapshot, head, peer, flight)?;
+    let identity = identify(gateway, snapshot, head, peer, flight)?;
     if surface == Surface::Admin {
         return Box::pin(admin::serve(gateway, snapshot, identity, head, body, flight)).await;
     }
     if !identity.permissions.has(Permission::Invoke) {
         return Err(Fault::client(code::PERMISSION_DENIED, "the key has not the role `invoke`"));
     }
-    let principal = identity.principal;
     let addressed = match address(snapshot, head, flight)? {
         To::Call(addressed) => addressed,
-        To::Listing(surface) => return listing::listing(snapshot, surface, head),
+        To::Listing(surface) => return listing::listing(snapshot, &identity.scope, surface, head),
         To::Native(native, path) => {
-            let allowance = within(gateway, &native.limits, &native.label, &principal, peer, flight)?;
+            // Its bodies are not read: a key that may use some models of the provider only may use none so.
+            if !identity.scope.allows_unread(&native.label, &native.target) {
+                return Err(Fault::client(code::NOT_FOUND, "nothing is served at this path"));
+            }
+            let principal = &identity.principal;
+            let allowance = within(gateway, &native.limits, &native.label, principal, peer, flight)?;
             let headers = allowance.into_iter().flat_map(Allowance::headers).collect();
             let call = dispatch::NativeCall { native, path, body, headers };
             return Ok(Box::pin(dispatch::native(snapshot, call, head, flight)).await);
         }
     };
-    let decoded = decode(snapshot, addressed, principal, head, body, flight).await?;
+    let decoded = decode(snapshot, addressed, identity, head, body, flight).await?;
     let admitted = admit(gateway, decoded, peer, flight)?;
-    let planned = plan(admitted, flight);
+    let planned = plan(admitted, flight)?;
     dispatch::dispatch(snapshot, planned, head, flight).await
 }
 
@@ -237,15 +242,14 @@ const KEY_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-goog-api-key"),
 ];
 
-/// Who calls, and what they may do.
-#[derive(Clone, Debug)]
-pub(crate) struct Identity {
-    pub(crate) principal: Principal,
-    pub(crate) permissions: Permissions,
-}
-
 /// Who calls, from headers alone: not a byte of the body is read before this.
-fn identify(snapshot: &Snapshot, head: &Parts, peer: IpAddr, flight: &mut Flight) -> Result<Identity, Fault> {
+fn identify(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    head: &Parts,
+    peer: IpAddr,
+    flight: &mut Flight,
+) -> Result<Identity, Fault> {
     let refused = || Fault::client(code::INVALID_API_KEY, "the API key is missing or not known");
     let mut authorizations = head.headers.get_all(header::AUTHORIZATION).iter();
     let authorization = authorizations.next();
@@ -255,7 +259,7 @@ fn identify(snapshot: &Snapshot, head: &Parts, peer: IpAddr, flight: &mut Flight
     let bearer = authorization.and_then(|value| bearer(value.as_bytes()));
     let key = bearer
         .or_else(|| KEY_HEADERS.iter().find_map(|name| head.headers.get(name).map(HeaderValue::as_bytes)));
-    let mut identity = snapshot.identity(key).ok_or_else(refused)?;
+    let mut identity = snapshot.identity(gateway.keys.as_deref(), key).ok_or_else(refused)?;
     match &identity.principal {
         Principal::Key(name) => flight.record().principal = Some(Arc::clone(name)),
         // Where no keys are asked for, this machine alone is trusted with more than calls.
@@ -276,7 +280,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 
 /// A call whose body is read and checked, and whose endpoint is known.
 pub(crate) struct Decoded {
-    pub(crate) principal: Principal,
+    pub(crate) identity: Identity,
     pub(crate) dialect: Dialect,
     pub(crate) operation: Operation,
     pub(crate) endpoint: Arc<Endpoint>,
@@ -290,7 +294,7 @@ pub(crate) struct Decoded {
 async fn decode(
     snapshot: &Snapshot,
     addressed: Addressed,
-    principal: Principal,
+    identity: Identity,
     head: &Parts,
     body: Incoming,
     flight: &mut Flight,
@@ -325,6 +329,10 @@ async fn decode(
             Arc::clone(found.ok_or_else(|| unknown_endpoint(&model.name))?)
         }
     };
+    if !identity.scope.allows_endpoint(&endpoint.name) {
+        // As good as not there.
+        return Err(unknown_endpoint(model.map_or(&*endpoint.name, |model| &*model.name)));
+    }
     if endpoint.kind.operation() != operation.served_by() {
         let public = format!("`{}` is a {} endpoint", endpoint.name, endpoint.kind.name());
         return Err(Fault::invalid_value("model", public));
@@ -333,7 +341,7 @@ async fn decode(
     record.endpoint = Some(Arc::clone(&endpoint.name));
     record.operation = Some(operation);
     let (dialect, array) = (addressed.dialect, addressed.array);
-    Ok(Decoded { principal, dialect, operation, endpoint, body, facts, array })
+    Ok(Decoded { identity, dialect, operation, endpoint, body, facts, array })
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {
@@ -383,7 +391,8 @@ impl Allowance {
 
 fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr, flight: &mut Flight) -> Result<Admitted, Fault> {
     let endpoint = &call.endpoint;
-    let allowance = within(gateway, &endpoint.limits, &endpoint.name, &call.principal, peer, flight)?;
+    let allowance =
+        within(gateway, &endpoint.limits, &endpoint.name, &call.identity.principal, peer, flight)?;
     Ok(Admitted { call, allowance })
 }
 
@@ -433,10 +442,18 @@ pub(crate) struct Planned {
     pub(crate) allowance: Option<Allowance>,
 }
 
-fn plan(admitted: Admitted, flight: &mut Flight) -> Planned {
-    let targets = admitted.call.endpoint.route.plan(&mut |below| fastrand::u64(..below));
+fn plan(admitted: Admitted, flight: &mut Flight) -> Result<Planned, Fault> {
+    let mut targets = admitted.call.endpoint.route.plan(&mut |below| fastrand::u64(..below));
+    // The final target is authorised, not the endpoint alone: one that is denied is passed over.
+    targets.retain(|target| dispatch::allowed(target, &admitted.call));
+    if targets.is_empty() && !admitted.call.identity.scope.is_open() {
+        return Err(Fault::client(
+            code::PERMISSION_DENIED,
+            "the key may not use what this endpoint leads to",
+        ));
+    }
     flight.record().target = targets.first().map(|target| Arc::clone(&target.label));
-    Planned { call: admitted.call, targets, allowance: admitted.allowance }
+    Ok(Planned { call: admitted.call, targets, allowance: admitted.allowance })
 }
 
 /// Adds what every answer of an endpoint says about itself.

@@ -21,7 +21,7 @@ use millgate_dialect::Quirks;
 use millgate_models::{
     Batching, Deployment, DeploymentSpec, Instances, Models, Registry, RegistryAuth, RegistryConfig, Window,
 };
-use millgate_policy::{Limiter, Rate, Route};
+use millgate_policy::{Limiter, Rate, Route, Scope};
 use millgate_provider::{Family, ProviderKind};
 use millgate_scoring::Template;
 use millgate_types::{Dialect, ModelRef, Operation, Permission, Permissions, Principal};
@@ -30,8 +30,9 @@ use sha2::{Digest, Sha256};
 
 use crate::body::BodyLimits;
 use crate::dispatch::Described;
+use crate::identity::{Identity, globs};
+use crate::keys::Keys;
 use crate::native::{self, Native};
-use crate::pipeline::Identity;
 use crate::webhook::Webhooks;
 
 /// Who shares a counter: an endpoint, a key's name, or an address.
@@ -253,6 +254,7 @@ pub(crate) struct Snapshot {
     pub(crate) moderations: Option<Arc<Endpoint>>,
     natives: HashMap<String, Arc<Native>>,
     keys: Option<HashMap<[u8; 32], Identity>>,
+    anonymous: Identity,
     pub(crate) registries: HashMap<String, Arc<Registry>>,
     pub(crate) config: Arc<Config>,
     pub(crate) body_limits: BodyLimits,
@@ -299,11 +301,10 @@ impl Snapshot {
     }
 
     /// Whose key it is; everybody is anonymous where no keys are asked for.
-    pub(crate) fn identity(&self, key: Option<&[u8]>) -> Option<Identity> {
-        let Some(keys) = &self.keys else {
-            return Some(Identity { principal: Principal::Anonymous, permissions: Permissions::ALL });
-        };
-        keys.get(&digest(key?)).cloned()
+    pub(crate) fn identity(&self, issued: Option<&Keys>, key: Option<&[u8]>) -> Option<Identity> {
+        let Some(keys) = &self.keys else { return Some(self.anonymous.clone()) };
+        let key = key?;
+        keys.get(&digest(key)).cloned().or_else(|| issued?.identity(key))
     }
 }
 
@@ -406,7 +407,13 @@ impl Builder {
             let declared = config.access.declared.iter().map(|key| {
                 let permissions = key.roles.iter().copied().map(Permission::from).collect();
                 let principal = Principal::Key(key.name.as_str().into());
-                (digest(key.key.expose().as_bytes()), Identity { principal, permissions })
+                let scope = Scope {
+                    endpoints: globs(&key.endpoints),
+                    targets: globs(&key.targets),
+                    deny: globs(&key.deny),
+                };
+                let identity = Identity { principal, permissions, scope: Arc::new(scope) };
+                (digest(key.key.expose().as_bytes()), identity)
             });
             declared.collect()
         });
@@ -422,6 +429,11 @@ impl Builder {
             direct,
             natives,
             keys,
+            anonymous: Identity {
+                principal: Principal::Anonymous,
+                permissions: Permissions::ALL,
+                scope: Arc::default(),
+            },
             registries: self
                 .registries
                 .iter()

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millgate_config::{Config, load};
+use millgate_config::{Config, KeyMode, load};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
-use millgate_server::{Gateway, Listener, ListenerLimits};
+use millgate_server::{Gateway, Keys, Listener, ListenerLimits};
+use millgate_store::Store;
 use serde_json::Value;
 
 use crate::client::{self, Answer, Connection};
@@ -37,7 +38,12 @@ impl TestGateway {
         let models = Models::new(settings, tokio::runtime::Handle::current());
         let metrics = Arc::new(Metrics::new());
         let recorder = Recorder::start(Arc::clone(&metrics), LogSink::Off).expect("the recorder starts");
-        let gateway = Gateway::new(&config, models, metrics, recorder).expect("the config can be served");
+        let keys = match config.access.keys {
+            KeyMode::Required => Some(keys(&config, &folder.path().join("data")).await),
+            KeyMode::Open => None,
+        };
+        let gateway =
+            Gateway::new(&config, models, metrics, recorder, keys).expect("the config can be served");
         let limits = ListenerLimits {
             threads: config.server.threads.unwrap_or(2) as usize,
             connections: config.server.max_connections,
@@ -119,6 +125,23 @@ impl TestGateway {
         self.listener.close(Duration::from_secs(5)).await;
         self.gateway.shutdown().await;
     }
+}
+
+/// A store of its own, with nothing in it.
+async fn keys(config: &Config, data: &std::path::Path) -> Arc<Keys> {
+    let store = match &config.store {
+        Some(uri) => Store::open(uri.expose()).await,
+        None => Store::open_file(&data.join("millgate.db")).await,
+    };
+    let pepper = config
+        .access
+        .key_pepper
+        .as_ref()
+        .map_or("the pepper of the tests, 32 bytes", |pepper| pepper.expose());
+    let keys =
+        Keys::load(store.expect("the store opens"), pepper.as_bytes()).await.expect("the keys are read");
+    keys.follow();
+    keys
 }
 
 fn parse(yaml: &str) -> Config {

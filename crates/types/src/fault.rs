@@ -97,6 +97,7 @@ codes! {
     DRAINING => "draining", 503, "api_error", "the gateway is shutting down";
     UPSTREAM_OVERLOADED => "upstream_overloaded", 503, "api_error", "the provider is overloaded";
     NO_HEALTHY_TARGET => "no_healthy_target", 503, "api_error", "every target of the route is unhealthy";
+    DEPENDENCY_UNAVAILABLE => "dependency_unavailable", 503, "api_error", "a store that this needs cannot be reached";
     REGISTRY_UNAVAILABLE => "registry_unavailable", 503, "api_error", "the model registry cannot be reached and no version is loaded yet";
     MODEL_UNAVAILABLE => "model_unavailable", 503, "api_error", "the model is not loaded yet, or loading it failed";
     UPSTREAM_TIMEOUT => "upstream_timeout", 504, "api_error", "the provider did not answer in time";

@@ -36,6 +36,15 @@ pub enum Permission {
 }
 
 impl Permission {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Invoke, Self::Read, Self::Manage, Self::Admin];
+
+    /// Reads [`Self::name`].
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|permission| permission.name() == name)
+    }
+
     /// The word in files and messages.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -60,6 +69,12 @@ impl Permissions {
     #[must_use]
     pub fn has(self, permission: Permission) -> bool {
         self.0 & Self::bit(permission) != 0
+    }
+
+    /// Whether `other` has all of these.
+    #[must_use]
+    pub fn are_within(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
     }
 
     fn bit(permission: Permission) -> u8 {

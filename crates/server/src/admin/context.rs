@@ -7,11 +7,13 @@ use bytes::Bytes;
 use millgate_types::{Fault, code};
 use serde::de::DeserializeOwned;
 
-use crate::pipeline::Identity;
+use crate::Gateway;
+use crate::identity::Identity;
 use crate::snapshot::Snapshot;
 
 /// One request of the admin API, its caller known and allowed.
 pub(crate) struct Context {
+    pub(crate) gateway: Arc<Gateway>,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) identity: Identity,
     pub(super) params: Vec<(String, String)>,

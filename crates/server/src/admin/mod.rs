@@ -4,6 +4,7 @@
 mod context;
 mod deployments;
 mod endpoints;
+mod keys;
 mod models;
 mod openapi;
 
@@ -22,7 +23,7 @@ pub(crate) use context::Context;
 
 use crate::body::{self, BodyLimits};
 use crate::flight::Flight;
-use crate::pipeline::Identity;
+use crate::identity::Identity;
 use crate::reply::Reply;
 use crate::snapshot::Snapshot;
 use crate::{Gateway, surface};
@@ -60,6 +61,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     let mut routes = Vec::new();
     routes.extend(endpoints::routes());
     routes.extend(deployments::routes());
+    routes.extend(keys::routes());
     routes.extend(models::routes());
     routes.extend(openapi::routes());
     routes
@@ -125,6 +127,7 @@ pub(crate) async fn serve(
     let limits = BodyLimits { size: MAX_BODY, ..snapshot.body_limits };
     let body = body::read(&head.headers, body, &limits).await?;
     let context = Context {
+        gateway: Arc::clone(gateway),
         snapshot: Arc::clone(snapshot),
         identity,
         params: found

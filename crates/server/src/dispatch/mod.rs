@@ -26,9 +26,9 @@ pub(crate) use native::{NativeCall, native};
 pub(crate) use remote::Described;
 
 use crate::flight::Flight;
-use crate::pipeline::{Planned, label};
+use crate::pipeline::{Decoded, Planned, label};
 use crate::reply::{Reply, names};
-use crate::snapshot::{Snapshot, TargetKind};
+use crate::snapshot::{Snapshot, Target, TargetKind, TargetModel};
 
 /// Answers the call, or gives the fault of the last target tried.
 pub(crate) async fn dispatch(
@@ -91,4 +91,21 @@ pub(crate) async fn dispatch(
         }
     }
     Err(last)
+}
+
+/// Whether the caller may end at this target: by `provider/model` as it will be asked, also where the configuration has a
+/// pattern, or by its `models:/` URI.
+pub(crate) fn allowed(target: &Target, call: &Decoded) -> bool {
+    let scope = &call.identity.scope;
+    if scope.is_open() {
+        return true;
+    }
+    let TargetKind::Provider { provider, model } = &target.kind else {
+        return scope.allows_target(&target.label);
+    };
+    let asked = call.facts.as_ref().and_then(|facts| facts.model.as_ref());
+    match (model, model.resolve(provider, &call.endpoint, asked.map(|model| &*model.name))) {
+        (TargetModel::Fixed(..), _) | (_, None) => scope.allows_target(&target.label),
+        (_, Some((provider, model, _))) => scope.allows_target(&format!("{}/{model}", provider.name)),
+    }
 }

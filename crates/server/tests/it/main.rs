@@ -9,6 +9,7 @@ mod cost;
 mod credentials;
 mod faults;
 mod gemini;
+mod keys;
 mod life;
 mod limits;
 mod lying;

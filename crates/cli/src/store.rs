@@ -1,0 +1,77 @@
+//! Opening the store, and the first administrator.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use millgate_config::{Config, KeyMode, Role};
+use millgate_server::Keys;
+use millgate_store::{Store, StoreError};
+
+/// Opens the store that the configuration names, or the file in the data folder.
+pub(crate) async fn open(config: &Config, data: &Path) -> Result<Store, StoreError> {
+    match &config.store {
+        Some(uri) => Store::open(uri.expose()).await,
+        None => Store::open_file(&data.join("millgate.db")).await,
+    }
+}
+
+/// All issued keys. Where keys are required and nobody may administer, a first key is made and left in a file.
+pub(crate) async fn keys(config: &Config, data: &Path) -> anyhow::Result<Arc<Keys>> {
+    let store = open(config, data).await?;
+    let pepper = match &config.access.key_pepper {
+        Some(pepper) => pepper.expose().as_bytes().to_vec(),
+        None => pepper(&data.join("key-pepper")).context("the data folder's `key-pepper`")?,
+    };
+    let keys = Keys::load(store, &pepper).await?;
+    keys.follow();
+    let declared = config.access.declared.iter().any(|key| key.roles.contains(&Role::Admin));
+    if config.access.keys == KeyMode::Required && !declared && !keys.has_admin() {
+        let key = keys.issue_admin().await.map_err(|fault| anyhow::anyhow!("{fault}"))?;
+        let file = data.join("first-admin-key");
+        let mut out =
+            private(&file, true).with_context(|| format!("{} cannot be written", file.display()))?;
+        writeln!(out, "{key}")?;
+        // Not into the log: logs are kept and read by others.
+        tracing::warn!(
+            file = %file.display(),
+            "nobody could administer: a first admin key is in this file; take it and delete the file"
+        );
+    }
+    Ok(keys)
+}
+
+/// A file for us alone.
+fn private(file: &Path, truncate: bool) -> std::io::Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(truncate).create_new(!truncate).mode(0o600);
+    options.open(file)
+}
+
+/// The secret that keys are hashed with, made at the first start.
+fn pepper(file: &Path) -> std::io::Result<Vec<u8>> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        std::fs::File::open(file)?.read_to_end(&mut bytes)?;
+        if bytes.len() < 32 {
+            return Err(std::io::Error::other("it is too short: restore it, all issued keys depend on it"));
+        }
+        Ok(bytes)
+    };
+    if file.exists() {
+        return read();
+    }
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| std::io::Error::other("no random numbers"))?;
+    match private(file, false).and_then(|mut out| {
+        out.write_all(&bytes)?;
+        out.sync_all()
+    }) {
+        Ok(()) => Ok(bytes.to_vec()),
+        // Another process was first.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => read(),
+        Err(error) => Err(error),
+    }
+}

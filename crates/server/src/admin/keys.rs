@@ -1,0 +1,326 @@
+//! Virtual keys: issue, list, rotate, take back. Nobody gives rights that they do not have themselves, or gets at a key
+//! that has more.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use millgate_config::Period;
+use millgate_store::KeyRecord;
+use millgate_types::{Fault, Permission, Permissions, code};
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Context, Route};
+use crate::keys::{Issued, Keys, Reach, now_ms};
+
+/// The longest name, in characters.
+const NAME: usize = 64;
+
+pub(super) fn routes() -> [Route; 5] {
+    let list = Route {
+        method: Method::GET,
+        path: "/keys",
+        needs: Permission::Read,
+        summary: "All virtual keys: issued ones, and those of the configuration",
+        query: &[("state", "`all` shows expired and revoked keys too")],
+        request: None,
+        response: SchemaGenerator::subschema_for::<KeyList>,
+        handle: |context| Box::pin(async move { list(&context) }),
+    };
+    [
+        Route {
+            method: Method::POST,
+            needs: Permission::Manage,
+            summary: "Issue a key; it is shown in this answer and never again",
+            query: &[],
+            request: Some(SchemaGenerator::subschema_for::<NewKey>),
+            response: SchemaGenerator::subschema_for::<NewlyIssued>,
+            handle: |context| Box::pin(async move { issue(&context).await }),
+            ..list.copy()
+        },
+        Route {
+            path: "/keys/{id}",
+            summary: "One issued key",
+            query: &[],
+            response: SchemaGenerator::subschema_for::<KeyView>,
+            handle: |context| {
+                Box::pin(async move { Answer::ok(&KeyView::issued(&*find(keys(&context)?, &context)?)) })
+            },
+            ..list.copy()
+        },
+        Route {
+            method: Method::DELETE,
+            path: "/keys/{id}",
+            needs: Permission::Manage,
+            summary: "Take a key back, on every replica within a second",
+            query: &[],
+            response: SchemaGenerator::subschema_for::<KeyView>,
+            handle: |context| Box::pin(async move { revoke(&context).await }),
+            ..list.copy()
+        },
+        Route {
+            method: Method::POST,
+            path: "/keys/{id}/rotate",
+            needs: Permission::Manage,
+            summary: "Give a key a new secret; the one before is good for `grace` more",
+            query: &[],
+            request: Some(SchemaGenerator::subschema_for::<Rotation>),
+            response: SchemaGenerator::subschema_for::<NewlyIssued>,
+            handle: |context| Box::pin(async move { rotate(&context).await }),
+        },
+        list,
+    ]
+}
+
+#[derive(Serialize, JsonSchema)]
+struct KeyList {
+    keys: Vec<KeyView>,
+}
+
+/// A virtual key. Nothing here lets anybody call.
+#[derive(Serialize, JsonSchema)]
+struct KeyView {
+    /// Names the key in this API; `null` for keys of the configuration.
+    id: Option<String>,
+    name: String,
+    /// Its first characters.
+    prefix: Option<String>,
+    /// `issued`, or `configured` in the file.
+    origin: &'static str,
+    /// `active`, `expired` or `revoked`.
+    state: &'static str,
+    roles: Vec<String>,
+    reach: Reach,
+    tags: BTreeMap<String, String>,
+    created_by: Option<String>,
+    /// Milliseconds since 1970, as all times here.
+    created_ms: Option<i64>,
+    expires_ms: Option<i64>,
+    revoked_ms: Option<i64>,
+    /// The last request with it.
+    used_ms: Option<i64>,
+}
+
+impl KeyView {
+    fn issued(key: &Issued) -> Self {
+        let record = &key.record;
+        let state = match record {
+            KeyRecord { revoked_ms: Some(_), .. } => "revoked",
+            _ if key.is_good(now_ms()) => "active",
+            _ => "expired",
+        };
+        Self {
+            id: Some(record.id.clone()),
+            name: record.name.clone(),
+            prefix: Some(record.prefix.clone()),
+            origin: "issued",
+            state,
+            roles: record.roles.clone(),
+            reach: serde_json::from_value(record.scope.clone()).unwrap_or_default(),
+            tags: record.tags.clone(),
+            created_by: Some(record.created_by.clone()),
+            created_ms: Some(record.created_ms),
+            expires_ms: record.expires_ms,
+            revoked_ms: record.revoked_ms,
+            used_ms: key.used_ms(),
+        }
+    }
+
+    fn configured(key: &millgate_config::KeyConfig) -> Self {
+        let roles = key.roles.iter().copied().map(Permission::from);
+        Self {
+            id: None,
+            name: key.name.clone(),
+            prefix: None,
+            origin: "configured",
+            state: "active",
+            roles: roles.map(|role| role.name().to_owned()).collect(),
+            reach: Reach {
+                endpoints: key.endpoints.clone(),
+                targets: key.targets.clone(),
+                deny: key.deny.clone(),
+            },
+            tags: BTreeMap::new(),
+            created_by: None,
+            created_ms: None,
+            expires_ms: None,
+            revoked_ms: None,
+            used_ms: None,
+        }
+    }
+}
+
+/// A key to be issued.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct NewKey {
+    /// Shown in logs and metrics; unique among the keys that are good.
+    name: String,
+    /// `invoke`, `read`, `manage`, `admin`. Default: `invoke`.
+    #[serde(default = "invoke")]
+    roles: Vec<String>,
+    /// Endpoints: names, or patterns with `*`. Default: all.
+    #[serde(default)]
+    endpoints: Vec<String>,
+    /// Targets at which requests may end. Default: all.
+    #[serde(default)]
+    targets: Vec<String>,
+    /// Endpoints and targets that may not be reached.
+    #[serde(default)]
+    deny: Vec<String>,
+    /// How long it is good: `90d`, `12h`. Default: until it is revoked.
+    expires_in: Option<Period>,
+    /// Words of your choice.
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+}
+
+fn invoke() -> Vec<String> {
+    vec![Permission::Invoke.name().to_owned()]
+}
+
+/// How a key changes hands.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Rotation {
+    /// How long the secret before stays good: `1h`. Default: not at all.
+    grace: Option<Period>,
+}
+
+/// A key and, this once, its secret.
+#[derive(Serialize, JsonSchema)]
+struct NewlyIssued {
+    /// What callers show.
+    key: String,
+    issued: KeyView,
+}
+
+fn keys(context: &Context) -> Result<&Arc<Keys>, Fault> {
+    let none =
+        || Fault::client(code::NOT_IMPLEMENTED, "this gateway keeps no store: keys are those of its file");
+    context.gateway.keys.as_ref().ok_or_else(none)
+}
+
+fn find(keys: &Keys, context: &Context) -> Result<Arc<Issued>, Fault> {
+    let id = context.param("id");
+    keys.find(id).ok_or_else(|| {
+        let shown: String = id.chars().take(64).collect();
+        Fault::client(code::NOT_FOUND, format!("no key has the id `{shown}`"))
+    })
+}
+
+fn list(context: &Context) -> Result<Answer, Fault> {
+    let all = match context.query("state").as_deref() {
+        None | Some("active") => false,
+        Some("all") => true,
+        Some(_) => return Err(Fault::invalid_value("state", "`state` must be `active` or `all`")),
+    };
+    let configured = context.snapshot.config.access.declared.iter().map(KeyView::configured);
+    let issued = context.gateway.keys.iter().flat_map(|keys| keys.all());
+    let issued = issued.map(|key| KeyView::issued(&key)).filter(|view| all || view.state == "active");
+    Answer::ok(&KeyList { keys: configured.chain(issued).collect() })
+}
+
+async fn issue(context: &Context) -> Result<Answer, Fault> {
+    let keys = keys(context)?;
+    let asked: NewKey = context.body()?;
+    check_name(context, keys, &asked.name)?;
+    let mut permissions = Vec::new();
+    for (at, role) in asked.roles.iter().enumerate() {
+        let known = Permission::parse(role).ok_or_else(|| {
+            let text = "a role is `invoke`, `read`, `manage` or `admin`";
+            Fault::invalid_value(format!("roles[{at}]"), text)
+        })?;
+        permissions.push(known);
+    }
+    if permissions.is_empty() {
+        return Err(Fault::invalid_value("roles", "a key has at least one role"));
+    }
+    let reach = Reach { endpoints: asked.endpoints, targets: asked.targets, deny: asked.deny };
+    within(context, permissions.into_iter().collect(), "roles")?;
+    if !reach.scope().is_within(&context.identity.scope) {
+        let text = "it would reach what your own key may not";
+        return Err(Fault::client(code::PERMISSION_DENIED, text).with_param("endpoints"));
+    }
+    let expires_ms = match asked.expires_in {
+        Some(Period(Duration::ZERO)) => {
+            return Err(Fault::invalid_value("expires_in", "a key is good for longer than nothing"));
+        }
+        Some(period) => {
+            Some(now_ms().saturating_add(i64::try_from(period.0.as_millis()).unwrap_or(i64::MAX)))
+        }
+        None => None,
+    };
+    let record = KeyRecord {
+        name: asked.name,
+        roles: asked.roles,
+        scope: serde_json::to_value(&reach).unwrap_or_default(),
+        tags: asked.tags,
+        created_by: context.identity.principal.name().to_owned(),
+        expires_ms,
+        ..KeyRecord::default()
+    };
+    let (key, issued) = keys.issue(record).await?;
+    note(context, "issued", &issued);
+    Answer::with(StatusCode::CREATED, &NewlyIssued { key, issued: KeyView::issued(&issued) })
+}
+
+fn check_name(context: &Context, keys: &Keys, name: &str) -> Result<(), Fault> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    if name.is_empty() || name.len() > NAME || !name.chars().all(plain) {
+        let text = format!("a name has 1 to {NAME} letters, digits, `-`, `_`, `.`, `@`");
+        return Err(Fault::invalid_value("name", text));
+    }
+    let configured = context.snapshot.config.access.declared.iter().any(|key| key.name == name);
+    let now = now_ms();
+    if configured || keys.all().iter().any(|key| key.record.name == name && key.is_good(now)) {
+        return Err(Fault::invalid_value("name", format!("the name `{name}` is taken")));
+    }
+    Ok(())
+}
+
+/// Refuses what would exceed the caller's own rights.
+fn within(context: &Context, permissions: Permissions, param: &'static str) -> Result<(), Fault> {
+    if permissions.are_within(context.identity.permissions) {
+        return Ok(());
+    }
+    Err(Fault::client(code::PERMISSION_DENIED, "it has roles that your own key has not").with_param(param))
+}
+
+/// Who may change a key may do all that it may.
+fn changeable(context: &Context, key: &Issued) -> Result<(), Fault> {
+    within(context, key.identity.permissions, "id")?;
+    if key.identity.scope.is_within(&context.identity.scope) {
+        return Ok(());
+    }
+    Err(Fault::client(code::PERMISSION_DENIED, "it reaches what your own key may not").with_param("id"))
+}
+
+async fn rotate(context: &Context) -> Result<Answer, Fault> {
+    let keys = keys(context)?;
+    let asked: Rotation = context.body()?;
+    let key = find(keys, context)?;
+    changeable(context, &key)?;
+    if !key.is_good(now_ms()) {
+        return Err(Fault::invalid_value("id", "the key is expired or revoked; issue another one"));
+    }
+    let (secret, issued) = keys.rotate(&key, asked.grace.map_or(Duration::ZERO, |grace| grace.0)).await?;
+    note(context, "rotated", &issued);
+    Answer::ok(&NewlyIssued { key: secret, issued: KeyView::issued(&issued) })
+}
+
+async fn revoke(context: &Context) -> Result<Answer, Fault> {
+    let keys = keys(context)?;
+    let key = find(keys, context)?;
+    changeable(context, &key)?;
+    let revoked = keys.revoke(&key.record.id).await?;
+    note(context, "revoked", &revoked);
+    Answer::ok(&KeyView::issued(&revoked))
+}
+
+fn note(context: &Context, what: &'static str, key: &Issued) {
+    let caller = context.identity.principal.name();
+    tracing::info!(caller, key = key.record.name, id = key.record.id, "key {what}");
+}

@@ -1,0 +1,337 @@
+//! Virtual keys that are issued at run time. All that are good are held in memory, by a keyed hash; the store is
+//! written first and asked only for what other replicas changed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::{hmac, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use millgate_policy::Scope;
+use millgate_store::{KeyRecord, SecretRecord, Store, StoreError};
+use millgate_types::{Fault, Permission, Permissions, Principal, Retry, Source, code};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::identity::{Identity, globs};
+
+/// How keys begin: found in a place where they should not be, they are known for what they are.
+const PREFIX: &str = "mgk-";
+/// Characters of a key that may be shown, its beginning among them.
+const SHOWN: usize = 10;
+/// Pause between two looks at what other replicas changed: a revocation counts everywhere within a second.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// Replicas' clocks may differ by this, and a change may be this long in the making.
+const OVERLAP_MS: i64 = 10_000;
+/// Pause between two notes of when keys were used.
+const NOTE_EVERY: Duration = Duration::from_secs(10);
+
+/// What a key may reach, in a store's row and in the API.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Reach {
+    /// Endpoints: names, or patterns with `*`. Empty: all.
+    pub(crate) endpoints: Vec<String>,
+    /// Targets at which requests may end. Empty: all.
+    pub(crate) targets: Vec<String>,
+    /// Endpoints and targets that may not be reached.
+    pub(crate) deny: Vec<String>,
+}
+
+impl Reach {
+    pub(crate) fn scope(&self) -> Scope {
+        Scope { endpoints: globs(&self.endpoints), targets: globs(&self.targets), deny: globs(&self.deny) }
+    }
+}
+
+/// A key that was issued.
+#[derive(Debug)]
+pub(crate) struct Issued {
+    pub(crate) record: KeyRecord,
+    pub(crate) identity: Identity,
+    used_ms: AtomicI64,
+}
+
+impl Issued {
+    fn new(record: KeyRecord) -> Self {
+        let permissions = record.roles.iter().filter_map(|role| Permission::parse(role)).collect();
+        let reach: Reach = serde_json::from_value(record.scope.clone()).unwrap_or_default();
+        let principal = Principal::Key(record.name.as_str().into());
+        let identity = Identity { principal, permissions, scope: Arc::new(reach.scope()) };
+        let used_ms = AtomicI64::new(record.used_ms.unwrap_or(0));
+        Self { record, identity, used_ms }
+    }
+
+    /// Whether it is good at this moment.
+    pub(crate) fn is_good(&self, now_ms: i64) -> bool {
+        self.record.revoked_ms.is_none() && self.record.expires_ms.is_none_or(|end| now_ms < end)
+    }
+
+    /// The last use, written down or not.
+    pub(crate) fn used_ms(&self) -> Option<i64> {
+        Some(self.used_ms.load(Ordering::Relaxed)).filter(|at| *at > 0)
+    }
+}
+
+/// What is shown for a key, and until when it may be.
+#[derive(Clone)]
+struct Secret {
+    key: Arc<Issued>,
+    until_ms: Option<i64>,
+}
+
+#[derive(Clone, Default)]
+struct Known {
+    by_hash: HashMap<[u8; 32], Secret>,
+    by_id: BTreeMap<String, Arc<Issued>>,
+}
+
+/// All keys that were issued.
+pub struct Keys {
+    store: Store,
+    pepper: hmac::Key,
+    known: ArcSwap<Known>,
+    /// One change at a time: each makes the next table from the present one.
+    changing: Mutex<()>,
+    noted: OnceLock<()>,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+fn unavailable(error: StoreError) -> Fault {
+    let text = "the store cannot be reached: nothing was changed";
+    Fault::new(code::DEPENDENCY_UNAVAILABLE, Source::Gateway, Retry::Never, text)
+        .with_retry_after(Duration::from_secs(5))
+        .with_cause(error)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Fault> {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes)
+        .map_err(|_| Fault::gateway(code::INTERNAL_ERROR, "the machine gives no random numbers"))?;
+    Ok(bytes)
+}
+
+impl Keys {
+    /// Reads all keys of the store. `pepper` is what they are hashed with.
+    pub async fn load(store: Store, pepper: &[u8]) -> Result<Arc<Self>, StoreError> {
+        let keys = Arc::new(Self {
+            store,
+            pepper: hmac::Key::new(hmac::HMAC_SHA256, pepper),
+            known: ArcSwap::default(),
+            changing: Mutex::new(()),
+            noted: OnceLock::new(),
+        });
+        keys.refresh(0).await?;
+        Ok(keys)
+    }
+
+    /// Follows what other replicas change, and notes when keys are used, as long as somebody holds the keys.
+    pub fn follow(self: &Arc<Self>) {
+        if self.noted.set(()).is_err() {
+            return;
+        }
+        tokio::spawn(look(Arc::downgrade(self)));
+        tokio::spawn(note(Arc::downgrade(self)));
+    }
+
+    /// Writes down when keys were used, and lets the store go.
+    pub async fn close(&self) {
+        if let Err(error) = self.note_use().await {
+            tracing::warn!(%error, "when keys were used last is not written down");
+        }
+        self.store.close().await;
+    }
+
+    async fn refresh(&self, since_ms: i64) -> Result<(), StoreError> {
+        let _one = self.changing.lock().await;
+        let (records, secrets) = self.store.keys_since(since_ms).await?;
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut known = Known::clone(&self.known.load());
+        for record in records {
+            let before = known.by_id.get(&record.id);
+            if before.is_some_and(|before| before.record.updated_ms == record.updated_ms) {
+                continue;
+            }
+            let key = Arc::new(Issued::new(record));
+            known.by_hash.retain(|_, secret| secret.key.record.id != key.record.id);
+            for secret in secrets.iter().filter(|secret| secret.key_id == key.record.id) {
+                if let Some(hash) = unhex(&secret.hash) {
+                    known.by_hash.insert(hash, Secret { key: Arc::clone(&key), until_ms: secret.until_ms });
+                }
+            }
+            known.by_id.insert(key.record.id.clone(), key);
+        }
+        self.known.store(Arc::new(known));
+        Ok(())
+    }
+
+    fn hash(&self, key: &[u8]) -> [u8; 32] {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(hmac::sign(&self.pepper, key).as_ref());
+        hash
+    }
+
+    /// Whose key it is, if it is good.
+    pub(crate) fn identity(&self, key: &[u8]) -> Option<Identity> {
+        let known = self.known.load();
+        let secret = known.by_hash.get(&self.hash(key))?;
+        let now = now_ms();
+        if !secret.key.is_good(now) || secret.until_ms.is_some_and(|until| now >= until) {
+            return None;
+        }
+        secret.key.used_ms.fetch_max(now, Ordering::Relaxed);
+        Some(secret.key.identity.clone())
+    }
+
+    /// All of them, revoked ones too, by id.
+    pub(crate) fn all(&self) -> Vec<Arc<Issued>> {
+        self.known.load().by_id.values().cloned().collect()
+    }
+
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<Issued>> {
+        self.known.load().by_id.get(id).cloned()
+    }
+
+    /// Whether somebody may administer by a key of this store.
+    pub fn has_admin(&self) -> bool {
+        let now = now_ms();
+        self.known.load().by_id.values().any(|key| {
+            key.is_good(now) && key.identity.permissions == Permissions::ALL && key.identity.scope.is_open()
+        })
+    }
+
+    /// Issues a key for everything. What is given is shown this once.
+    pub async fn issue_admin(&self) -> Result<String, Fault> {
+        let record = KeyRecord {
+            name: "first-admin".to_owned(),
+            roles: vec![Permission::Admin.name().to_owned()],
+            scope: serde_json::json!({}),
+            created_by: "first start".to_owned(),
+            ..KeyRecord::default()
+        };
+        self.issue(record).await.map(|(key, _)| key)
+    }
+
+    /// Issues a key: id, prefix and times are filled in. Gives the key itself, which nobody can ask for again.
+    pub(crate) async fn issue(&self, mut record: KeyRecord) -> Result<(String, Arc<Issued>), Fault> {
+        let id = random::<9>()?;
+        record.id = URL_SAFE_NO_PAD.encode(id);
+        let (key, secret) = self.secret(&record.id)?;
+        record.prefix = key[..SHOWN].to_owned();
+        (record.created_ms, record.updated_ms) = (now_ms(), now_ms());
+        self.store.add_key(&record, &secret).await.map_err(unavailable)?;
+        let id = record.id.clone();
+        self.refresh(record.updated_ms).await.map_err(unavailable)?;
+        Ok((key, self.changed(&id)?))
+    }
+
+    fn secret(&self, id: &str) -> Result<(String, SecretRecord), Fault> {
+        let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random::<32>()?));
+        let hash = hex(&self.hash(key.as_bytes()));
+        Ok((key, SecretRecord { hash, key_id: id.to_owned(), until_ms: None }))
+    }
+
+    fn changed(&self, id: &str) -> Result<Arc<Issued>, Fault> {
+        self.find(id).ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the key was not read back"))
+    }
+
+    /// Gives a key a new secret; the one before is good for `grace` more.
+    pub(crate) async fn rotate(&self, key: &Issued, grace: Duration) -> Result<(String, Arc<Issued>), Fault> {
+        let id = &key.record.id;
+        let (new, secret) = self.secret(id)?;
+        let now = now_ms();
+        let until = now.saturating_add(i64::try_from(grace.as_millis()).unwrap_or(i64::MAX));
+        self.store.rotate_key(&secret, &new[..SHOWN], now, until).await.map_err(unavailable)?;
+        self.refresh(now).await.map_err(unavailable)?;
+        Ok((new, self.changed(id)?))
+    }
+
+    /// Takes a key back; from now on it is not known here, within a second nowhere.
+    pub(crate) async fn revoke(&self, id: &str) -> Result<Arc<Issued>, Fault> {
+        let now = now_ms();
+        self.store.revoke_key(id, now).await.map_err(unavailable)?;
+        self.refresh(now).await.map_err(unavailable)?;
+        self.changed(id)
+    }
+
+    async fn note_use(&self) -> Result<(), StoreError> {
+        let known = self.known.load_full();
+        let used = known.by_id.values().filter_map(|key| {
+            let used = key.used_ms().filter(|used| Some(*used) > key.record.used_ms)?;
+            Some((key.record.id.clone(), used))
+        });
+        let used: Vec<_> = used.collect();
+        if used.is_empty() { Ok(()) } else { self.store.note_use(&used).await }
+    }
+}
+
+async fn look(keys: Weak<Keys>) {
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(keys) = keys.upgrade() else { return };
+        if keys.store.kind() == "sqlite" {
+            // Nobody else writes.
+            return;
+        }
+        match keys.refresh(now_ms() - OVERLAP_MS).await {
+            Ok(()) if failing => {
+                failing = false;
+                // What was missed meanwhile.
+                let _ = keys.refresh(0).await;
+                tracing::info!("the store answers again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, "the store does not answer: issued keys are those known so far");
+                }
+            }
+        }
+    }
+}
+
+async fn note(keys: Weak<Keys>) {
+    loop {
+        tokio::time::sleep(NOTE_EVERY).await;
+        let Some(keys) = keys.upgrade() else { return };
+        if let Err(error) = keys.note_use().await {
+            tracing::debug!(%error, "when keys were used last is not written down");
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _written = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
