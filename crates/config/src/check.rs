@@ -11,11 +11,11 @@ use millgate_types::{Dialect, ModelRef};
 use url::Url;
 
 use crate::document::{
-    ChatApi, Config, EndpointConfig, EndpointType, KeyMode, LimitConfig, ProviderConfig, RouteConfig,
-    ServingConfig,
+    ChatApi, Config, EndpointConfig, EndpointType, KeyMode, LimitConfig, ProviderConfig, ServingConfig,
 };
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
+use crate::route::RouteConfig;
 use crate::value::Period;
 
 /// Paths that the gateway itself serves.

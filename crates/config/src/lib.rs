@@ -8,6 +8,7 @@ mod document;
 mod forms;
 mod load;
 mod node;
+mod route;
 mod schema;
 mod serving;
 mod value;
@@ -16,10 +17,11 @@ pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, Oau
 pub use document::{
     AccessConfig, AccessLog, Capability, CatalogueConfig, ChatApi, Compat, Config, EndpointConfig,
     EndpointType, EnvManager, Isolation, KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig, ModelConfig,
-    ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig, Role, RouteConfig, RuntimeChoice,
-    ServerConfig, ServingConfig, Split, TokenPrices,
+    ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig, Role, RuntimeChoice, ServerConfig,
+    ServingConfig, TokenPrices,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
+pub use route::{RouteConfig, Split};
 pub use schema::json_schema;
 pub use serving::{BatchingConfig, InstancesConfig};
 pub use value::{ByteSize, Expanded, Period, Secret};
