@@ -21,7 +21,9 @@ pub use document::{
     ServingConfig, TokenPrices,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
-pub use route::{RouteConfig, Split};
+pub use route::{
+    CaseConfig, CombineBy, Else, EnsembleConfig, RouteConfig, Split, StepConfig, SwitchConfig, SwitchPer,
+};
 pub use schema::json_schema;
 pub use serving::{BatchingConfig, InstancesConfig};
 pub use value::{ByteSize, Expanded, Period, Secret};
