@@ -6,6 +6,7 @@ mod convert;
 mod demo;
 mod demo_files;
 mod deployment;
+mod described;
 mod doctor;
 mod environment;
 mod follow;
@@ -25,6 +26,7 @@ pub use deployment::{
     Deployment, DeploymentSpec, DeploymentState, DeploymentStatus, EnvManager, Instances, PredictRequest,
     Prediction, RuntimeChoice,
 };
+pub use described::LiveModel;
 pub use doctor::{Finding, FindingLevel, doctor};
 pub use inference::InferenceRequest;
 pub use models::Models;

@@ -5,23 +5,29 @@
 mod answer;
 mod array;
 mod cell;
+mod combine;
 mod content_type;
 mod csv_input;
+mod flow;
 mod frame;
 pub mod inference;
 mod input;
 mod json;
 mod params;
+mod rows;
 mod signature;
 mod table;
 mod template;
 
 pub use answer::{Output, Predictions, Values};
 pub use array::{Array, Dtype};
+pub use combine::{Combination, combine};
 pub use content_type::ContentType;
+pub use flow::{hand_over, mismatch, unlike};
 pub use frame::{ColumnData, Data, Form, Frame, Matrix};
 pub use input::{Checked, check};
 pub use json::Json;
+pub use rows::{RowBody, replace};
 pub use signature::{Column, Inputs, Kind, Param, Property, Signature, SignatureError, Tensor};
 pub use template::{PLACEHOLDERS, Template};
 

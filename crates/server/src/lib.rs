@@ -16,6 +16,6 @@ mod snapshot;
 mod surface;
 mod webhook;
 
-pub use gateway::{ApplyError, Gateway, Readiness};
+pub use gateway::{ApplyError, Gateway, Readiness, RouteProblem};
 pub use listener::{Listener, ListenerLimits};
 pub use reload::{ConfigSource, Reloader};

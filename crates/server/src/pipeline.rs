@@ -21,7 +21,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use millgate_config::{EndpointType, LimitBy};
-use millgate_policy::Admission;
+use millgate_policy::{Admission, Step};
 use millgate_types::{Dialect, Fault, Operation, Permission, Permissions, Principal, code};
 
 use crate::dispatch::{self, Facts};
@@ -426,23 +426,35 @@ fn within(
 
 // ---- plan -------------------------------------------------------------------------------------------
 
-/// A call and the targets to try, in order.
+/// A call and what to try, in order.
 pub(crate) struct Planned {
     pub(crate) call: Decoded,
-    pub(crate) targets: Vec<Arc<Target>>,
+    pub(crate) steps: Vec<Step<Target>>,
     pub(crate) allowance: Option<Allowance>,
 }
 
 fn plan(admitted: Admitted, flight: &mut Flight) -> Planned {
-    let targets = admitted.call.endpoint.route.plan(&mut |below| fastrand::u64(..below));
-    flight.record().target = targets.first().map(|target| Arc::clone(&target.label));
-    Planned { call: admitted.call, targets, allowance: admitted.allowance }
+    let steps = admitted.call.endpoint.route.plan(&mut |below| fastrand::u64(..below));
+    flight.record().target = steps.first().map(|step| Arc::clone(name_of(step)));
+    Planned { call: admitted.call, steps, allowance: admitted.allowance }
+}
+
+/// The name of what is tried, for headers, logs and metrics.
+pub(crate) fn name_of(step: &Step<Target>) -> &Arc<str> {
+    match step {
+        Step::Target(target) => &target.label,
+        Step::Graph(graph) => &graph.label,
+    }
 }
 
 /// Adds what every answer of an endpoint says about itself.
-pub(crate) fn label(mut reply: Reply, planned: &Planned, target: &Target) -> Reply {
+pub(crate) fn label(mut reply: Reply, planned: &Planned, step: &Step<Target>) -> Reply {
     reply.headers.insert(names::ENDPOINT, planned.call.endpoint.header.clone());
-    reply.headers.insert(names::TARGET, target.header.clone());
+    let header = match step {
+        Step::Target(target) => Ok(target.header.clone()),
+        Step::Graph(graph) => HeaderValue::from_str(&graph.label),
+    };
+    reply.headers.extend(header.map(|header| (names::TARGET, header)));
     for (name, value) in planned.allowance.into_iter().flat_map(Allowance::headers) {
         reply.headers.insert(name, value);
     }

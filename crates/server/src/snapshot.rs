@@ -1,6 +1,7 @@
 //! What runs: built whole from a checked [`Config`], never changed, swapped as one. A request keeps the one
 //! it began with.
 
+mod graph;
 pub(crate) mod known;
 mod providers;
 
@@ -56,6 +57,8 @@ pub(crate) struct Target {
     pub(crate) label: Arc<str>,
     pub(crate) header: HeaderValue,
     pub(crate) kind: TargetKind,
+    /// What it is asked for: inside a chain not always what its endpoint answers.
+    pub(crate) operation: Operation,
 }
 
 pub(crate) enum TargetKind {
@@ -493,7 +496,7 @@ impl<'a> Resolver<'a> {
         if let Some(known) = self.routes.get(endpoint.name.as_str()) {
             return Ok(Arc::clone(known));
         }
-        let route = Arc::new(self.route(endpoint, &endpoint.route)?);
+        let route = Arc::new(self.route(endpoint, &endpoint.route, endpoint.kind)?);
         self.routes.insert(&endpoint.name, Arc::clone(&route));
         Ok(route)
     }
@@ -502,22 +505,33 @@ impl<'a> Resolver<'a> {
         &mut self,
         endpoint: &'a EndpointConfig,
         route: &'a RouteConfig,
+        kind: EndpointType,
     ) -> Result<Route<Target>, String> {
         Ok(match route {
-            RouteConfig::Target(target) => self.target(endpoint, target)?,
+            RouteConfig::Target(target) => self.target(endpoint, target, kind)?,
             RouteConfig::Split(split) => {
-                let branches =
-                    split.0.iter().map(|(target, weight)| Ok((*weight, self.target(endpoint, target)?)));
+                let branches = split
+                    .0
+                    .iter()
+                    .map(|(target, weight)| Ok((*weight, self.target(endpoint, target, kind)?)));
                 Route::Split(branches.collect::<Result<_, String>>()?)
             }
             RouteConfig::Fallback(nodes) => {
-                let nodes = nodes.iter().map(|node| self.route(endpoint, node));
+                let nodes = nodes.iter().map(|node| self.route(endpoint, node, kind));
                 Route::Fallback(nodes.collect::<Result<_, String>>()?)
+            }
+            RouteConfig::Chain(_) | RouteConfig::Ensemble(_) | RouteConfig::Switch(_) => {
+                self.graph(endpoint, route)?
             }
         })
     }
 
-    fn target(&mut self, endpoint: &'a EndpointConfig, target: &'a str) -> Result<Route<Target>, String> {
+    fn target(
+        &mut self,
+        endpoint: &'a EndpointConfig,
+        target: &'a str,
+        kind: EndpointType,
+    ) -> Result<Route<Target>, String> {
         let config = self.config;
         if let Ok(model) = ModelRef::parse(target) {
             return self.model(endpoint, target, model);
@@ -533,8 +547,10 @@ impl<'a> Resolver<'a> {
             Some((before, after)) => TargetModel::Pattern(before.into(), after.into()),
             None => TargetModel::Fixed(model.into(), provider.known(model)),
         };
+        let operation = kind.operation();
         let kind = TargetKind::Provider { provider, model };
-        Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
+        let header = header_value(target)?;
+        Ok(Route::Target(Arc::new(Target { label: target.into(), header, kind, operation })))
     }
 
     fn model(
@@ -589,9 +605,12 @@ impl<'a> Resolver<'a> {
             tolerance: serving.tolerance,
             keep_previous: serving.keep_previous.0,
         });
-        self.deployments.push(Arc::clone(&deployment));
+        if !self.deployments.iter().any(|known| Arc::ptr_eq(known, &deployment)) {
+            self.deployments.push(Arc::clone(&deployment));
+        }
         let kind = TargetKind::Model(deployment);
-        Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
+        let (header, operation) = (header_value(target)?, Operation::Predict);
+        Ok(Route::Target(Arc::new(Target { label: target.into(), header, kind, operation })))
     }
 }
 
@@ -633,6 +652,7 @@ fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> 
         label: label.as_str().into(),
         header: header_value(&label)?,
         kind: TargetKind::Provider { provider: Arc::clone(provider), model: TargetModel::Named },
+        operation: kind.operation(),
     };
     Ok(Endpoint {
         name: name.into(),
@@ -669,6 +689,6 @@ fn shown_model(route: &Route<Target>) -> Option<(String, String)> {
             TargetKind::Model(_) => Some(("mlflow".to_owned(), target.label.to_string())),
         },
         Route::Shared(route) => shown_model(route),
-        Route::Split(_) | Route::Fallback(_) => None,
+        Route::Split(_) | Route::Fallback(_) | Route::Graph(_) => None,
     }
 }

@@ -9,6 +9,7 @@ mod cost;
 mod credentials;
 mod faults;
 mod gemini;
+mod graphs;
 mod life;
 mod limits;
 mod lying;
