@@ -28,7 +28,7 @@ pub use deployment::{
 };
 pub use described::LiveModel;
 pub use doctor::{Finding, FindingLevel, doctor};
-pub use inference::InferenceRequest;
+pub use inference::{InferenceRequest, described};
 pub use models::Models;
 pub use registry::browse::{ModelPage, ModelVersion, PAGE, RegisteredModel, Search, VersionFacts};
 pub use registry::{Registry, RegistryAuth, RegistryConfig, RegistryError};

@@ -15,6 +15,7 @@ mod input;
 mod json;
 mod params;
 mod rows;
+mod schema;
 mod signature;
 mod table;
 mod template;
@@ -28,6 +29,7 @@ pub use frame::{ColumnData, Data, Form, Frame, Matrix};
 pub use input::{Checked, check};
 pub use json::Json;
 pub use rows::{RowBody, replace};
+pub use schema::{answer_schema, request_schema, row_schema};
 pub use signature::{Column, Inputs, Kind, Param, Property, Signature, SignatureError, Tensor};
 pub use template::{PLACEHOLDERS, Template};
 

@@ -9,6 +9,7 @@ mod gateway;
 mod listener;
 mod listing;
 mod native;
+mod openapi;
 mod pipeline;
 mod reload;
 mod reply;

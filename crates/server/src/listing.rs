@@ -1,7 +1,7 @@
 //! What there is, and how the gateway is: model lists in the callers' dialects, health, metrics.
 
 mod abilities;
-mod inference;
+pub(crate) mod inference;
 
 use std::sync::Arc;
 
@@ -123,6 +123,7 @@ pub(crate) fn listing(snapshot: &Snapshot, surface: Surface<'_>, head: &Parts) -
         Surface::InferenceModel { model, version, ready } => {
             inference::model(snapshot, &surface::decoded(model), version, ready)
         }
+        Surface::OpenApi => Ok(Reply::json(snapshot.openapi.document(snapshot))),
         Surface::MlflowEndpoints { legacy } => mlflow_endpoints(snapshot, legacy, head),
         Surface::MlflowEndpoint { name, legacy } => {
             let endpoint = snapshot.by_name(name).filter(|endpoint| !is_traffic_route(endpoint));

@@ -32,6 +32,7 @@ use sha2::{Digest, Sha256};
 use crate::body::BodyLimits;
 use crate::dispatch::Described;
 use crate::native::{self, Native};
+use crate::openapi::OpenApi;
 use crate::pipeline::Identity;
 use crate::webhook::Webhooks;
 
@@ -263,6 +264,7 @@ pub(crate) struct Snapshot {
     /// Longest silence in a stream.
     pub(crate) heartbeat: Duration,
     pub(crate) deployments: Vec<Arc<Deployment>>,
+    pub(crate) openapi: OpenApi,
 }
 
 impl Endpoint {
@@ -439,6 +441,7 @@ impl Builder {
             max_answer: server.max_answer.0 as usize,
             heartbeat: server.stream_heartbeat.0,
             deployments,
+            openapi: OpenApi::default(),
         })
     }
 

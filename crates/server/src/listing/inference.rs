@@ -59,6 +59,8 @@ fn graph(endpoint: &Endpoint, name: &str, version: Option<&str>, ready: bool) ->
     let outputs = last.as_ref().and_then(LiveModel::outputs);
     let mut metadata = millgate_scoring::inference::metadata(name, "", inputs, outputs);
     metadata["versions"] = json!([]);
+    metadata["parameters"] =
+        first.as_ref().map_or(json!({}), |live| millgate_models::described(live.signature()));
     json_reply(&metadata)
 }
 
@@ -69,6 +71,6 @@ fn model_of(target: &Target) -> Option<&Deployment> {
     }
 }
 
-fn live(target: &Target) -> Option<LiveModel> {
+pub(crate) fn live(target: &Target) -> Option<LiveModel> {
     model_of(target)?.live_model()
 }

@@ -17,6 +17,7 @@ mod matrix;
 mod names;
 mod native;
 mod ollama;
+mod openapi;
 mod operations;
 mod pass;
 mod reload;

@@ -137,7 +137,11 @@ pub(crate) fn split(rows: &[[f64; 5]]) -> Value {
 }
 
 /// A gateway whose models are loaded. `lines` are its endpoints.
-async fn over(providers: &[(&str, &Scorer)], fake: Option<&FakeProvider>, lines: &[String]) -> TestGateway {
+pub(crate) async fn over(
+    providers: &[(&str, &Scorer)],
+    fake: Option<&FakeProvider>,
+    lines: &[String],
+) -> TestGateway {
     let mut text = String::from("version: 1\nproviders:\n  mock: { kind: mock }\n");
     for (name, scorer) in providers {
         text += &format!("  {name}: {{ kind: mlflow-scoring, base_url: 'http://{}' }}\n", scorer.address);
@@ -163,7 +167,7 @@ async fn over(providers: &[(&str, &Scorer)], fake: Option<&FakeProvider>, lines:
     gateway
 }
 
-fn endpoint(name: &str, route: &Value) -> String {
+pub(crate) fn endpoint(name: &str, route: &Value) -> String {
     json!({ "name": name, "type": "predict", "route": route }).to_string()
 }
 
