@@ -315,6 +315,14 @@ impl Checker<'_> {
         if serving.tolerance.is_some_and(|tolerance| !(tolerance.is_finite() && tolerance >= 0.0)) {
             self.error(&at("tolerance"), "expected a number of 0 or more", "for example 1e-9");
         }
+        let bulk = serving.bulk;
+        if !(1..=100_000).contains(&bulk.max_rows)
+            || !(1..=64).contains(&bulk.in_flight)
+            || !(1024..=64 << 20).contains(&bulk.max_bytes.0)
+        {
+            let hint = "`max_rows` 1 to 100000, `max_bytes` 1KiB to 64MiB, `in_flight` 1 to 64";
+            self.error(&at("bulk"), "the bounds of a batch make no sense", hint);
+        }
         if !(1..=256).contains(&serving.threads) {
             self.error(&at("threads"), "expected 1 to 256 threads", "");
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::credential::CredentialConfig;
 use crate::route::RouteConfig;
-use crate::serving::{BatchingConfig, InstancesConfig};
+use crate::serving::{BatchingConfig, BulkConfig, InstancesConfig};
 use crate::value::{ByteSize, Expanded, Period, Secret};
 
 /// The whole configuration of a gateway.
@@ -507,6 +507,8 @@ pub struct ServingConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0))]
     pub tolerance: Option<f64>,
+    /// How large inputs are scored that come and go piece by piece.
+    pub bulk: BulkConfig,
     /// How long the version before stays loaded after a promotion, so that `millgate rollout back` is instant. `0s`: not
     /// at all. It is let go earlier when the machine's memory runs short.
     pub keep_previous: Period,
@@ -529,6 +531,7 @@ impl Default for ServingConfig {
             network: Network::Deny,
             compat: Compat::Strict,
             tolerance: None,
+            bulk: BulkConfig::default(),
             keep_previous: Period::seconds(600),
         }
     }

@@ -25,5 +25,5 @@ pub use route::{
     CaseConfig, CombineBy, Else, EnsembleConfig, RouteConfig, Split, StepConfig, SwitchConfig, SwitchPer,
 };
 pub use schema::json_schema;
-pub use serving::{BatchingConfig, InstancesConfig};
+pub use serving::{BatchingConfig, BulkConfig, InstancesConfig};
 pub use value::{ByteSize, Expanded, Period, Secret};

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use millgate_scoring::{Inputs, Signature};
+use millgate_scoring::{ContentType, Inputs, Signature};
+use millgate_types::Fault;
 
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, PredictRequest, Prediction};
 use crate::live::Live;
 
 /// A version that serves now. Its workers stay while this is held: ask again for each request.
@@ -21,6 +22,18 @@ impl Deployment {
     /// The version that serves now, if one does.
     pub fn live_model(&self) -> Option<LiveModel> {
         self.live.load_full().map(LiveModel)
+    }
+}
+
+impl Deployment {
+    /// Predicts with a version that was live when it was taken hold of. Faults as [`Deployment::predict`].
+    pub async fn predict_by(
+        &self,
+        live: &LiveModel,
+        request: PredictRequest<'_>,
+    ) -> Result<Prediction, Fault> {
+        let content_type = ContentType::parse(request.content_type)?;
+        self.score(Arc::clone(&live.0), content_type, request.body, request.deadline).await
     }
 }
 

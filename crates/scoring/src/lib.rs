@@ -4,6 +4,7 @@
 
 mod answer;
 mod array;
+pub mod bulk;
 mod cell;
 mod combine;
 mod content_type;

@@ -19,8 +19,8 @@ const PATH_LIMIT: usize = 256;
 pub(crate) struct Flight {
     record: Option<Box<Exchange>>,
     gateway: Arc<Gateway>,
-    /// Where the record goes when it is that of a hop.
-    parent: Option<Arc<Hops>>,
+    /// Where the record goes when it is that of a hop, and whether it becomes one with others of its kind.
+    parent: Option<(Arc<Hops>, bool)>,
     /// The records of this request's hops, from the first one on.
     hops: Option<Arc<Hops>>,
     began: Instant,
@@ -61,6 +61,7 @@ impl Flight {
             method: record.method.clone(),
             endpoint: record.endpoint.clone(),
             generation: record.config_generation,
+            merge: false,
         }
     }
 
@@ -132,8 +133,8 @@ impl Drop for Flight {
         self.gather();
         if let Some(mut record) = self.record.take() {
             record.duration = self.began.elapsed();
-            if let Some(parent) = &self.parent {
-                parent.0.lock().unwrap_or_else(PoisonError::into_inner).push(*record);
+            if let Some((parent, merge)) = &self.parent {
+                parent.add(*record, *merge);
                 return;
             }
             self.gateway.metrics.requests_in_flight.dec();
@@ -146,7 +147,28 @@ impl Drop for Flight {
 #[derive(Default)]
 struct Hops(Mutex<Vec<Exchange>>);
 
+impl Hops {
+    fn add(&self, hop: Exchange, merge: bool) {
+        let mut hops = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |other: &&mut Exchange| {
+            (&other.target, &other.model_version, other.code, other.outcome)
+                == (&hop.target, &hop.model_version, hop.code, hop.outcome)
+        };
+        match hops.iter_mut().find(same).filter(|_| merge && hop.unsettled.is_none()) {
+            Some(known) => {
+                known.usage = known.usage.plus(&hop.usage);
+                known.cost = known.cost.zip(hop.cost).and_then(|(one, other)| one.checked_add(other));
+                known.rows += hop.rows;
+                known.attempts += hop.attempts;
+                known.duration += hop.duration;
+            }
+            None => hops.push(hop),
+        }
+    }
+}
+
 /// Makes a flight for each target that is asked inside a request.
+#[derive(Clone)]
 pub(crate) struct Departures {
     hops: Arc<Hops>,
     gateway: Arc<Gateway>,
@@ -154,9 +176,15 @@ pub(crate) struct Departures {
     method: http::Method,
     endpoint: Option<Arc<str>>,
     generation: u64,
+    merge: bool,
 }
 
 impl Departures {
+    /// Hops of the same kind become one record: there may be very many of them.
+    pub(crate) fn merging(self) -> Self {
+        Self { merge: true, ..self }
+    }
+
     /// A flight whose record ends up in the request's.
     pub(crate) fn hop(&self, target: &Arc<str>, dialect: Dialect, operation: Operation) -> Flight {
         let mut record = blank(self.request_id, self.method.clone(), self.generation);
@@ -168,7 +196,7 @@ impl Departures {
         Flight {
             record: Some(Box::new(record)),
             gateway: Arc::clone(&self.gateway),
-            parent: Some(Arc::clone(&self.hops)),
+            parent: Some((Arc::clone(&self.hops), self.merge)),
             hops: None,
             began: Instant::now(),
             headers: Vec::new(),

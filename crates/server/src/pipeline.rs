@@ -24,7 +24,7 @@ use millgate_config::{EndpointType, LimitBy};
 use millgate_policy::{Admission, Step};
 use millgate_types::{Dialect, Fault, Operation, Permission, Permissions, Principal, code};
 
-use crate::dispatch::{self, Facts};
+use crate::dispatch::{self, Facts, Pins};
 use crate::flight::Flight;
 use crate::native::Native;
 use crate::reply::{Reply, ReplyBody, names, number};
@@ -106,6 +106,10 @@ async fn handle(
             return Ok(Box::pin(dispatch::native(snapshot, call, head, flight)).await);
         }
     };
+    if let Some(form) = dispatch::bulk_form(addressed.dialect, head) {
+        let planned = plan(admit(gateway, unread(addressed, principal, flight)?, peer, flight)?, flight);
+        return Box::pin(dispatch::bulk(snapshot, planned, form, head, body, flight)).await;
+    }
     let decoded = decode(snapshot, addressed, principal, head, body, flight).await?;
     let admitted = admit(gateway, decoded, peer, flight)?;
     let planned = plan(admitted, flight);
@@ -285,6 +289,20 @@ pub(crate) struct Decoded {
     pub(crate) facts: Option<Facts>,
     /// A stream goes out as one JSON array.
     pub(crate) array: bool,
+    /// The versions that answer, where one request asks models more than once.
+    pub(crate) pins: Option<Arc<Pins>>,
+}
+
+/// A call whose rows are read while they are scored.
+fn unread(addressed: Addressed, principal: Principal, flight: &mut Flight) -> Result<Decoded, Fault> {
+    let missing = || Fault::client(code::NOT_FOUND, "nothing is served at this path");
+    let endpoint = addressed.endpoint.ok_or_else(missing)?;
+    let record = flight.record();
+    record.endpoint = Some(Arc::clone(&endpoint.name));
+    record.operation = Some(Operation::Predict);
+    let (dialect, operation) = (addressed.dialect, Operation::Predict);
+    let (body, pins) = (Bytes::new(), Some(Arc::default()));
+    Ok(Decoded { principal, dialect, operation, endpoint, body, facts: None, array: false, pins })
 }
 
 async fn decode(
@@ -333,7 +351,7 @@ async fn decode(
     record.endpoint = Some(Arc::clone(&endpoint.name));
     record.operation = Some(operation);
     let (dialect, array) = (addressed.dialect, addressed.array);
-    Ok(Decoded { principal, dialect, operation, endpoint, body, facts, array })
+    Ok(Decoded { principal, dialect, operation, endpoint, body, facts, array, pins: None })
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {

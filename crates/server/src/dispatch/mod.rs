@@ -2,6 +2,7 @@
 //! as nothing has been sent to the caller.
 
 mod able;
+mod bulk;
 mod doubt;
 mod estimate;
 mod facts;
@@ -10,6 +11,7 @@ mod life;
 mod llm;
 mod mock;
 mod native;
+mod pins;
 mod predict;
 mod raw;
 mod remote;
@@ -23,9 +25,11 @@ use http::request::Parts;
 use millgate_policy::Step;
 use millgate_types::{Fault, Retry, code};
 
+pub(crate) use bulk::{bulk, form as bulk_form};
 pub(crate) use facts::Facts;
 pub(crate) use graph::mismatches;
 pub(crate) use native::{NativeCall, native};
+pub(crate) use pins::Pins;
 pub(crate) use remote::Described;
 
 use crate::flight::Flight;

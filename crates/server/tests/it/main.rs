@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod bad_input;
 mod bedrock;
+mod bulk;
 mod cohere;
 mod cost;
 mod credentials;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -24,20 +25,29 @@ impl Run<'_> {
     pub(super) fn ask<'a>(&'a self, route: &'a Route<Target>, input: Input<'a>) -> Asking<'a, Answer> {
         Box::pin(async move {
             let plan = route.plan(&mut |below| fastrand::u64(..below));
-            let mut last = Fault::gateway(code::NO_HEALTHY_TARGET, "the route has no target");
-            for step in &plan {
-                let tried = match step {
-                    Step::Target(target) => self.target(target, input).await,
-                    Step::Graph(graph) => self.graph(graph, input).await,
-                };
-                match tried {
-                    Ok(answer) => return Ok(answer),
-                    Err(fault) if fault.retry == Retry::Never => return Err(fault),
-                    Err(fault) => last = fault,
-                }
-            }
-            Err(last)
+            self.try_all(&plan, input).await
         })
+    }
+
+    /// Asks the items of a plan in order.
+    pub(in crate::dispatch) async fn try_all(
+        &self,
+        plan: &[Step<Target>],
+        input: Input<'_>,
+    ) -> Result<Answer, Fault> {
+        let mut last = Fault::gateway(code::NO_HEALTHY_TARGET, "the route has no target");
+        for step in plan {
+            let tried = match step {
+                Step::Target(target) => self.target(target, input).await,
+                Step::Graph(graph) => self.graph(graph, input).await,
+            };
+            match tried {
+                Ok(answer) => return Ok(answer),
+                Err(fault) if fault.retry == Retry::Never => return Err(fault),
+                Err(fault) => last = fault,
+            }
+        }
+        Err(last)
     }
 
     async fn target(&self, target: &Target, input: Input<'_>) -> Result<Answer, Fault> {
@@ -62,7 +72,7 @@ impl Run<'_> {
         input: Input<'_>,
         hop: &mut crate::flight::Flight,
     ) -> Result<Answer, Fault> {
-        let body = body_for(target, input)?;
+        let body = self.body_for(target, input)?;
         let planned = self.planned(Dialect::Scoring, Operation::Predict, body.bytes, None);
         let head = head(body.kind.unwrap_or(JSON));
         let mut unused = llm::Translated::default();
@@ -104,6 +114,23 @@ impl Run<'_> {
         }
     }
 
+    /// The body that a model is sent.
+    pub(super) fn body_for(&self, target: &Target, input: Input<'_>) -> Result<Body, Fault> {
+        let result = match input {
+            Input::Body(body) => return Ok(body.clone()),
+            Input::Result(result) => result,
+        };
+        let live = match &target.kind {
+            TargetKind::Model(deployment) => self.pins.live(deployment),
+            TargetKind::Provider { .. } => None,
+        };
+        let signature = live.as_ref().map(millgate_models::LiveModel::signature);
+        let body = millgate_scoring::hand_over(result, signature).map_err(|reason| {
+            failed(format!("`{}` does not take the answer before it: {reason}", types::shown(target)))
+        })?;
+        Ok(Body::json(body))
+    }
+
     /// A call of the caller's with another body.
     pub(super) fn planned(
         &self,
@@ -116,30 +143,14 @@ impl Run<'_> {
             principal: self.call.principal.clone(),
             dialect,
             operation,
-            endpoint: std::sync::Arc::clone(&self.call.endpoint),
+            endpoint: Arc::clone(&self.call.endpoint),
             body,
             facts,
             array: self.call.array,
+            pins: Some(Arc::clone(&self.pins)),
         };
         Planned { call, steps: Vec::new(), allowance: None }
     }
-}
-
-/// The body that a model is sent.
-pub(super) fn body_for(target: &Target, input: Input<'_>) -> Result<Body, Fault> {
-    let result = match input {
-        Input::Body(body) => return Ok(body.clone()),
-        Input::Result(result) => result,
-    };
-    let live = match &target.kind {
-        TargetKind::Model(deployment) => deployment.live_model(),
-        TargetKind::Provider { .. } => None,
-    };
-    let signature = live.as_ref().map(millgate_models::LiveModel::signature);
-    let body = millgate_scoring::hand_over(result, signature).map_err(|reason| {
-        failed(format!("`{}` does not take the answer before it: {reason}", types::shown(target)))
-    })?;
-    Ok(Body::json(body))
 }
 
 /// What an LLM is asked about a result when nothing else is configured.

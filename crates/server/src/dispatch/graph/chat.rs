@@ -1,7 +1,7 @@
 //! Chains that end in an LLM, at an endpoint of the type `llm/v1/chat`: the steps before it as everywhere, the last one in
 //! the caller's own dialect, as a stream where the caller asks for one.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -42,6 +42,7 @@ pub(super) async fn answer(
         departures: flight.departures(),
         request: OnceLock::new(),
         input: input.clone(),
+        pins: Arc::default(),
     };
     types::check(steps)?;
     // The last step has the time-outs of its provider.

@@ -9,7 +9,7 @@ mod ensemble;
 mod switch;
 mod types;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use millgate_scoring::{ContentType, RowBody, Signature, inference};
 use millgate_types::{Dialect, Fault, Lane, Retry, Source, code};
 use serde_json::{Value, json};
 
+use super::pins::Pins;
 use super::predict::{json_length, tensors};
 use crate::flight::{Departures, Flight};
 use crate::pipeline::{Decoded, Planned};
@@ -53,6 +54,7 @@ pub(super) async fn answer(
         departures: flight.departures(),
         request: OnceLock::new(),
         input: input.clone(),
+        pins: Arc::default(),
     };
     let limit = planned.call.endpoint.config.serving.timeout.0;
     let answered = tokio::time::timeout(limit, run.graph(graph, Input::Body(&input))).await;
@@ -100,14 +102,14 @@ fn incoming(call: &Decoded, graph: &Graph<Target>, head: &Parts) -> Result<(Body
 
 /// A body on its way to a target.
 #[derive(Clone)]
-struct Body {
+pub(super) struct Body {
     bytes: Bytes,
     /// `None`: JSON.
     kind: Option<HeaderValue>,
 }
 
 impl Body {
-    fn json(bytes: impl Into<Bytes>) -> Self {
+    pub(super) fn json(bytes: impl Into<Bytes>) -> Self {
         Self { bytes: bytes.into(), kind: None }
     }
 
@@ -128,7 +130,7 @@ impl Body {
 
 /// What a part of a graph is asked.
 #[derive(Clone, Copy)]
-enum Input<'a> {
+pub(super) enum Input<'a> {
     /// This body, whoever is asked.
     Body(&'a Body),
     /// What came before, in the form that whoever is asked takes.
@@ -136,7 +138,7 @@ enum Input<'a> {
 }
 
 /// What a part of a graph answered.
-enum Answer {
+pub(super) enum Answer {
     /// A body of the scoring protocol.
     Predictions(Bytes),
     /// An LLM's text.
@@ -172,7 +174,7 @@ impl Answer {
         })
     }
 
-    fn into_body(self) -> Bytes {
+    pub(super) fn into_body(self) -> Bytes {
         match self {
             Self::Predictions(body) => body,
             Self::Text(text) => json!({ "predictions": [text] }).to_string().into(),
@@ -201,7 +203,7 @@ fn late(graph: &Graph<Target>, limit: Duration) -> Fault {
 }
 
 /// One request's way through a graph.
-struct Run<'a> {
+pub(super) struct Run<'a> {
     snapshot: &'a Snapshot,
     call: &'a Decoded,
     head: &'a Parts,
@@ -209,6 +211,22 @@ struct Run<'a> {
     /// What the caller sent, for conditions and templates; read when first asked for.
     request: OnceLock<Value>,
     input: Body,
+    /// One version of each model for the whole of it.
+    pins: Arc<Pins>,
+}
+
+impl<'a> Run<'a> {
+    /// A way for one body in the scoring protocol's JSON, among others of the same request.
+    pub(super) fn of(
+        snapshot: &'a Snapshot,
+        call: &'a Decoded,
+        head: &'a Parts,
+        departures: Departures,
+        input: Body,
+    ) -> Self {
+        let pins = call.pins.clone().unwrap_or_default();
+        Self { snapshot, call, head, departures, request: OnceLock::new(), input, pins }
+    }
 }
 
 impl Run<'_> {

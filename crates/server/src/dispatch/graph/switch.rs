@@ -7,7 +7,6 @@ use millgate_scoring::RowBody;
 use millgate_types::Fault;
 use serde_json::Value;
 
-use super::ask::body_for;
 use super::chain::blame;
 use super::{Answer, Body, Input, Run, failed};
 use crate::snapshot::Target;
@@ -37,7 +36,7 @@ impl Run<'_> {
             Input::Result(_) => {
                 let first = switch.of.first();
                 let target = first.first().ok_or_else(|| failed("the switch asks nobody"))?;
-                made = body_for(target, input)?;
+                made = self.body_for(target, input)?;
                 &made
             }
         };
