@@ -194,11 +194,15 @@ fn predict_paths(endpoint: &Endpoint, described: &Described, name: &str, paths: 
                 "text/csv": { "schema": { "type": "string" } },
                 "application/vnd.apache.parquet": { "schema": {} },
                 "application/x-ndjson": { "schema": reference(&rows) },
+                "application/vnd.apache.arrow.stream": { "schema": {} },
             } },
             "responses": {
                 "200": {
                     "description": "The predictions, row by row.",
-                    "content": { "application/json": { "schema": reference(&answer) } },
+                    "content": {
+                        "application/json": { "schema": reference(&answer) },
+                        "application/x-ndjson": { "schema": {} },
+                    },
                 },
                 "default": error(error_name),
             },

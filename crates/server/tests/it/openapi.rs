@@ -17,7 +17,7 @@ async fn the_schema_of_a_model_says_what_the_gateway_does() {
         endpoint("ints", &json!(fixture("xgb-ints"))),
         endpoint("tensor", &json!(fixture("xgb-booster-tensor"))),
         endpoint("chain", &json!({ "chain": [fixture("xgb-ints")] })),
-        r#"{ name: chat, type: llm/v1/chat, route: mock/echo, path: /llm/chat }"#.to_owned(),
+        "{ name: chat, type: llm/v1/chat, route: mock/echo, path: /llm/chat }".to_owned(),
     ];
     let gateway = over(&[], None, &lines).await;
     let answer = gateway.get("/openapi.json").await;

@@ -1,6 +1,8 @@
 //! Bulk scoring: rows are read while others are scored and their predictions leave, in order. What is held is bounded by the
 //! batches under way, whatever the input's length: a caller who does not read is not read from either.
 
+mod arrow;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use millgate_scoring::Signature;
 use millgate_scoring::bulk::{Batch, BatchLimits, Lines, answer_lines, renumber};
 use millgate_types::{Dialect, Fault, Lane, Retry, code};
 use tokio::time::{Instant, Sleep};
@@ -35,6 +38,8 @@ const GRACE: Duration = Duration::from_millis(250);
 pub(crate) enum Form {
     /// A JSON value a line.
     Lines,
+    /// An Arrow IPC stream.
+    Arrow,
 }
 
 /// Whether a call of the scoring protocol is read and answered piece by piece.
@@ -43,14 +48,20 @@ pub(crate) fn form(dialect: Dialect, head: &Parts) -> Option<Form> {
     let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     let is = |name: &str| kind.eq_ignore_ascii_case(name.as_bytes());
     let lines = ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/jsonlines"];
-    (dialect == Dialect::Scoring && lines.into_iter().any(is)).then_some(Form::Lines)
+    if dialect != Dialect::Scoring {
+        return None;
+    }
+    if is("application/vnd.apache.arrow.stream") {
+        return Some(Form::Arrow);
+    }
+    lines.into_iter().any(is).then_some(Form::Lines)
 }
 
 /// Scores rows that are still coming.
 pub(crate) async fn bulk(
     snapshot: &Arc<Snapshot>,
     planned: Planned,
-    _form: Form,
+    form: Form,
     head: &Parts,
     body: Incoming,
     flight: &mut Flight,
@@ -64,7 +75,10 @@ pub(crate) async fn bulk(
         body: Some(body),
         idle: snapshot.body_limits.idle,
         timer: None,
-        lines: Lines::new(BatchLimits { rows: limits.max_rows as usize, bytes: limits.max_bytes.0 as usize }),
+        source: Source::new(
+            form,
+            BatchLimits { rows: limits.max_rows as usize, bytes: limits.max_bytes.0 as usize },
+        ),
         under_way: FuturesOrdered::new(),
         most: limits.in_flight as usize,
         shared: Arc::new(Shared {
@@ -101,6 +115,49 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Fault> {
         return Ok(());
     }
     Err(Fault::client(code::UNSUPPORTED_ENCODING, "rows that are scored piece by piece come uncompressed"))
+}
+
+/// Rows on their way in.
+enum Source {
+    Lines(Lines),
+    Arrow(Box<arrow::ArrowRows>),
+}
+
+impl Source {
+    fn new(form: Form, limits: BatchLimits) -> Self {
+        match form {
+            Form::Lines => Self::Lines(Lines::new(limits)),
+            Form::Arrow => Self::Arrow(Box::new(arrow::ArrowRows::new(limits))),
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8], last: bool) -> Result<(), Fault> {
+        match self {
+            Self::Lines(lines) => lines.push(bytes, last),
+            Self::Arrow(rows) => rows.push(bytes, last),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Lines(lines) => lines.is_full(),
+            Self::Arrow(rows) => rows.is_full(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Lines(lines) => lines.is_empty(),
+            Self::Arrow(rows) => rows.is_empty(),
+        }
+    }
+
+    fn take(&mut self, signature: Option<&Signature>) -> Option<Result<Batch, Fault>> {
+        match self {
+            Self::Lines(lines) => lines.take(signature),
+            Self::Arrow(rows) => rows.take(signature),
+        }
+    }
 }
 
 /// What every batch needs.
@@ -144,7 +201,7 @@ struct Rows {
     /// The longest pause inside it.
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
-    lines: Lines,
+    source: Source,
     under_way: FuturesOrdered<Scoring>,
     /// How many batches may be under way.
     most: usize,
@@ -177,31 +234,30 @@ impl Rows {
         context: &mut Context<'_>,
         flight: &mut Flight,
     ) -> Poll<Option<Result<Vec<u8>, Fault>>> {
-        loop {
-            self.fill(context, flight);
-            match ready!(Pin::new(&mut self.under_way).poll_next(context)) {
-                Some(Ok((rows, lines))) => {
-                    flight.record().rows += rows as u64;
-                    return Poll::Ready(Some(Ok(lines)));
-                }
-                Some(Err(fault)) => return Poll::Ready(Some(Err(fault))),
-                None => match self.failed.take() {
-                    Some(fault) => return Poll::Ready(Some(Err(fault))),
-                    None if self.body.is_none() && self.lines.is_empty() => return Poll::Ready(None),
-                    // Nothing is under way and nothing has come.
-                    None => return Poll::Pending,
-                },
+        self.fill(context, flight);
+        let scored = match ready!(Pin::new(&mut self.under_way).poll_next(context)) {
+            Some(Ok((rows, lines))) => {
+                flight.record().rows += rows as u64;
+                Some(Ok(lines))
             }
-        }
+            Some(Err(fault)) => Some(Err(fault)),
+            None => match self.failed.take() {
+                Some(fault) => Some(Err(fault)),
+                None if self.body.is_none() && self.source.is_empty() => None,
+                // Nothing is under way and nothing has come: the body wakes us.
+                None => return Poll::Pending,
+            },
+        };
+        Poll::Ready(scored)
     }
 
     /// Begins batches while there are rows and places for them.
     fn fill(&mut self, context: &mut Context<'_>, flight: &mut Flight) {
         while self.failed.is_none() && self.under_way.len() < self.most {
             let waits =
-                !self.lines.is_full() && self.body.is_some() && self.poll_body(context, flight).is_pending();
+                !self.source.is_full() && self.body.is_some() && self.poll_body(context, flight).is_pending();
             // A batch that is not full is scored when nothing else is to be done meanwhile.
-            let ready = self.lines.is_full() || self.body.is_none() || (waits && self.under_way.is_empty());
+            let ready = self.source.is_full() || self.body.is_none() || (waits && self.under_way.is_empty());
             if !ready {
                 if waits {
                     return;
@@ -209,7 +265,7 @@ impl Rows {
                 continue;
             }
             let live = self.first_live();
-            match self.lines.take(live.as_ref().map(millgate_models::LiveModel::signature)) {
+            match self.source.take(live.as_ref().map(millgate_models::LiveModel::signature)) {
                 Some(Ok(batch)) => {
                     let scoring = self.shared.score(batch);
                     self.under_way.push_back(scoring);
@@ -238,7 +294,7 @@ impl Rows {
                 self.timer = None;
                 let data = frame.into_data().unwrap_or_default();
                 flight.record().bytes_in += data.len() as u64;
-                self.lines.push(&data, false)
+                self.source.push(&data, false)
             }
             Poll::Ready(Some(Err(error))) => {
                 self.body = None;
@@ -247,7 +303,7 @@ impl Rows {
             }
             Poll::Ready(None) => {
                 self.body = None;
-                self.lines.push(b"", true)
+                self.source.push(b"", true)
             }
             Poll::Pending => {
                 let idle = self.idle;
