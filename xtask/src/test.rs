@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::shell::{self, cargo, command, is_ci, root, run, section};
-use crate::{fuzz, node, python, shell::say};
+use crate::{fuzz, node, postgres, python, shell::say};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -33,12 +33,17 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
             None
         }
     };
+    section("PostgreSQL");
+    let postgres = postgres::start()?;
     if !arguments.no_rust {
         section("Rust tests");
         let mut tests = cargo(&["test", "--locked", "--workspace"]);
         tests.env("MILLGATE_BIN", &gateway);
         if let Some(python) = &python {
             tests.env("MILLGATE_TEST_PYTHON", python);
+        }
+        if let Some(postgres) = &postgres {
+            tests.env("MILLGATE_TEST_POSTGRES", &postgres.uri);
         }
         run(&mut tests)?;
         fuzz::smoke(5, None)?;
@@ -60,6 +65,9 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
             .env("MILLGATE_BIN", &gateway)
             .env("FAKE_PROVIDER_BIN", &provider)
             .env("PYTHONDONTWRITEBYTECODE", "1");
+        if let Some(postgres) = &postgres {
+            tests.env("MILLGATE_TEST_POSTGRES", &postgres.uri);
+        }
         if let Some(modules) = modules {
             tests.env("MILLGATE_TEST_NODE_MODULES", modules);
         }

@@ -10,7 +10,7 @@ use millgate_provider::ProviderKind;
 use millgate_types::Dialect;
 use url::Url;
 
-use crate::document::{ChatApi, Config, KeyMode, LimitConfig, ProviderConfig, ServingConfig};
+use crate::document::{ChatApi, Config, KeyMode, LimitConfig, ProviderConfig, RuntimeChoice, ServingConfig};
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
 use crate::value::Period;
@@ -293,6 +293,11 @@ impl Checker<'_> {
             self.serving(index, &endpoint.serving);
             self.route(endpoint, &endpoint.route, Expected::of(endpoint.kind), &at("route"));
         }
+        for (name, class) in &self.config.models.instance_classes {
+            let at =
+                |field: &'static str| steps!["models", "instance_classes", name.as_str(), field].to_vec();
+            self.placement(&at, class.device.as_deref(), class.cpus, class.threads);
+        }
         self.cycles();
     }
 
@@ -303,7 +308,7 @@ impl Checker<'_> {
         if serving.workers.is_some_and(|workers| !(1..=64).contains(&workers)) {
             self.error(&at("workers"), "expected 1 to 64 workers", "");
         }
-        if let Some(instances) = serving.instances {
+        if let Some(instances) = &serving.instances {
             if serving.workers.is_some() {
                 let hint = "`workers: 2` is short for `instances: { min: 2, max: 2 }`";
                 self.error(&at("workers"), "both `workers` and `instances` are given", hint);
@@ -311,6 +316,39 @@ impl Checker<'_> {
             if !(1..=64).contains(&instances.max) || instances.min > instances.max {
                 self.error(&at("instances"), "expected 0 <= `min` <= `max` and 1 <= `max` <= 64", "");
             }
+            for (number, window) in instances.schedule.iter().enumerate() {
+                let at = |field: &'static str| {
+                    [at("instances"), steps!["schedule", number, field].to_vec()].concat()
+                };
+                if window.min == 0 || window.min > instances.max {
+                    self.error(&at("min"), "expected 1 <= `min` <= `instances.max`", "");
+                }
+                if window.from == window.to {
+                    self.error(
+                        &at("to"),
+                        "it ends when it begins",
+                        "for the whole day: `from: \"00:00\", to: \"24:00\"`",
+                    );
+                }
+            }
+        }
+        if let Some(class) = &serving.instance_class {
+            let classes = &self.config.models.instance_classes;
+            if !classes.contains_key(class) {
+                let hint = nearest(class, classes.keys().map(String::as_str));
+                let text = format!("no class `{class}` stands under `models.instance_classes`");
+                self.error(&at("instance_class"), text, hint);
+            }
+        }
+        let whole = serving.with_class(&self.config.models.instance_classes);
+        self.placement(&at, serving.device.as_deref(), serving.cpus, serving.threads);
+        let in_process = matches!(serving.runtime, RuntimeChoice::Native | RuntimeChoice::Onnx);
+        if in_process && whole.device.as_ref().is_some_and(|device| device != "cpu") {
+            self.error(
+                &at("device"),
+                "what runs in the gateway's process runs on the CPU",
+                "use `runtime: worker`",
+            );
         }
         if serving.tolerance.is_some_and(|tolerance| !(tolerance.is_finite() && tolerance >= 0.0)) {
             self.error(&at("tolerance"), "expected a number of 0 or more", "for example 1e-9");
@@ -323,9 +361,6 @@ impl Checker<'_> {
             let hint = "`max_rows` 1 to 100000, `max_bytes` 1KiB to 64MiB, `in_flight` 1 to 64";
             self.error(&at("bulk"), "the bounds of a batch make no sense", hint);
         }
-        if !(1..=256).contains(&serving.threads) {
-            self.error(&at("threads"), "expected 1 to 256 threads", "");
-        }
         if let Some(batching) = serving.batching {
             if batching.max_rows == 0 || batching.max_bytes.0 == 0 {
                 self.error(&at("batching"), "a call holds at least one row and one byte", "");
@@ -333,6 +368,28 @@ impl Checker<'_> {
             if batching.max_wait >= serving.timeout {
                 self.error(&at("batching"), "`max_wait` is not below `timeout`", "");
             }
+        }
+    }
+
+    fn placement(
+        &mut self,
+        at: &dyn Fn(&'static str) -> Vec<Step>,
+        device: Option<&str>,
+        cpus: Option<u32>,
+        threads: Option<u32>,
+    ) {
+        let is_device = |text: &str| {
+            let number = text.strip_prefix("cuda:").map(|number| number.parse::<u8>().is_ok());
+            matches!(text, "cpu" | "cuda") || number == Some(true)
+        };
+        if device.is_some_and(|device| !is_device(device)) {
+            self.error(&at("device"), "expected `cpu`, `cuda` or `cuda:0`", "");
+        }
+        if cpus == Some(0) {
+            self.error(&at("cpus"), "expected at least one core", "");
+        }
+        if threads.is_some_and(|threads| !(1..=256).contains(&threads)) {
+            self.error(&at("threads"), "expected 1 to 256 threads", "");
         }
     }
 

@@ -483,9 +483,22 @@ pub struct ServingConfig {
     /// compute (scikit-learn, XGBoost, LightGBM, ONNX, PyTorch), not for custom code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotent: Option<bool>,
-    /// Threads of a worker's numeric libraries (OpenMP, BLAS).
+    /// A class of `models.instance_classes`: what it says holds where nothing is said here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance_class: Option<String>,
+    /// What the model computes on: `cpu`, `cuda`, or `cuda:0` for one of several. Workers see no other GPU. Default:
+    /// `cpu`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^(cpu|cuda(:\d+)?)$"))]
+    pub device: Option<String>,
+    /// Cores that all workers of the model together may use. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub cpus: Option<u32>,
+    /// Threads of a worker's numeric libraries (OpenMP, BLAS). Default: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
-    pub threads: u32,
+    pub threads: Option<u32>,
     /// A worker that grew over this is replaced between two calls. Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rss: Option<ByteSize>,
@@ -523,7 +536,10 @@ impl Default for ServingConfig {
             idle_timeout: Period::seconds(300),
             batching: None,
             idempotent: None,
-            threads: 1,
+            instance_class: None,
+            device: None,
+            cpus: None,
+            threads: None,
             max_rss: None,
             env_manager: EnvManager::Local,
             timeout: Period::seconds(60),
@@ -542,7 +558,22 @@ impl ServingConfig {
     #[must_use]
     pub fn instances(&self) -> InstancesConfig {
         let fixed = self.workers.unwrap_or(1);
-        self.instances.unwrap_or(InstancesConfig { min: fixed, max: fixed })
+        let fixed = InstancesConfig { min: fixed, max: fixed, schedule: Vec::new() };
+        self.instances.clone().unwrap_or(fixed)
+    }
+
+    /// The same with what its class says where nothing is said here.
+    #[must_use]
+    pub fn with_class(&self, classes: &IndexMap<String, InstanceClass>) -> Self {
+        let mut whole = self.clone();
+        if let Some(class) = self.instance_class.as_ref().and_then(|name| classes.get(name)) {
+            whole.device = whole.device.or_else(|| class.device.clone());
+            whole.cpus = whole.cpus.or(class.cpus);
+            whole.threads = whole.threads.or(class.threads);
+            whole.memory_limit = whole.memory_limit.or(class.memory_limit);
+            whole.max_rss = whole.max_rss.or(class.max_rss);
+        }
+        whole
     }
 }
 
@@ -733,6 +764,33 @@ pub struct ModelsConfig {
     pub onnx_library: Option<Expanded>,
     /// Whether a worker may run where part of its isolation cannot be applied (old kernels, some containers).
     pub isolation: Isolation,
+    /// Kinds of workers that endpoints name in `serving.instance_class`: `large: { cpus: 4, memory_limit: 8GiB }`.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub instance_classes: IndexMap<String, InstanceClass>,
+}
+
+/// What a worker of this class has. The fields are those of `serving`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InstanceClass {
+    /// See `serving.device`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^(cpu|cuda(:\d+)?)$"))]
+    pub device: Option<String>,
+    /// See `serving.cpus`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub cpus: Option<u32>,
+    /// See `serving.threads`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub threads: Option<u32>,
+    /// See `serving.memory_limit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<ByteSize>,
+    /// See `serving.max_rss`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rss: Option<ByteSize>,
 }
 
 /// How strictly workers are isolated.

@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::ScheduleConfig;
 use crate::value::{ByteSize, Period};
 
 /// How large inputs are scored that come and go piece by piece.
@@ -29,7 +30,7 @@ impl Default for BulkConfig {
 }
 
 /// How many worker processes a model version has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InstancesConfig {
     /// Always. 0: none after `idle_timeout` without a request.
@@ -38,6 +39,10 @@ pub struct InstancesConfig {
     /// Under load.
     #[schemars(range(min = 1, max = 64))]
     pub max: u32,
+    /// Times of the week with another `min`: workers are there before the load comes. Where several hold, the largest
+    /// counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedule: Vec<ScheduleConfig>,
 }
 
 /// Which requests may share one call of a worker: `true`, `false`, or an object with bounds.

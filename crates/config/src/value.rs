@@ -1,12 +1,10 @@
 //! Scalars with a meaning: durations, sizes, expanded text, secrets.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{self, Visitor};
+use serde::{Serialize, Serializer};
 
 /// A length of time, written with its unit: `500ms`, `60s`, `5m`, `1h`, `1d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -261,9 +259,9 @@ impl Serialize for ByteSize {
 }
 
 /// Reads a scalar with a parser of its own. Numbers are shown to the parser as text.
-struct Scalar<T> {
-    expecting: &'static str,
-    parse: fn(&str) -> Result<T, String>,
+pub(crate) struct Scalar<T> {
+    pub(crate) expecting: &'static str,
+    pub(crate) parse: fn(&str) -> Result<T, String>,
 }
 
 impl<T> Visitor<'_> for Scalar<T> {
@@ -284,22 +282,24 @@ impl<T> Visitor<'_> for Scalar<T> {
 
 macro_rules! scalar {
     ($type:ident, $expecting:literal, $pattern:literal) => {
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_any(Scalar { expecting: $expecting, parse: Self::parse })
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any($crate::value::Scalar { expecting: $expecting, parse: Self::parse })
             }
         }
 
-        impl JsonSchema for $type {
-            fn schema_name() -> Cow<'static, str> {
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($type).into()
             }
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": ["string", "integer"], "pattern": $pattern, "description": $expecting })
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": ["string", "integer"], "pattern": $pattern, "description": $expecting })
             }
         }
     };
 }
+
+pub(crate) use scalar;
 
 scalar!(Period, "a duration such as `500ms`, `60s`, `5m`, `1h`", r"^\s*\d*\s*[A-Za-z]+\s*$");
 scalar!(ByteSize, "a size such as `10MiB`", r"^\s*\d+\s*(B|KiB|MiB|GiB|kB|KB|MB|GB)?\s*$");

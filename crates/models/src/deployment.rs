@@ -11,11 +11,12 @@ use millgate_types::{Fault, ModelRef, Retry, code};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::live::{Live, Runtime};
 use crate::registry::Registry;
 use crate::rollout::{Hold, Kept, Rollout};
+use crate::schedule::Window;
 use crate::worker::user::User;
 use crate::worker::{Ask, Batching, Columns, Pool, Reply};
 
@@ -46,7 +47,7 @@ pub enum EnvManager {
 }
 
 /// How many worker processes a version has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Instances {
     /// Always. 0: none after `idle_timeout` without a request; the next request starts one and waits for it.
     pub min: usize,
@@ -54,11 +55,13 @@ pub struct Instances {
     pub max: usize,
     /// See `min`.
     pub idle_timeout: Duration,
+    /// Times of the week with another `min`.
+    pub schedule: Vec<Window>,
 }
 
 impl Default for Instances {
     fn default() -> Self {
-        Self { min: 1, max: 1, idle_timeout: Duration::from_mins(5) }
+        Self { min: 1, max: 1, idle_timeout: Duration::from_mins(5), schedule: Vec::new() }
     }
 }
 
@@ -83,6 +86,10 @@ pub struct DeploymentSpec {
     pub idempotent: Option<bool>,
     /// Threads of a worker's numeric libraries.
     pub threads: u32,
+    /// `cuda` or `cuda:N` for a GPU; `None`: the CPU.
+    pub device: Option<Arc<str>>,
+    /// Cores that its workers together may use; `None`: all.
+    pub cpus: Option<usize>,
     /// A worker that grew over this many bytes is replaced between two calls.
     pub max_rss_bytes: Option<u64>,
     /// The limit for one prediction; the server takes the earlier of this and its own deadline.
@@ -114,6 +121,8 @@ impl DeploymentSpec {
             batching: Batching::default(),
             idempotent: None,
             threads: 1,
+            device: None,
+            cpus: None,
             max_rss_bytes: None,
             timeout: Duration::from_mins(1),
             memory_limit_bytes: None,
@@ -252,6 +261,8 @@ pub struct Deployment {
     /// The user of its workers, from the first time one is asked for.
     pub(crate) user: OnceLock<Option<Arc<User>>>,
     pub(crate) rollout: Rollout,
+    /// Large requests that may be computed at once, aside from the data threads.
+    shares: Semaphore,
 }
 
 impl std::fmt::Debug for Deployment {
@@ -303,6 +314,7 @@ impl Deployment {
             wake: Notify::new(),
             user: OnceLock::new(),
             rollout: Rollout::default(),
+            shares: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         })
     }
 
@@ -432,6 +444,8 @@ impl Deployment {
         &self,
         work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
+        // One hot model must not take all threads of the pool: what comes beyond its share waits here.
+        let _share = self.shares.acquire().await;
         self.handle.spawn_blocking(work).await.unwrap_or_else(|error| {
             Err(Fault::gateway(code::INTERNAL_ERROR, "the prediction was stopped").with_cause(error))
         })

@@ -343,6 +343,8 @@ impl Installer<'_> {
             processes: None,
             descriptors: 1024,
             threads: 1,
+            device: None,
+            cores: None,
             keep_environment: true,
             required: self.settings.isolation_required,
         };

@@ -128,6 +128,9 @@ impl Start<'_> {
         let spec = &self.deployment.spec;
         match spec.runtime {
             RuntimeChoice::Worker => return Ok(Err("`runtime: worker` is configured".to_owned())),
+            RuntimeChoice::Auto if spec.device.is_some() => {
+                return Ok(Err("a GPU is configured (`device`)".to_owned()));
+            }
             RuntimeChoice::Auto if spec.compat_mlflow => {
                 return Ok(Err("`compat: mlflow` asks for MLflow's own answers".to_owned()));
             }
@@ -242,7 +245,10 @@ impl Start<'_> {
                 min: spec.instances.min,
                 max: spec.instances.max,
                 idle_timeout: spec.instances.idle_timeout,
+                schedule: spec.instances.schedule.clone().into(),
             },
+            device: spec.device.clone(),
+            cpus: spec.cpus,
             batching: spec.batching.clone(),
             idempotent: spec.idempotent,
             isolation_required: settings.isolation_required,

@@ -15,12 +15,12 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use millgate_config::{
     Compat, Config, EndpointConfig, EndpointType, EnvManager, KeyMode, LimitBy, LimitConfig, Network,
-    RouteConfig, RuntimeChoice,
+    RouteConfig, RuntimeChoice, ScheduleConfig,
 };
 use millgate_credential::{Credential, Credentials};
 use millgate_dialect::Quirks;
 use millgate_models::{
-    Batching, Deployment, DeploymentSpec, Instances, Models, Registry, RegistryAuth, RegistryConfig,
+    Batching, Deployment, DeploymentSpec, Instances, Models, Registry, RegistryAuth, RegistryConfig, Window,
 };
 use millgate_policy::{Limiter, Rate, Route};
 use millgate_provider::{Family, ProviderKind};
@@ -570,7 +570,7 @@ impl<'a> Resolver<'a> {
                 Registry::new(RegistryConfig::new("local", "./mlruns")).map_err(|error| error.to_string())?
             }
         };
-        let serving = &endpoint.serving;
+        let serving = &endpoint.serving.with_class(&self.config.models.instance_classes);
         let (instances, batching) = (serving.instances(), serving.batching.unwrap_or_default());
         let deployment = self.models.deploy(DeploymentSpec {
             endpoint: endpoint.name.as_str().into(),
@@ -591,6 +591,7 @@ impl<'a> Resolver<'a> {
                 min: instances.min as usize,
                 max: instances.max as usize,
                 idle_timeout: serving.idle_timeout.0,
+                schedule: instances.schedule.iter().map(window).collect(),
             },
             batching: Batching {
                 wanted: batching.enabled,
@@ -599,7 +600,9 @@ impl<'a> Resolver<'a> {
                 max_wait: batching.max_wait.0,
             },
             idempotent: serving.idempotent,
-            threads: serving.threads,
+            threads: serving.threads.unwrap_or(1),
+            device: serving.device.as_deref().filter(|device| *device != "cpu").map(Arc::from),
+            cpus: serving.cpus.map(|cpus| cpus as usize),
             max_rss_bytes: serving.max_rss.map(|size| size.0),
             timeout: serving.timeout.0,
             memory_limit_bytes: serving.memory_limit.map(|size| size.0),
@@ -614,6 +617,16 @@ impl<'a> Resolver<'a> {
         let kind = TargetKind::Model(deployment);
         let (header, operation) = (header_value(target)?, Operation::Predict);
         Ok(Route::Target(Arc::new(Target { label: target.into(), header, kind, operation })))
+    }
+}
+
+fn window(written: &ScheduleConfig) -> Window {
+    Window {
+        days: written.days.0,
+        from: written.from.0,
+        to: written.to.0,
+        zone: written.timezone.0.clone(),
+        min: written.min as usize,
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("python model", super::workers::rows),
     ("python worker", super::workers::processes),
     ("in process", super::workers::in_process),
+    ("promotion", super::rollouts::promotion),
+    ("many models", super::rollouts::many),
 ];
 
 /// CPU per unit of work of one run.

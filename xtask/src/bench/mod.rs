@@ -3,6 +3,7 @@
 
 mod cases;
 mod measure;
+mod rollouts;
 mod table;
 mod workers;
 

@@ -122,15 +122,18 @@ pub(super) fn rows(bench: &Bench, table: &mut Table) -> Result<()> {
 /// Models that run in process.
 pub(super) fn in_process(bench: &Bench, table: &mut Table) -> Result<()> {
     let Some(models) = models(bench)? else { return Ok(()) };
-    for (name, what, runtime) in [
-        ("forest", "one row through a random forest of 100 trees", "native"),
-        ("forest-rows", "1,000 rows through the same forest", "native"),
-        ("linear", "one row through a scaler and a logistic regression", "native"),
-        ("text", "one text of 60 words through TF-IDF and a logistic regression", "native"),
-        ("onnx", "one row through an ONNX network of 64 x 64", "onnx"),
+    for (name, what, runtime, callers) in [
+        ("forest", "one row through a random forest of 100 trees", "native", "1"),
+        ("forest", "the same, 16 callers", "native", "16"),
+        ("forest-rows", "1,000 rows through the same forest", "native", "1"),
+        ("linear", "one row through a scaler and a logistic regression", "native", "1"),
+        ("linear", "the same, 16 callers", "native", "16"),
+        ("text", "one text of 60 words through TF-IDF and a logistic regression", "native", "1"),
+        ("text", "the same, 16 callers", "native", "16"),
+        ("onnx", "one row through an ONNX network of 64 x 64", "onnx", "1"),
     ] {
         let (model, body) = (format!("{models}/{name}"), format!("{models}/{name}.json"));
-        let arguments = ["-c", "1", "--path", "/invocations", "--body", body.as_str()];
+        let arguments = ["-c", callers, "--path", "/invocations", "--body", body.as_str()];
         let (ours, others) = beside_mlflow(bench, &model, &format!("runtime: {runtime}"), &body, &arguments)?;
         let us = |cost: &Cost| cost.us;
         table.row(

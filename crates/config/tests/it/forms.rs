@@ -62,10 +62,11 @@ fn how_workers_are_used_is_read() {
         loaded(&text).config.endpoints[0].serving.clone()
     };
     let (min, max) = (0, 4);
-    assert_eq!(of("{}").instances(), millgate_config::InstancesConfig { min: 1, max: 1 });
-    assert_eq!(of("{ workers: 2 }").instances(), millgate_config::InstancesConfig { min: 2, max: 2 });
+    let fixed = |min, max| millgate_config::InstancesConfig { min, max, schedule: Vec::new() };
+    assert_eq!(of("{}").instances(), fixed(1, 1));
+    assert_eq!(of("{ workers: 2 }").instances(), fixed(2, 2));
     let scaled = of("{ instances: { min: 0, max: 4 }, idle_timeout: 30s, batching: false }");
-    assert_eq!(scaled.instances(), millgate_config::InstancesConfig { min, max });
+    assert_eq!(scaled.instances(), fixed(min, max));
     assert_eq!(scaled.batching.unwrap().enabled, Some(false));
     let bounds = of("{ batching: { max_rows: 8, max_wait: 5ms } }").batching.unwrap();
     assert_eq!((bounds.enabled, bounds.max_rows, bounds.max_bytes.0), (None, 8, 4 << 20));

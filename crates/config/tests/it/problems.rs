@@ -174,6 +174,29 @@ endpoints:
   - { name: d, type: predict, route: models:/m/1, serving: { batching: { max_wait: 90s }, idle_timeout: 0s } }
 ";
     assert_snapshot!("workers", problems(text));
+    let text = r#"
+registries: { default: { uri: ./mlruns } }
+models: { instance_classes: { large: { cpus: 4 }, none: { cpus: 0, device: tpu } } }
+endpoints:
+  - { name: a, type: predict, route: models:/m/1, serving: { instance_class: lage, device: "cuda:x", runtime: native } }
+  - { name: b, type: predict, route: models:/m/1, serving: { instance_class: none } }
+  - name: c
+    type: predict
+    route: models:/m/1
+    serving: { instances: { min: 0, max: 2, schedule: [ { from: "08:00", to: "08:00", min: 3 } ] } }
+"#;
+    assert_snapshot!("placement", problems(text));
+    for (wrong, said) in [
+        ("days: weekdays, from: \"08:00\", to: \"09:00\"", "`weekdays` is no day"),
+        ("from: \"8\", to: \"09:00\"", "`8` is no time of day"),
+        ("from: \"08:00\", to: \"09:00\", timezone: Middle/Earth", "`Middle/Earth` is no time zone"),
+    ] {
+        let text = format!(
+            "registries: {{ default: {{ uri: ./mlruns }} }}\nendpoints:\n  - {{ name: a, type: predict, route: models:/m/1, \
+             serving: {{ instances: {{ min: 0, max: 1, schedule: [ {{ {wrong}, min: 1 }} ] }} }} }}\n"
+        );
+        assert!(problems(&text).contains(said), "{}", problems(&text));
+    }
     let text = "registries: { default: { uri: ./mlruns } }\nendpoints:\n  - { name: a, type: predict, route: models:/m/1, \
                 serving: { batching: { rows: 3 } } }\n";
     assert_snapshot!("batching", problems(text));

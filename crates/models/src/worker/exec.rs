@@ -40,6 +40,10 @@ pub(crate) struct Launch {
     pub(crate) descriptors: u64,
     /// Threads of numeric libraries.
     pub(crate) threads: u32,
+    /// `cuda` or `cuda:N` for a GPU.
+    pub(crate) device: Option<String>,
+    /// How many cores it may use, and a number that says which.
+    pub(crate) cores: Option<(usize, usize)>,
     /// The environment is already as it should be: it is not replaced by the worker's.
     pub(crate) keep_environment: bool,
     /// End with an error instead of starting with less isolation.
@@ -78,7 +82,20 @@ const SYSTEM: &[&str] = &[
 /// What network access needs on top.
 const NETWORK: &[&str] =
     &["/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/services", "/run/systemd/resolve"];
-pub(super) const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full"];
+const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full"];
+
+/// A worker gives way to the gateway, which has little to do for each request, and to what the operator runs beside.
+const NICE: i32 = 5;
+
+/// Devices that a worker may use: the harmless ones, and those of NVIDIA's driver where it has a GPU.
+pub(super) fn devices(gpu: bool) -> Vec<PathBuf> {
+    let mut devices: Vec<PathBuf> = DEVICES.iter().map(PathBuf::from).collect();
+    if gpu && let Ok(entries) = std::fs::read_dir("/dev") {
+        let names = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        devices.extend(names.filter(|path| path.to_string_lossy().starts_with("/dev/nvidia")));
+    }
+    devices
+}
 
 /// What a worker may read beside its private folder: the system's places and `more`.
 pub(super) fn readable(more: &[PathBuf], network_allowed: bool) -> Vec<PathBuf> {
@@ -98,6 +115,8 @@ pub fn worker_exec(json: &str) -> Result<Infallible, String> {
     let io = |done: rustix::io::Result<()>| done.map_err(|error| error.to_string());
     rustix::process::setsid().map_err(|error| format!("worker-exec: setsid: {error}"))?;
     step("limits", limits(&launch));
+    step("cores", io(cores(&launch)));
+    let _ = rustix::process::nice(NICE);
     step("no_new_privs", io(rustix::thread::set_no_new_privs(true)));
     if rustix::process::geteuid().is_root() {
         step("capabilities", capabilities());
@@ -130,12 +149,32 @@ pub fn worker_exec(json: &str) -> Result<Infallible, String> {
             // pyarrow's allocator would start a thread, and MLflow would call home.
             .env("JE_ARROW_MALLOC_CONF", "background_thread:false")
             .env("MLFLOW_DISABLE_TELEMETRY", "true");
+        // Without a number all are seen; without a GPU configured, none.
+        match launch.device.as_deref().map(|device| device.split_once(':')) {
+            None => drop(command.env("CUDA_VISIBLE_DEVICES", "")),
+            Some(None) => {}
+            Some(Some((_, number))) => drop(command.env("CUDA_VISIBLE_DEVICES", number)),
+        }
         for name in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"] {
             command.env(name, launch.threads.to_string());
         }
     }
     let error = command.exec();
     Err(format!("the program cannot be started ({})", error.kind()))
+}
+
+/// Keeps to a share of the cores that there are.
+fn cores(launch: &Launch) -> rustix::io::Result<()> {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let Some((count, from)) = launch.cores else { return Ok(()) };
+    let all = sched_getaffinity(None)?;
+    let all: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core)).collect();
+    if count >= all.len() {
+        return Ok(());
+    }
+    let mut share = CpuSet::new();
+    (0..count).for_each(|step| share.set(all[(from.wrapping_add(step)) % all.len()]));
+    sched_setaffinity(None, &share)
 }
 
 fn limits(launch: &Launch) -> Result<(), String> {
@@ -195,7 +234,7 @@ fn files(launch: &Launch) -> Result<(), String> {
         .add_rules(path_beneath_rules(readable(&launch.readable, launch.network_allowed), read))
         .and_then(|rules| {
             let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
-            rules.add_rules(path_beneath_rules(DEVICES, device))
+            rules.add_rules(path_beneath_rules(devices(launch.device.is_some()), device))
         })
         .and_then(|rules| {
             let all = AccessFs::from_all(abi) & !AccessFs::Execute;

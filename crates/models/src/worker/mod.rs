@@ -125,8 +125,8 @@ impl Pool {
     /// Starts the first workers on `handle` and waits until all have the model loaded, or one could not. Requests share
     /// no calls until [`Pool::batch`]. `alive` is held by each instance until it is gone.
     pub(crate) async fn start(plan: Plan, handle: &Handle, alive: &mpsc::Sender<()>) -> Result<Self, String> {
-        let bounds = plan.instances;
-        let at_first = bounds.min.max(1);
+        let bounds = plan.instances.clone();
+        let at_first = bounds.min_now().max(1);
         let pool = Self {
             inner: Arc::new(Inner {
                 plan,
@@ -280,7 +280,7 @@ fn crashed(text: impl Into<String>) -> Fault {
 /// Keeps the number of instances near what the load asks for.
 async fn follow_load(inner: Weak<Inner>, bounds: Bounds) {
     let began = Instant::now();
-    let mut scale = scale::Scale::new(bounds, Duration::ZERO);
+    let mut scale = scale::Scale::new(bounds.clone(), Duration::ZERO);
     let mut tick = tokio::time::interval(SCALE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -291,7 +291,7 @@ async fn follow_load(inner: Weak<Inner>, bounds: Bounds) {
         let calls = inner.room().map_or(waiting, |room| waiting.div_ceil(room.rows.max(1) as usize));
         let load = inner.meter.take() + calls as f64;
         let current = *inner.wanted.borrow();
-        let wanted = scale.step(began.elapsed(), load, current);
+        let wanted = scale.step(began.elapsed(), load, current, bounds.min_now());
         if wanted != current {
             tracing::info!(endpoint = %inner.plan.label, from = current, to = wanted, "instances");
             // A request may have woken the pool meanwhile: its one stays.

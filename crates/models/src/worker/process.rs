@@ -56,6 +56,10 @@ pub(crate) struct Plan {
     pub(crate) max_rss: Option<u64>,
     /// Threads of its numeric libraries.
     pub(crate) threads: u32,
+    /// `cuda` or `cuda:N` for a GPU.
+    pub(crate) device: Option<Arc<str>>,
+    /// Cores that all of them together may use.
+    pub(crate) cpus: Option<usize>,
     pub(crate) instances: Bounds,
     pub(crate) batching: Batching,
     /// Whether a request may be tried again after it reached the model's code; `None`: where the flavour only computes.
@@ -75,6 +79,11 @@ pub(crate) struct Plan {
     pub(crate) label: Arc<str>,
 }
 
+/// Where on the machine's cores a model's share begins: anywhere, but always there.
+fn spread(label: &str) -> usize {
+    label.bytes().fold(0, |sum: usize, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
+}
+
 impl Plan {
     /// The launcher's argument.
     pub(super) fn launch(&self, private: &Path, args: Vec<String>) -> std::io::Result<String> {
@@ -90,6 +99,8 @@ impl Plan {
             processes: Some(self.processes),
             descriptors: 256,
             threads: self.threads,
+            device: self.device.as_deref().map(str::to_owned),
+            cores: self.cpus.map(|count| (count, spread(&self.label))),
             keep_environment: false,
             required: self.isolation_required,
         };

@@ -2,7 +2,12 @@
 //! Knative's autoscaler: a stable window decides, a short one may add at once and then forbids removal for a while.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::schedule::{Window, min_at};
 
 /// The window that usually decides.
 const STABLE: Duration = Duration::from_mins(1);
@@ -12,18 +17,25 @@ const PANIC: Duration = Duration::from_secs(6);
 const UTILISATION: f64 = 0.7;
 
 /// The bounds.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Bounds {
     /// 0 lets the last instance go when nothing was asked for `idle_timeout`.
     pub(crate) min: usize,
     pub(crate) max: usize,
     pub(crate) idle_timeout: Duration,
+    /// Times of the week with another `min`.
+    pub(crate) schedule: Arc<[Window]>,
 }
 
 impl Bounds {
     /// Whether there is anything to decide.
     pub(super) fn are_fixed(&self) -> bool {
-        self.min == self.max
+        self.min == self.max && self.schedule.is_empty()
+    }
+
+    /// The least there should be at this moment.
+    pub(super) fn min_now(&self) -> usize {
+        min_at(self.min, &self.schedule, Timestamp::now())
     }
 }
 
@@ -42,7 +54,8 @@ impl Scale {
     }
 
     /// Takes a sample and says how many instances there should be; `current` is how many there are to be now.
-    pub(super) fn step(&mut self, now: Duration, load: f64, current: usize) -> usize {
+    /// `min` is the least there should be now.
+    pub(super) fn step(&mut self, now: Duration, load: f64, current: usize, min: usize) -> usize {
         if load > 0.0 {
             self.busy = now;
         }
@@ -57,10 +70,10 @@ impl Scale {
         let panics = self.panicked.is_some_and(|since| now < since + STABLE);
         let wanted = if panics { urgent.max(stable).max(current) } else { stable };
         if now.saturating_sub(self.busy) >= self.bounds.idle_timeout {
-            return self.bounds.min;
+            return min;
         }
         // The last one goes only after the idle time.
-        let floor = self.bounds.min.max(1.min(current));
+        let floor = min.max(1.min(current));
         wanted.clamp(floor, self.bounds.max.max(floor))
     }
 
@@ -85,14 +98,20 @@ mod tests {
 
     impl Clock {
         fn new(min: usize, max: usize) -> Self {
-            let bounds = Bounds { min, max, idle_timeout: Duration::from_secs(90) };
+            let idle_timeout = Duration::from_secs(90);
+            let bounds = Bounds { min, max, idle_timeout, schedule: Arc::default() };
             Self { scale: Scale::new(bounds, Duration::ZERO), second: 0, current: min.max(1) }
         }
 
         fn run(&mut self, seconds: u64, load: f64) -> usize {
             for _ in 0..seconds {
                 self.second += 1;
-                self.current = self.scale.step(Duration::from_secs(self.second), load, self.current);
+                self.current = self.scale.step(
+                    Duration::from_secs(self.second),
+                    load,
+                    self.current,
+                    self.scale.bounds.min,
+                );
             }
             self.current
         }

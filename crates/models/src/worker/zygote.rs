@@ -21,7 +21,7 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::sync::{oneshot, watch};
 
-use super::exec::{DEVICES, readable};
+use super::exec::{devices, readable};
 use super::frame::{self, kind};
 use super::process::{Lines, Plan, drain, write_source};
 use crate::artifacts::{private_dir, private_temp};
@@ -202,7 +202,7 @@ impl Zygote {
             user.give(private.path()).map_err(io)?;
         }
         let places: Vec<PathBuf> = readable(&plan.readable, plan.network_allowed);
-        let asked = serde_json::json!({ "private": private.path(), "readable": places, "devices": DEVICES });
+        let asked = serde_json::json!({ "private": private.path(), "readable": places, "devices": devices(plan.device.is_some()) });
         let (told, tell) = oneshot::channel();
         let id = self.link.forks.fetch_add(1, Ordering::Relaxed);
         *self.link.forking.lock().unwrap_or_else(PoisonError::into_inner) = Some((id, told));

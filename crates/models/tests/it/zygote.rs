@@ -129,7 +129,8 @@ async fn without_a_zygote_workers_are_spawned() {
 #[tokio::test]
 async fn an_idle_model_lets_its_worker_go_and_a_request_brings_one_back() {
     let (bench, deployment) = start("", |spec| {
-        spec.instances = Instances { min: 0, max: 2, idle_timeout: Duration::from_secs(2) };
+        spec.instances =
+            Instances { min: 0, max: 2, idle_timeout: Duration::from_secs(2), schedule: Vec::new() };
     });
     assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
     let first = value(&deployment, "pid").await;

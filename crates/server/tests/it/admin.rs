@@ -15,12 +15,12 @@ const ADMIN: &str = "mg-admin-key-0123456789a";
 
 /// A store with two versions of `iris`, whose alias `champion` names the first.
 fn store(folder: &Path) -> (String, PathBuf) {
-    let uri = unpack_demo_store(folder).unwrap();
+    let uri = unpack_demo_store(folder).expect("the demo store");
     let iris = folder.join("mlruns/models/iris");
-    std::fs::create_dir(iris.join("version-2")).unwrap();
-    let meta = std::fs::read_to_string(iris.join("version-1/meta.yaml")).unwrap();
+    std::fs::create_dir(iris.join("version-2")).expect("the demo store");
+    let meta = std::fs::read_to_string(iris.join("version-1/meta.yaml")).expect("the demo store");
     std::fs::write(iris.join("version-2/meta.yaml"), meta.replace("\nversion: 1\n", "\nversion: 2\n"))
-        .unwrap();
+        .expect("the demo store");
     (uri, iris)
 }
 
