@@ -187,6 +187,11 @@ async fn models(
             }
         });
     }
+    for problem in gateway.route_problems() {
+        let what = format!("endpoint `{}`: {}", problem.endpoint, problem.reason);
+        let fix = "change the models' signatures, or put a step with a `body` between them";
+        findings.push(Finding::new("error", what, fix));
+    }
     gateway.shutdown().await;
     Ok(())
 }

@@ -2,21 +2,20 @@
 
 mod credential;
 mod naming;
+mod route;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use millgate_provider::ProviderKind;
-use millgate_types::{Dialect, ModelRef};
+use millgate_types::Dialect;
 use url::Url;
 
-use crate::document::{
-    ChatApi, Config, EndpointConfig, EndpointType, LimitConfig, ProviderConfig, RouteConfig, RuntimeChoice,
-    ServingConfig,
-};
+use crate::document::{ChatApi, Config, LimitConfig, ProviderConfig, RuntimeChoice, ServingConfig};
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
 use crate::value::Period;
+
+use route::Expected;
 
 /// Paths that the gateway itself serves.
 const RESERVED: [&str; 17] = [
@@ -299,7 +298,7 @@ impl Checker<'_> {
             }
             self.limits(&endpoint.limits, &at("limits"));
             self.serving(index, &endpoint.serving);
-            self.route(endpoint, &endpoint.route, &at("route"));
+            self.route(endpoint, &endpoint.route, Expected::of(endpoint.kind), &at("route"));
         }
         for (name, class) in &self.config.models.instance_classes {
             let at =
@@ -360,6 +359,14 @@ impl Checker<'_> {
         }
         if serving.tolerance.is_some_and(|tolerance| !(tolerance.is_finite() && tolerance >= 0.0)) {
             self.error(&at("tolerance"), "expected a number of 0 or more", "for example 1e-9");
+        }
+        let bulk = serving.bulk;
+        if !(1..=100_000).contains(&bulk.max_rows)
+            || !(1..=64).contains(&bulk.in_flight)
+            || !(1024..=64 << 20).contains(&bulk.max_bytes.0)
+        {
+            let hint = "`max_rows` 1 to 100000, `max_bytes` 1KiB to 64MiB, `in_flight` 1 to 64";
+            self.error(&at("bulk"), "the bounds of a batch make no sense", hint);
         }
         if let Some(batching) = serving.batching {
             if batching.max_rows == 0 || batching.max_bytes.0 == 0 {
@@ -435,144 +442,6 @@ impl Checker<'_> {
             }
             self.limits(&native.limits, &at("limits"));
         }
-    }
-
-    fn route(&mut self, endpoint: &EndpointConfig, route: &RouteConfig, at: &[Step]) {
-        match route {
-            RouteConfig::Target(target) => self.target(endpoint, target, at),
-            RouteConfig::Split(split) => {
-                if split.0.iter().map(|(_, weight)| u64::from(*weight)).sum::<u64>() == 0 {
-                    self.error(at, "the weights add up to nothing", "give at least one target a weight");
-                }
-                for (target, _) in &split.0 {
-                    let inner = [at, steps!["split", target.as_str()]].concat();
-                    self.target(endpoint, target, &inner);
-                }
-            }
-            RouteConfig::Fallback(nodes) => {
-                if nodes.is_empty() {
-                    self.error(at, "a fallback needs at least one target", "");
-                }
-                for (index, node) in nodes.iter().enumerate() {
-                    let inner = [at, steps!["fallback", index]].concat();
-                    self.route(endpoint, node, &inner);
-                }
-            }
-        }
-    }
-
-    fn target(&mut self, endpoint: &EndpointConfig, target: &str, at: &[Step]) {
-        let config = self.config;
-        if target.contains(":/") && !target.starts_with("http") {
-            if let Err(error) = ModelRef::parse(target) {
-                self.error(
-                    at,
-                    format!("`{target}` is not a model: {error}"),
-                    "for example `models:/Iris@champion`",
-                );
-            } else if endpoint.kind != EndpointType::Predict {
-                let reason = format!("a registered model cannot answer `{}`", endpoint.kind.name());
-                self.error(at, reason, "use `type: predict`");
-            }
-            let registry = endpoint.registry.as_deref().unwrap_or("default");
-            if !target.starts_with("file:") && !config.registries.contains_key(registry) {
-                let hint = if config.registries.is_empty() {
-                    "declare one: `registries: { default: { uri: http://mlflow:5000 } }`".to_owned()
-                } else {
-                    nearest(registry, config.registries.keys().map(String::as_str))
-                };
-                self.error(at, format!("unknown registry `{registry}`"), hint);
-            }
-        } else if let Some(other) = config.endpoints.iter().find(|other| other.name == target) {
-            if other.kind != endpoint.kind {
-                let reason = format!("`{target}` is `{}`, not `{}`", other.kind.name(), endpoint.kind.name());
-                self.error(at, reason, "an endpoint can only stand in for one of its own type");
-            }
-            if target.contains('*') && !endpoint.name.contains('*') {
-                let hint = "name a target, or an endpoint that is no pattern";
-                self.error(at, format!("`{target}` stands for many models"), hint);
-            }
-        } else if let Some((provider, model)) = target.split_once('/') {
-            if model.is_empty() {
-                self.error(at, "the model's name is missing", "write `provider/model`");
-            }
-            if model.contains('*') && !endpoint.name.contains('*') {
-                let hint = "only endpoints whose own name holds a `*` have targets with one";
-                self.error(at, format!("`{target}` names no model"), hint);
-            }
-            match config.providers.get(provider) {
-                None => {
-                    let hint = nearest(provider, config.providers.keys().map(String::as_str));
-                    self.error(at, format!("unknown provider `{provider}`"), hint);
-                }
-                Some(found) => {
-                    let kind = millgate_provider::kind(&found.kind);
-                    let has =
-                        |operation| kind.is_none_or(|kind| kind.for_model(model).path(operation).is_some());
-                    let reason = format!("`{}` has no `{}`", found.kind, endpoint.kind.name());
-                    if !has(endpoint.kind.operation()) && endpoint.kind == EndpointType::Predict {
-                        let hint = "use a `models:/` URI, or a provider of the kind `mlflow-scoring`, \
-                                    `open-inference` or `http-scorer`";
-                        self.error(at, reason, hint);
-                    } else if !has(endpoint.kind.operation()) {
-                        self.warning(at, reason, "calls will be answered with 501");
-                    }
-                }
-            }
-        } else {
-            let names = config.endpoints.iter().map(|endpoint| endpoint.name.as_str());
-            let hint = nearest(target, names.collect::<Vec<_>>().into_iter());
-            self.error(at, format!("unknown endpoint `{target}`"), hint);
-        }
-    }
-
-    /// Endpoints that lead back to themselves.
-    fn cycles(&mut self) {
-        let by_name: HashMap<&str, usize> =
-            self.config.endpoints.iter().enumerate().map(|(index, e)| (e.name.as_str(), index)).collect();
-        for start in 0..self.config.endpoints.len() {
-            let mut trail = vec![start];
-            if let Some(cycle) = self.find_cycle(&by_name, &mut trail)
-                && cycle.iter().min() == Some(&start)
-            {
-                let names: Vec<_> =
-                    cycle.iter().map(|index| self.config.endpoints[*index].name.clone()).collect();
-                let shown = format!("{} -> {}", names.join(" -> "), names[0]);
-                self.error(
-                    steps!["endpoints", start, "route"],
-                    format!("the route leads back to itself: {shown}"),
-                    "",
-                );
-            }
-        }
-    }
-
-    /// The cycle through the first endpoint of the trail, if there is one.
-    fn find_cycle(&self, by_name: &HashMap<&str, usize>, trail: &mut Vec<usize>) -> Option<Vec<usize>> {
-        let mut targets = Vec::new();
-        leaves(&self.config.endpoints[*trail.last()?].route, &mut targets);
-        for target in targets {
-            let Some(next) = by_name.get(target) else { continue };
-            if *next == trail[0] {
-                return Some(trail.clone());
-            }
-            if !trail.contains(next) {
-                trail.push(*next);
-                if let Some(cycle) = self.find_cycle(by_name, trail) {
-                    return Some(cycle);
-                }
-                trail.pop();
-            }
-        }
-        None
-    }
-}
-
-fn leaves<'a>(route: &'a RouteConfig, found: &mut Vec<&'a str>) {
-    match route {
-        RouteConfig::Target(target) => found.push(target),
-        RouteConfig::Split(split) => found.extend(split.0.iter().map(|(target, _)| target.as_str())),
-        RouteConfig::Fallback(nodes) => nodes.iter().for_each(|node| leaves(node, found)),
     }
 }
 

@@ -8,6 +8,7 @@ mod document;
 mod forms;
 mod load;
 mod node;
+mod route;
 mod schedule;
 mod schema;
 mod serving;
@@ -17,11 +18,14 @@ pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, Oau
 pub use document::{
     AccessConfig, AccessLog, Capability, CatalogueConfig, ChatApi, Compat, Config, EndpointConfig,
     EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig,
-    ModelConfig, ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig, Role, RouteConfig,
-    RuntimeChoice, ServerConfig, ServingConfig, Split, TokenPrices,
+    ModelConfig, ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig, Role, RuntimeChoice,
+    ServerConfig, ServingConfig, TokenPrices,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
+pub use route::{
+    CaseConfig, CombineBy, Else, EnsembleConfig, RouteConfig, Split, StepConfig, SwitchConfig, SwitchPer,
+};
 pub use schedule::{ClockTime, Days, ScheduleConfig, Zone};
 pub use schema::json_schema;
-pub use serving::{BatchingConfig, InstancesConfig};
+pub use serving::{BatchingConfig, BulkConfig, InstancesConfig};
 pub use value::{ByteSize, Expanded, Period, Secret};

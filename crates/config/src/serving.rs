@@ -9,6 +9,26 @@ use serde::{Deserialize, Serialize};
 use crate::schedule::ScheduleConfig;
 use crate::value::{ByteSize, Period};
 
+/// How large inputs are scored that come and go piece by piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BulkConfig {
+    /// The most rows that are scored together.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_rows: u32,
+    /// The most bytes of input that are scored together, and of one row.
+    pub max_bytes: ByteSize,
+    /// How many such batches of one request are under way at a time.
+    #[schemars(range(min = 1, max = 64))]
+    pub in_flight: u32,
+}
+
+impl Default for BulkConfig {
+    fn default() -> Self {
+        Self { max_rows: 1000, max_bytes: ByteSize(1 << 20), in_flight: 4 }
+    }
+}
+
 /// How many worker processes a model version has.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -24,6 +24,13 @@ impl Codec for Scoring {
         body.end();
         out
     }
+    /// The last line of bulk scoring's answer.
+    fn fault_event(&self, fault: &Fault, request_id: RequestId) -> Vec<u8> {
+        let mut out = b"{\"error\": ".to_vec();
+        out.extend(self.encode_fault(fault, request_id));
+        out.extend(b"}\n");
+        out
+    }
 }
 
 /// MLflow's word for the fault.

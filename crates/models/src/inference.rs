@@ -1,9 +1,9 @@
 //! Deployments by the Open Inference Protocol: a translation around [`Deployment::predict`].
 
 use bytes::Bytes;
-use millgate_scoring::{ContentType, inference};
+use millgate_scoring::{ContentType, Signature, inference};
 use millgate_types::{Fault, Retry, code};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::deployment::{Deployment, PredictRequest, Prediction};
 
@@ -18,6 +18,12 @@ pub struct InferenceRequest<'a> {
     pub json_length: Option<usize>,
     /// Body and deadline.
     pub request: PredictRequest<'a>,
+}
+
+/// What the protocol's own words cannot say of a signature: the JSON Schema of the scoring protocol's bodies.
+#[must_use]
+pub fn described(signature: &Signature) -> Value {
+    json!({ "scoring_request_schema": millgate_scoring::request_schema(signature) })
 }
 
 impl Deployment {
@@ -50,7 +56,9 @@ impl Deployment {
         let live = self.live()?;
         self.check_version(&live.version, version)?;
         let (inputs, outputs) = (live.model.signature.inputs.as_ref(), live.model.outputs.as_ref());
-        Ok(inference::metadata(model, &live.version, inputs, outputs))
+        let mut metadata = inference::metadata(model, &live.version, inputs, outputs);
+        metadata["parameters"] = described(&live.model.signature);
+        Ok(metadata)
     }
 
     fn check_version(&self, serves: &str, asked: Option<&str>) -> Result<(), Fault> {

@@ -6,6 +6,7 @@ mod convert;
 mod demo;
 mod demo_files;
 mod deployment;
+mod described;
 mod doctor;
 mod environment;
 mod follow;
@@ -26,8 +27,9 @@ pub use deployment::{
     Deployment, DeploymentSpec, DeploymentState, DeploymentStatus, EnvManager, Instances, PredictRequest,
     Prediction, RuntimeChoice,
 };
+pub use described::LiveModel;
 pub use doctor::{Finding, FindingLevel, doctor};
-pub use inference::InferenceRequest;
+pub use inference::{InferenceRequest, described};
 pub use models::Models;
 pub use registry::browse::{ModelPage, ModelVersion, PAGE, RegisteredModel, Search, VersionFacts};
 pub use registry::{Registry, RegistryAuth, RegistryConfig, RegistryError};

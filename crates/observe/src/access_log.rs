@@ -90,8 +90,50 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
         line.out.extend_from_slice(cost.text(&mut [0; 21]));
         line.out.push(b'"');
     }
+    if !exchange.hops.is_empty() {
+        line.key("hops");
+        for (index, hop) in exchange.hops.iter().enumerate() {
+            line.out.push(if index == 0 { b'[' } else { b',' });
+            write_hop(hop, line.out);
+        }
+        line.out.push(b']');
+    }
     line.number("config", exchange.config_generation);
     out.extend_from_slice(b"}\n");
+}
+
+/// A target that was asked inside a chain, ensemble or switch.
+fn write_hop(hop: &Exchange, out: &mut Vec<u8>) {
+    out.push(b'{');
+    let mut line = Line { out, first: true };
+    let texts = [
+        ("target", hop.target.as_deref()),
+        ("model_version", hop.model_version.as_deref()),
+        ("outcome", Some(hop.outcome.name())),
+        ("code", hop.code.map(|code| code.name)),
+        ("detail", hop.fault_detail.as_deref()),
+    ];
+    for (name, value) in texts {
+        if let Some(value) = value {
+            line.text(name, value);
+        }
+    }
+    line.number("duration_us", hop.duration.as_micros() as u64);
+    let usage = &hop.usage;
+    let numbers = [
+        ("rows", hop.rows),
+        ("input_tokens", usage.prompt_total()),
+        ("output_tokens", usage.completion_total()),
+    ];
+    for (name, value) in numbers {
+        if value != 0 {
+            line.number(name, value);
+        }
+    }
+    if let Some(cost) = hop.cost {
+        line.raw("cost_usd", cost.text(&mut [0; 21]));
+    }
+    line.out.push(b'}');
 }
 
 struct Line<'a> {

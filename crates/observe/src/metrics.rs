@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use millgate_types::Exchange;
+use millgate_types::{Exchange, Usage};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -45,6 +45,14 @@ struct TargetLabels {
     target: Arc<str>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HopLabels {
+    endpoint: Arc<str>,
+    target: Arc<str>,
+    code: &'static str,
+    outcome: &'static str,
+}
+
 type Seconds = Family<EndpointLabels, Histogram, fn() -> Histogram>;
 
 /// All metrics of a gateway.
@@ -59,6 +67,7 @@ pub struct Metrics {
     unpriced: Family<TargetLabels, Counter>,
     estimated: Family<TargetLabels, Counter>,
     attempts: Family<TargetLabels, Counter>,
+    hops: Family<HopLabels, Counter>,
     records_dropped: Counter,
     handles: Mutex<HashMap<Key, Handles>>,
     /// Requests that are being served.
@@ -103,6 +112,7 @@ impl Metrics {
             unpriced: Family::default(),
             estimated: Family::default(),
             attempts: Family::default(),
+            hops: Family::default(),
             records_dropped: Counter::default(),
             handles: Mutex::default(),
             requests_in_flight: Gauge::default(),
@@ -140,6 +150,11 @@ impl Metrics {
             metrics.estimated.clone(),
         );
         registry.register("attempts", "Targets tried", metrics.attempts.clone());
+        registry.register(
+            "hops",
+            "Targets asked inside chains, ensembles and switches",
+            metrics.hops.clone(),
+        );
         registry.register(
             "records_dropped",
             "Records of requests lost because the observer was behind",
@@ -192,6 +207,10 @@ impl Metrics {
             handles.first_byte.get_or_insert_with(series).observe(first.as_secs_f64());
         }
         handles.attempts.inc_by(u64::from(exchange.attempts));
+        if !exchange.hops.is_empty() {
+            // What the parts consumed is theirs: counted here too it would stand there twice.
+            return exchange.hops.iter().for_each(|hop| self.observe_hop(hop));
+        }
         if exchange.rows > 0 {
             self.rows.get_or_create(&handles.of_target).inc_by(exchange.rows);
         }
@@ -209,17 +228,7 @@ impl Metrics {
             }
             None => {}
         }
-        let counts = [
-            usage.input,
-            usage.cache_read,
-            usage.cache_write,
-            usage.output,
-            usage.reasoning,
-            usage.audio_input,
-            usage.audio_output,
-            usage.image_input,
-        ];
-        for (index, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+        for (index, count) in counts(usage).into_iter().enumerate().filter(|(_, count)| *count > 0) {
             let counter = handles.tokens[index].get_or_insert_with(|| {
                 let labels = TokenLabels {
                     endpoint: Arc::clone(&handles.of_target.endpoint),
@@ -229,6 +238,47 @@ impl Metrics {
                 self.tokens.get_or_create(&labels).clone()
             });
             counter.inc_by(count);
+        }
+    }
+
+    /// A target asked inside a chain, ensemble or switch.
+    fn observe_hop(&self, hop: &Exchange) {
+        let none = || Arc::from("");
+        let of_target = TargetLabels {
+            endpoint: hop.endpoint.clone().unwrap_or_else(none),
+            target: hop.target.clone().unwrap_or_else(none),
+        };
+        self.hops
+            .get_or_create(&HopLabels {
+                endpoint: Arc::clone(&of_target.endpoint),
+                target: Arc::clone(&of_target.target),
+                code: hop.code.map_or("", |code| code.name),
+                outcome: hop.outcome.name(),
+            })
+            .inc();
+        if hop.rows > 0 {
+            self.rows.get_or_create(&of_target).inc_by(hop.rows);
+        }
+        let usage = &hop.usage;
+        if usage.estimated {
+            self.estimated.get_or_create(&of_target).inc();
+        }
+        match hop.cost {
+            Some(cost) => {
+                self.cost.get_or_create(&of_target).inc_by(u64::try_from(cost.0).unwrap_or(0));
+            }
+            None if usage.total() > 0 || usage.billed.is_some() => {
+                self.unpriced.get_or_create(&of_target).inc();
+            }
+            None => {}
+        }
+        for (class, count) in CLASSES.into_iter().zip(counts(usage)).filter(|(_, count)| *count > 0) {
+            let labels = TokenLabels {
+                endpoint: Arc::clone(&of_target.endpoint),
+                target: Arc::clone(&of_target.target),
+                class,
+            };
+            self.tokens.get_or_create(&labels).inc_by(count);
         }
     }
 
@@ -263,6 +313,20 @@ impl Metrics {
 
 /// Kinds of requests whose handles are remembered.
 const CACHED: usize = 1024;
+
+/// Tokens by class.
+fn counts(usage: &Usage) -> [u64; 8] {
+    [
+        usage.input,
+        usage.cache_read,
+        usage.cache_write,
+        usage.output,
+        usage.reasoning,
+        usage.audio_input,
+        usage.audio_output,
+        usage.image_input,
+    ]
+}
 
 /// Names of the classes of tokens.
 const CLASSES: [&str; 8] = [

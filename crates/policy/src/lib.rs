@@ -1,10 +1,12 @@
 //! Declared rules as pure code: where requests go ([`Route`]), how many may ([`Limiter`]) and to what ([`Scope`]). No IO, no clock
 //! of its own: time and chance are handed in.
 
+mod graph;
 mod limit;
 mod route;
 mod scope;
 
+pub use graph::{ChainStep, Ensemble, Graph, Node, Switch};
 pub use limit::{Admission, Limiter, Rate};
-pub use route::Route;
+pub use route::{Route, Step};
 pub use scope::{Glob, Scope};

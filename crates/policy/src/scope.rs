@@ -68,7 +68,8 @@ impl Scope {
     #[must_use]
     pub fn allows_unread(&self, name: &str, target: &str) -> bool {
         let named = self.endpoints.iter().any(|glob| *glob.0 == *name);
-        let whole = self.targets.is_empty() || self.targets.iter().any(|glob| *glob.0 == *target || *glob.0 == *"*");
+        let whole =
+            self.targets.is_empty() || self.targets.iter().any(|glob| *glob.0 == *target || *glob.0 == *"*");
         self.allows_endpoint(name) && (named || whole && self.deny.is_empty())
     }
 
@@ -144,7 +145,11 @@ mod tests {
         let native = |endpoints: &[&str], targets: &[&str], deny: &[&str]| {
             self::scope(endpoints, targets, deny).allows_unread("native/openai", "openai/*")
         };
-        assert!(native(&[], &[], &[]) && native(&[], &["openai/*"], &[]) && native(&["native/openai"], &[], &["x"]));
+        assert!(
+            native(&[], &[], &[])
+                && native(&[], &["openai/*"], &[])
+                && native(&["native/openai"], &[], &["x"])
+        );
         assert!(!native(&[], &["openai/gpt-*"], &[]) && !native(&[], &[], &["openai/o1"]));
     }
 

@@ -4,24 +4,33 @@
 
 mod answer;
 mod array;
+pub mod bulk;
 mod cell;
+mod combine;
 mod content_type;
 mod csv_input;
+mod flow;
 mod frame;
 pub mod inference;
 mod input;
 mod json;
 mod params;
+mod rows;
+mod schema;
 mod signature;
 mod table;
 mod template;
 
 pub use answer::{Output, Predictions, Values};
 pub use array::{Array, Dtype};
+pub use combine::{Combination, combine};
 pub use content_type::ContentType;
+pub use flow::{hand_over, mismatch, unlike};
 pub use frame::{ColumnData, Data, Form, Frame, Matrix};
 pub use input::{Checked, check};
 pub use json::Json;
+pub use rows::{RowBody, replace};
+pub use schema::{answer_schema, request_schema, row_schema};
 pub use signature::{Column, Inputs, Kind, Param, Property, Signature, SignatureError, Tensor};
 pub use template::{PLACEHOLDERS, Template};
 

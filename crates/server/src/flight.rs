@@ -1,13 +1,13 @@
 //! A request under way: the record it fills in, sent when the last byte has left or the caller is gone.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 use millgate_provider::Price;
-use millgate_types::{Exchange, Fault, Outcome, RequestId, Usage};
+use millgate_types::{Dialect, Exchange, Fault, Operation, Outcome, RequestId, Usage};
 
 use crate::Gateway;
 
@@ -19,6 +19,10 @@ const PATH_LIMIT: usize = 256;
 pub(crate) struct Flight {
     record: Option<Box<Exchange>>,
     gateway: Arc<Gateway>,
+    /// Where the record goes when it is that of a hop, and whether it becomes one with others of its kind.
+    parent: Option<(Arc<Hops>, bool)>,
+    /// The records of this request's hops, from the first one on.
+    hops: Option<Arc<Hops>>,
     began: Instant,
     /// Headers that a refusal carries: `Allow`, `x-ratelimit-*`.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
@@ -31,41 +35,41 @@ impl Flight {
         let path = head.uri.path();
         let cut = (0..=PATH_LIMIT.min(path.len())).rev().find(|at| path.is_char_boundary(*at)).unwrap_or(0);
         gateway.metrics.requests_in_flight.inc();
+        let mut record = blank(RequestId::random(), head.method.clone(), generation);
+        record.path = path[..cut].into();
+        record.peer = Some(peer);
         Self {
-            record: Some(Box::new(Exchange {
-                request_id: RequestId::random(),
-                started: SystemTime::now(),
-                method: head.method.clone(),
-                path: path[..cut].into(),
-                peer: Some(peer),
-                principal: None,
-                endpoint: None,
-                target: None,
-                model_version: None,
-                dialect: None,
-                operation: None,
-                lane: None,
-                status: 0,
-                code: None,
-                fault_source: None,
-                fault_detail: None,
-                stream: false,
-                attempts: 0,
-                bytes_in: 0,
-                bytes_out: 0,
-                rows: 0,
-                usage: Usage::default(),
-                cost: None,
-                duration: std::time::Duration::ZERO,
-                time_to_first_byte: None,
-                config_generation: generation,
-                outcome: Outcome::Cancelled,
-                unsettled: None,
-            })),
+            record: Some(Box::new(record)),
             gateway: Arc::clone(gateway),
+            parent: None,
+            hops: None,
             began: Instant::now(),
             headers: Vec::new(),
             price: None,
+        }
+    }
+
+    /// What makes records of targets that are asked on the way, several at a time perhaps.
+    pub(crate) fn departures(&mut self) -> Departures {
+        let hops = Arc::clone(self.hops.get_or_insert_with(Arc::default));
+        let gateway = Arc::clone(&self.gateway);
+        let record = self.record();
+        Departures {
+            hops,
+            gateway,
+            request_id: record.request_id,
+            method: record.method.clone(),
+            endpoint: record.endpoint.clone(),
+            generation: record.config_generation,
+            merge: false,
+        }
+    }
+
+    /// Puts the records of hops that have ended into this one.
+    pub(crate) fn gather(&mut self) {
+        if let Some(hops) = &self.hops {
+            let ended = std::mem::take(&mut *hops.0.lock().unwrap_or_else(PoisonError::into_inner));
+            self.record().hops.extend(ended);
         }
     }
 
@@ -126,11 +130,113 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
+        self.gather();
         if let Some(mut record) = self.record.take() {
             record.duration = self.began.elapsed();
+            if let Some((parent, merge)) = &self.parent {
+                parent.add(*record, *merge);
+                return;
+            }
             self.gateway.metrics.requests_in_flight.dec();
             self.gateway.recorder.send(record);
         }
+    }
+}
+
+/// The records of a request's hops that have ended.
+#[derive(Default)]
+struct Hops(Mutex<Vec<Exchange>>);
+
+impl Hops {
+    fn add(&self, hop: Exchange, merge: bool) {
+        let mut hops = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |other: &&mut Exchange| {
+            (&other.target, &other.model_version, other.code, other.outcome)
+                == (&hop.target, &hop.model_version, hop.code, hop.outcome)
+        };
+        match hops.iter_mut().find(same).filter(|_| merge && hop.unsettled.is_none()) {
+            Some(known) => {
+                known.usage = known.usage.plus(&hop.usage);
+                known.cost = known.cost.zip(hop.cost).and_then(|(one, other)| one.checked_add(other));
+                known.rows += hop.rows;
+                known.attempts += hop.attempts;
+                known.duration += hop.duration;
+            }
+            None => hops.push(hop),
+        }
+    }
+}
+
+/// Makes a flight for each target that is asked inside a request.
+#[derive(Clone)]
+pub(crate) struct Departures {
+    hops: Arc<Hops>,
+    gateway: Arc<Gateway>,
+    request_id: RequestId,
+    method: http::Method,
+    endpoint: Option<Arc<str>>,
+    generation: u64,
+    merge: bool,
+}
+
+impl Departures {
+    /// Hops of the same kind become one record: there may be very many of them.
+    pub(crate) fn merging(self) -> Self {
+        Self { merge: true, ..self }
+    }
+
+    /// A flight whose record ends up in the request's.
+    pub(crate) fn hop(&self, target: &Arc<str>, dialect: Dialect, operation: Operation) -> Flight {
+        let mut record = blank(self.request_id, self.method.clone(), self.generation);
+        record.endpoint.clone_from(&self.endpoint);
+        record.target = Some(Arc::clone(target));
+        record.dialect = Some(dialect);
+        record.operation = Some(operation);
+        record.attempts = 1;
+        Flight {
+            record: Some(Box::new(record)),
+            gateway: Arc::clone(&self.gateway),
+            parent: Some((Arc::clone(&self.hops), self.merge)),
+            hops: None,
+            began: Instant::now(),
+            headers: Vec::new(),
+            price: None,
+        }
+    }
+}
+
+/// A record of which nothing else is known.
+fn blank(request_id: RequestId, method: http::Method, generation: u64) -> Exchange {
+    Exchange {
+        request_id,
+        started: SystemTime::now(),
+        method,
+        path: Box::default(),
+        peer: None,
+        principal: None,
+        endpoint: None,
+        target: None,
+        model_version: None,
+        dialect: None,
+        operation: None,
+        lane: None,
+        status: 0,
+        code: None,
+        fault_source: None,
+        fault_detail: None,
+        stream: false,
+        attempts: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        rows: 0,
+        usage: Usage::default(),
+        cost: None,
+        duration: std::time::Duration::ZERO,
+        time_to_first_byte: None,
+        config_generation: generation,
+        outcome: Outcome::Cancelled,
+        unsettled: None,
+        hops: Vec::new(),
     }
 }
 

@@ -12,6 +12,7 @@ use millgate_models::{Deployment, DeploymentStatus, Models, Registry};
 use millgate_observe::{Metrics, Recorder};
 use serde::Serialize;
 
+use crate::dispatch::mismatches;
 use crate::keys::Keys;
 use crate::snapshot::{Builder, Snapshot, registry};
 
@@ -51,6 +52,18 @@ pub struct Readiness {
     pub draining: bool,
     /// Every registered model and what it is doing.
     pub models: Vec<DeploymentStatus>,
+    /// Chains and ensembles whose models do not go together now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteProblem>,
+}
+
+/// Why an endpoint's route cannot answer, or not always.
+#[derive(Debug, Serialize)]
+pub struct RouteProblem {
+    /// The endpoint's name.
+    pub endpoint: Arc<str>,
+    /// Which models do not go together, and why.
+    pub reason: String,
 }
 
 impl Gateway {
@@ -140,7 +153,18 @@ impl Gateway {
     pub fn readiness(&self) -> Readiness {
         let draining = self.draining.load(Ordering::Relaxed);
         let models = self.deployments().iter().map(|deployment| deployment.status()).collect();
-        Readiness { ready: !draining, draining, models }
+        Readiness { ready: !draining, draining, models, routes: self.route_problems() }
+    }
+
+    /// What does not go together in chains and ensembles, by the signatures of the versions that serve now.
+    pub fn route_problems(&self) -> Vec<RouteProblem> {
+        let mut found = Vec::new();
+        for endpoint in &self.snapshot.load().endpoints {
+            for reason in mismatches(&endpoint.route) {
+                found.push(RouteProblem { endpoint: Arc::clone(&endpoint.name), reason });
+            }
+        }
+        found
     }
 
     /// The registered models that the current snapshot serves.

@@ -11,6 +11,7 @@ mod keys;
 mod listener;
 mod listing;
 mod native;
+mod openapi;
 mod pipeline;
 mod reload;
 mod reply;
@@ -18,7 +19,7 @@ mod snapshot;
 mod surface;
 mod webhook;
 
-pub use gateway::{ApplyError, Gateway, Readiness};
+pub use gateway::{ApplyError, Gateway, Readiness, RouteProblem};
 pub use keys::Keys;
 pub use listener::{Listener, ListenerLimits};
 pub use reload::{ConfigSource, Reloader};

@@ -1,6 +1,7 @@
 //! What there is, and how the gateway is: model lists in the callers' dialects, health, metrics.
 
 mod abilities;
+pub(crate) mod inference;
 
 use std::sync::Arc;
 
@@ -126,26 +127,9 @@ pub(crate) fn listing(
             "extensions": ["binary_tensor_data"],
         })),
         Surface::InferenceModel { model, version, ready } => {
-            let name = surface::decoded(model);
-            let deployment = visible(snapshot, scope, &name)
-                .and_then(|endpoint| deployment(endpoint))
-                .ok_or_else(|| {
-                    let shown: String = name.chars().take(128).collect();
-                    Fault::client(
-                        code::MODEL_NOT_FOUND,
-                        format!("no registered model is served as `{shown}`"),
-                    )
-                })?;
-            let metadata = deployment.inference_metadata(&name, version)?;
-            if !ready {
-                return json_reply(&metadata);
-            }
-            let mut reply = json_reply(&json!({ "name": name, "ready": deployment.is_ready() }))?;
-            if !deployment.is_ready() {
-                reply.status = StatusCode::SERVICE_UNAVAILABLE;
-            }
-            Ok(reply)
+            inference::model(snapshot, scope, &surface::decoded(model), version, ready)
         }
+        Surface::OpenApi => Ok(Reply::json(snapshot.openapi.document(snapshot, scope))),
         Surface::MlflowEndpoints { legacy } => mlflow_endpoints(snapshot, scope, legacy, head),
         Surface::MlflowEndpoint { name, legacy } => {
             let endpoint = visible(snapshot, scope, name).filter(|endpoint| !is_traffic_route(endpoint));

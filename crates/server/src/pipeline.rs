@@ -21,10 +21,10 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use millgate_config::{EndpointType, LimitBy};
-use millgate_policy::Admission;
+use millgate_policy::{Admission, Step};
 use millgate_types::{Dialect, Fault, Operation, Permission, Principal, code};
 
-use crate::dispatch::{self, Facts};
+use crate::dispatch::{self, Facts, Pins};
 use crate::flight::Flight;
 use crate::identity::Identity;
 use crate::native::Native;
@@ -111,6 +111,10 @@ async fn handle(
             return Ok(Box::pin(dispatch::native(snapshot, call, head, flight)).await);
         }
     };
+    if let Some(form) = dispatch::bulk_form(addressed.dialect, head) {
+        let planned = plan(admit(gateway, unread(addressed, identity, flight)?, peer, flight)?, flight)?;
+        return Box::pin(dispatch::bulk(snapshot, planned, form, head, body, flight)).await;
+    }
     let decoded = decode(snapshot, addressed, identity, head, body, flight).await?;
     let admitted = admit(gateway, decoded, peer, flight)?;
     let planned = plan(admitted, flight)?;
@@ -289,6 +293,23 @@ pub(crate) struct Decoded {
     pub(crate) facts: Option<Facts>,
     /// A stream goes out as one JSON array.
     pub(crate) array: bool,
+    /// The versions that answer, where one request asks models more than once.
+    pub(crate) pins: Option<Arc<Pins>>,
+}
+
+/// A call whose rows are read while they are scored.
+fn unread(addressed: Addressed, identity: Identity, flight: &mut Flight) -> Result<Decoded, Fault> {
+    let missing = || Fault::client(code::NOT_FOUND, "nothing is served at this path");
+    let endpoint = addressed.endpoint.ok_or_else(missing)?;
+    if !identity.scope.allows_endpoint(&endpoint.name) {
+        return Err(unknown_endpoint(&endpoint.name));
+    }
+    let record = flight.record();
+    record.endpoint = Some(Arc::clone(&endpoint.name));
+    record.operation = Some(Operation::Predict);
+    let (dialect, operation) = (addressed.dialect, Operation::Predict);
+    let (body, pins) = (Bytes::new(), Some(Arc::default()));
+    Ok(Decoded { identity, dialect, operation, endpoint, body, facts: None, array: false, pins })
 }
 
 async fn decode(
@@ -341,7 +362,7 @@ async fn decode(
     record.endpoint = Some(Arc::clone(&endpoint.name));
     record.operation = Some(operation);
     let (dialect, array) = (addressed.dialect, addressed.array);
-    Ok(Decoded { identity, dialect, operation, endpoint, body, facts, array })
+    Ok(Decoded { identity, dialect, operation, endpoint, body, facts, array, pins: None })
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {
@@ -435,31 +456,47 @@ fn within(
 
 // ---- plan -------------------------------------------------------------------------------------------
 
-/// A call and the targets to try, in order.
+/// A call and what to try, in order.
 pub(crate) struct Planned {
     pub(crate) call: Decoded,
-    pub(crate) targets: Vec<Arc<Target>>,
+    pub(crate) steps: Vec<Step<Target>>,
     pub(crate) allowance: Option<Allowance>,
 }
 
 fn plan(admitted: Admitted, flight: &mut Flight) -> Result<Planned, Fault> {
-    let mut targets = admitted.call.endpoint.route.plan(&mut |below| fastrand::u64(..below));
-    // The final target is authorised, not the endpoint alone: one that is denied is passed over.
-    targets.retain(|target| dispatch::allowed(target, &admitted.call));
-    if targets.is_empty() && !admitted.call.identity.scope.is_open() {
+    let mut steps = admitted.call.endpoint.route.plan(&mut |below| fastrand::u64(..below));
+    // The final target is authorised, not the endpoint alone: one that is denied is passed over. Those inside a graph are
+    // asked for when their turn comes.
+    steps.retain(|step| match step {
+        Step::Target(target) => dispatch::allowed(target, &admitted.call),
+        Step::Graph(_) => true,
+    });
+    if steps.is_empty() && !admitted.call.identity.scope.is_open() {
         return Err(Fault::client(
             code::PERMISSION_DENIED,
             "the key may not use what this endpoint leads to",
         ));
     }
-    flight.record().target = targets.first().map(|target| Arc::clone(&target.label));
-    Ok(Planned { call: admitted.call, targets, allowance: admitted.allowance })
+    flight.record().target = steps.first().map(|step| Arc::clone(name_of(step)));
+    Ok(Planned { call: admitted.call, steps, allowance: admitted.allowance })
+}
+
+/// The name of what is tried, for headers, logs and metrics.
+pub(crate) fn name_of(step: &Step<Target>) -> &Arc<str> {
+    match step {
+        Step::Target(target) => &target.label,
+        Step::Graph(graph) => &graph.label,
+    }
 }
 
 /// Adds what every answer of an endpoint says about itself.
-pub(crate) fn label(mut reply: Reply, planned: &Planned, target: &Target) -> Reply {
+pub(crate) fn label(mut reply: Reply, planned: &Planned, step: &Step<Target>) -> Reply {
     reply.headers.insert(names::ENDPOINT, planned.call.endpoint.header.clone());
-    reply.headers.insert(names::TARGET, target.header.clone());
+    let header = match step {
+        Step::Target(target) => Ok(target.header.clone()),
+        Step::Graph(graph) => HeaderValue::from_str(&graph.label),
+    };
+    reply.headers.extend(header.map(|header| (names::TARGET, header)));
     for (name, value) in planned.allowance.into_iter().flat_map(Allowance::headers) {
         reply.headers.insert(name, value);
     }

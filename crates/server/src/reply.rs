@@ -123,6 +123,7 @@ impl Reply {
 
     /// The HTTP response. From here on the body owns the record.
     pub(crate) fn into_response(self, mut flight: Flight) -> Response<ReplyBody> {
+        flight.gather();
         let record = flight.record();
         record.status = self.status.as_u16();
         record.stream = matches!(self.body, Content::Stream(_));
@@ -136,12 +137,13 @@ impl Reply {
             let attempts = if record.attempts == 1 { once } else { number(record.attempts.into()) };
             headers.insert(names::ATTEMPTS, attempts);
         }
-        if let Some(cost) = record.cost.filter(|_| matches!(self.body, Content::Whole(_)))
+        let (usage, cost) = record.totals();
+        if let Some(cost) = cost.filter(|_| matches!(self.body, Content::Whole(_)))
             && let Ok(cost) = HeaderValue::from_bytes(cost.text(&mut [0; 21]))
         {
             headers.insert(names::COST, cost);
         }
-        if record.cost.is_none() && record.usage.total() > 0 && matches!(self.body, Content::Whole(_)) {
+        if cost.is_none() && usage.total() > 0 && matches!(self.body, Content::Whole(_)) {
             headers.insert(names::UNPRICED, HeaderValue::from_static("true"));
         }
         headers.insert(names::CONFIG, number(record.config_generation));

@@ -1,6 +1,7 @@
 //! What runs: built whole from a checked [`Config`], never changed, swapped as one. A request keeps the one
 //! it began with.
 
+mod graph;
 pub(crate) mod known;
 mod providers;
 
@@ -33,6 +34,7 @@ use crate::dispatch::Described;
 use crate::identity::{Identity, globs};
 use crate::keys::Keys;
 use crate::native::{self, Native};
+use crate::openapi::OpenApi;
 use crate::webhook::Webhooks;
 
 /// Who shares a counter: an endpoint, a key's name, or an address.
@@ -57,6 +59,8 @@ pub(crate) struct Target {
     pub(crate) label: Arc<str>,
     pub(crate) header: HeaderValue,
     pub(crate) kind: TargetKind,
+    /// What it is asked for: inside a chain not always what its endpoint answers.
+    pub(crate) operation: Operation,
 }
 
 pub(crate) enum TargetKind {
@@ -262,6 +266,7 @@ pub(crate) struct Snapshot {
     /// Longest silence in a stream.
     pub(crate) heartbeat: Duration,
     pub(crate) deployments: Vec<Arc<Deployment>>,
+    pub(crate) openapi: OpenApi,
 }
 
 impl Endpoint {
@@ -448,6 +453,7 @@ impl Builder {
             max_answer: server.max_answer.0 as usize,
             heartbeat: server.stream_heartbeat.0,
             deployments,
+            openapi: OpenApi::default(),
         })
     }
 
@@ -505,7 +511,7 @@ impl<'a> Resolver<'a> {
         if let Some(known) = self.routes.get(endpoint.name.as_str()) {
             return Ok(Arc::clone(known));
         }
-        let route = Arc::new(self.route(endpoint, &endpoint.route)?);
+        let route = Arc::new(self.route(endpoint, &endpoint.route, endpoint.kind)?);
         self.routes.insert(&endpoint.name, Arc::clone(&route));
         Ok(route)
     }
@@ -514,22 +520,33 @@ impl<'a> Resolver<'a> {
         &mut self,
         endpoint: &'a EndpointConfig,
         route: &'a RouteConfig,
+        kind: EndpointType,
     ) -> Result<Route<Target>, String> {
         Ok(match route {
-            RouteConfig::Target(target) => self.target(endpoint, target)?,
+            RouteConfig::Target(target) => self.target(endpoint, target, kind)?,
             RouteConfig::Split(split) => {
-                let branches =
-                    split.0.iter().map(|(target, weight)| Ok((*weight, self.target(endpoint, target)?)));
+                let branches = split
+                    .0
+                    .iter()
+                    .map(|(target, weight)| Ok((*weight, self.target(endpoint, target, kind)?)));
                 Route::Split(branches.collect::<Result<_, String>>()?)
             }
             RouteConfig::Fallback(nodes) => {
-                let nodes = nodes.iter().map(|node| self.route(endpoint, node));
+                let nodes = nodes.iter().map(|node| self.route(endpoint, node, kind));
                 Route::Fallback(nodes.collect::<Result<_, String>>()?)
+            }
+            RouteConfig::Chain(_) | RouteConfig::Ensemble(_) | RouteConfig::Switch(_) => {
+                self.graph(endpoint, route)?
             }
         })
     }
 
-    fn target(&mut self, endpoint: &'a EndpointConfig, target: &'a str) -> Result<Route<Target>, String> {
+    fn target(
+        &mut self,
+        endpoint: &'a EndpointConfig,
+        target: &'a str,
+        kind: EndpointType,
+    ) -> Result<Route<Target>, String> {
         let config = self.config;
         if let Ok(model) = ModelRef::parse(target) {
             return self.model(endpoint, target, model);
@@ -545,8 +562,10 @@ impl<'a> Resolver<'a> {
             Some((before, after)) => TargetModel::Pattern(before.into(), after.into()),
             None => TargetModel::Fixed(model.into(), provider.known(model)),
         };
+        let operation = kind.operation();
         let kind = TargetKind::Provider { provider, model };
-        Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
+        let header = header_value(target)?;
+        Ok(Route::Target(Arc::new(Target { label: target.into(), header, kind, operation })))
     }
 
     fn model(
@@ -604,9 +623,12 @@ impl<'a> Resolver<'a> {
             tolerance: serving.tolerance,
             keep_previous: serving.keep_previous.0,
         });
-        self.deployments.push(Arc::clone(&deployment));
+        if !self.deployments.iter().any(|known| Arc::ptr_eq(known, &deployment)) {
+            self.deployments.push(Arc::clone(&deployment));
+        }
         let kind = TargetKind::Model(deployment);
-        Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
+        let (header, operation) = (header_value(target)?, Operation::Predict);
+        Ok(Route::Target(Arc::new(Target { label: target.into(), header, kind, operation })))
     }
 }
 
@@ -658,6 +680,7 @@ fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> 
         label: label.as_str().into(),
         header: header_value(&label)?,
         kind: TargetKind::Provider { provider: Arc::clone(provider), model: TargetModel::Named },
+        operation: kind.operation(),
     };
     Ok(Endpoint {
         name: name.into(),
@@ -694,6 +717,6 @@ fn shown_model(route: &Route<Target>) -> Option<(String, String)> {
             TargetKind::Model(_) => Some(("mlflow".to_owned(), target.label.to_string())),
         },
         Route::Shared(route) => shown_model(route),
-        Route::Split(_) | Route::Fallback(_) => None,
+        Route::Split(_) | Route::Fallback(_) | Route::Graph(_) => None,
     }
 }

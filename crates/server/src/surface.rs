@@ -56,6 +56,8 @@ pub(crate) enum Surface<'a> {
     Ready,
     /// OpenMetrics.
     Metrics,
+    /// What is served, as an OpenAPI document.
+    OpenApi,
     /// MLflow scoring server: is there a model?
     Ping,
     /// MLflow scoring server: its version.
@@ -131,6 +133,7 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
         "/readyz" | "/v2/health/ready" => return Surface::Ready,
         "/v2" | "/v2/" => return Surface::InferenceServer,
         "/metrics" => return Surface::Metrics,
+        "/openapi.json" => return Surface::OpenApi,
         "/ping" => return Surface::Ping,
         "/version" => return Surface::Version,
         "/" => return Surface::Root,

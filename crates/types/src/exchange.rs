@@ -113,6 +113,9 @@ pub struct Exchange {
     pub outcome: Outcome,
     /// What is still to be done before the record is read: counting what nobody has counted.
     pub unsettled: Option<Unsettled>,
+    /// The targets that were asked inside a chain, ensemble or switch, each with what it consumed, in the order in which
+    /// they ended. Empty for everything else.
+    pub hops: Vec<Exchange>,
 }
 
 /// Work on a record that waits until the answer has left.
@@ -132,10 +135,23 @@ impl fmt::Debug for Unsettled {
 }
 
 impl Exchange {
-    /// Does the work that was left for now.
+    /// Does the work that was left for now, and sums up what the hops consumed. Call it once.
     pub fn settle(&mut self) {
         if let Some(Unsettled(work)) = self.unsettled.take() {
             work(self);
         }
+        self.hops.iter_mut().for_each(Self::settle);
+        (self.usage, self.cost) = self.totals();
+    }
+
+    /// What was consumed with all hops, and what that cost: not known as soon as one price is not.
+    #[must_use]
+    pub fn totals(&self) -> (Usage, Option<Money>) {
+        let Some((first, rest)) = self.hops.split_first() else { return (self.usage, self.cost) };
+        let usage = rest.iter().fold(first.usage, |sum, hop| sum.plus(&hop.usage));
+        let unpriced = self.hops.iter().any(|hop| hop.cost.is_none() && hop.usage.total() > 0);
+        let mut costs = self.hops.iter().filter_map(|hop| hop.cost);
+        let cost = costs.next().filter(|_| !unpriced);
+        (usage, cost.and_then(|first| costs.try_fold(first, Money::checked_add)))
     }
 }

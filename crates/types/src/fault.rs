@@ -88,6 +88,7 @@ codes! {
     INTERNAL_ERROR => "internal_error", 500, "api_error", "a defect in Millgate; the log holds the cause under the request id";
     MODEL_FAILED => "model_failed", 500, "api_error", "the model's code raised an error that is not the caller's";
     NOT_IMPLEMENTED => "not_implemented", 501, "invalid_request_error", "the target has no such operation";
+    GRAPH_FAILED => "graph_failed", 502, "api_error", "the answers inside a chain, ensemble or switch do not go together";
     UPSTREAM_ERROR => "upstream_error", 502, "api_error", "the provider could not be reached or answered badly";
     UPSTREAM_AUTH => "upstream_auth", 502, "api_error", "the provider refused our credential";
     STREAM_INTERRUPTED => "stream_interrupted", 502, "api_error", "the answer broke off in the middle";

@@ -25,6 +25,15 @@ endpoints:
         - local/llama-3.1-8b
     limits: [ { requests: 100, per: minute, burst: 20, by: ip } ]
   - { name: alias, type: llm/v1/chat, route: support }
+  - name: graph
+    type: predict
+    route:
+      fallback:
+        - chain:
+            - iris
+            - ensemble: { of: [ iris, 'models:/A/1' ], by: mean, weights: [ 2, 1 ], at_least: 1 }
+            - { to: openai/gpt-5-mini, body: { messages: [ { role: user, content: 'Why {{ result }}?' } ] } }
+        - switch: { of: iris, cases: [ { when: 'max(result) < 0.8', to: 'models:/B/1' } ], else: keep, per: call }
 ";
 
 #[test]

@@ -201,3 +201,38 @@ endpoints:
                 serving: { batching: { rows: 3 } } }\n";
     assert_snapshot!("batching", problems(text));
 }
+
+#[test]
+fn graphs_are_checked() {
+    let text = r"
+providers:
+  mock: { kind: mock }
+  remote: { kind: open-inference, base_url: 'http://127.0.0.1:1' }
+registries: { default: { uri: ./mlruns } }
+endpoints:
+  - { name: a, type: predict, route: 'models:/A/1' }
+  - { name: loop, type: predict, route: { ensemble: { of: [ a, { chain: [ back ] } ], by: mean } } }
+  - { name: back, type: predict, route: { switch: { of: a, cases: [ { when: 'result > 1', to: loop } ] } } }
+  - name: cascade
+    type: predict
+    route:
+      switch:
+        of: a
+        cases:
+          - { when: 'score < 0.8', to: 'models:/B/1' }
+          - { when: 'result <', to: a }
+          - { when: 'result.all(a, a.all(b, b.all(c, c > 0)))', to: nowhere/x }
+  - { name: one, type: predict, route: { ensemble: { of: [ a ], by: vote, weights: [ 1, 2 ], at_least: 3 } } }
+  - { name: heavy, type: predict, route: { ensemble: { of: [ a, remote/m ], by: max, weights: [ 1, 2 ] } } }
+  - { name: odd, type: predict, route: { ensemble: { of: [ a, mock/echo ], by: mode } } }
+  - { name: chat, type: llm/v1/chat, route: { ensemble: { of: [ a, a ], by: mean } } }
+  - { name: explain, type: predict, route: { chain: [ a, { to: mock/echo, body: { messages: '{{ score }}' } } ] } }
+  - { name: prompt, type: predict, route: { chain: [ mock/echo, a ] } }
+  - { name: ends, type: llm/v1/chat, route: { chain: [ mock/echo, a ] } }
+  - { name: starts, type: llm/v1/chat, route: { chain: [ a, mock/echo ] } }
+  - { name: mixed, type: predict, route: { chain: [ a, { fallback: [ a, mock/echo ] } ] } }
+  - { name: vectors, type: llm/v1/embeddings, route: { chain: [ mock/echo ] } }
+  - { name: twice, type: predict, route: { chain: [ { to: a, split: { a: 1 } } ] } }
+";
+    assert_snapshot!("graphs", problems(text));
+}

@@ -2,13 +2,16 @@
 //! as nothing has been sent to the caller.
 
 mod able;
+mod bulk;
 mod doubt;
 mod estimate;
 mod facts;
+mod graph;
 mod life;
 mod llm;
 mod mock;
 mod native;
+mod pins;
 mod predict;
 mod raw;
 mod remote;
@@ -19,14 +22,18 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use http::request::Parts;
-use millgate_types::{Fault, Retry, code};
+use millgate_policy::Step;
+use millgate_types::{Fault, Retry, Source, code};
 
+pub(crate) use bulk::{bulk, form as bulk_form};
 pub(crate) use facts::Facts;
+pub(crate) use graph::mismatches;
 pub(crate) use native::{NativeCall, native};
+pub(crate) use pins::Pins;
 pub(crate) use remote::Described;
 
 use crate::flight::Flight;
-use crate::pipeline::{Decoded, Planned, label};
+use crate::pipeline::{Decoded, Planned, label, name_of};
 use crate::reply::{Reply, names};
 use crate::snapshot::{Snapshot, Target, TargetKind, TargetModel};
 
@@ -39,43 +46,16 @@ pub(crate) async fn dispatch(
 ) -> Result<Reply, Fault> {
     let mut call = llm::Translated::default();
     let mut last = Fault::gateway(code::NO_HEALTHY_TARGET, "the route has no target");
-    let count = planned.targets.len();
-    for (index, target) in planned.targets.iter().enumerate() {
+    let count = planned.steps.len();
+    for (index, step) in planned.steps.iter().enumerate() {
         flight.record().attempts += 1;
-        flight.record().target = Some(Arc::clone(&target.label));
-        let attempt = match &target.kind {
-            TargetKind::Model(deployment) => {
-                Box::pin(predict::predict(deployment, &planned, head, flight)).await
-            }
-            TargetKind::Provider { provider, model } => {
-                let asked = planned.call.facts.as_ref().and_then(|facts| facts.model.as_ref());
-                let asked = asked.map(|model| &*model.name);
-                let resolved = model.resolve(provider, &planned.call.endpoint, asked);
-                let (provider, model, known) = resolved.ok_or_else(|| {
-                    let public = format!("`model` must be a name that fits `{}`", planned.call.endpoint.name);
-                    Fault::invalid_value("model", public)
-                })?;
-                if planned.call.facts.is_none() {
-                    let max_answer = snapshot.max_answer;
-                    let remote =
-                        remote::Remote { planned: &planned, provider, model: &model, head, max_answer };
-                    Box::pin(remote.predict(flight)).await
-                } else {
-                    let attempt = llm::Attempt {
-                        planned: &planned,
-                        provider,
-                        model: &model,
-                        known: &known,
-                        head,
-                        max_answer: snapshot.max_answer,
-                        heartbeat: snapshot.heartbeat,
-                    };
-                    attempt.run(&mut call, flight).await
-                }
-            }
+        flight.record().target = Some(Arc::clone(name_of(step)));
+        let tried = match step {
+            Step::Target(target) => attempt(snapshot, &planned, target, head, &mut call, flight).await,
+            Step::Graph(graph) => Box::pin(graph::answer(snapshot, &planned, graph, head, flight)).await,
         };
-        match attempt {
-            Ok(reply) => return Ok(label(reply, &planned, target)),
+        match tried {
+            Ok(reply) => return Ok(label(reply, &planned, step)),
             Err(fault) => {
                 let more = index + 1 < count;
                 if !more || fault.retry == Retry::Never {
@@ -83,14 +63,57 @@ pub(crate) async fn dispatch(
                     if let Ok(attempts) = HeaderValue::from_str(&(index + 1).to_string()) {
                         reply.headers.insert(names::ATTEMPTS, attempts);
                     }
-                    return Ok(label(reply, &planned, target));
+                    return Ok(label(reply, &planned, step));
                 }
-                tracing::debug!(target = %target.label, %fault, "passing on to the next target");
+                tracing::debug!(target = %name_of(step), %fault, "passing on to the next target");
                 last = fault;
             }
         }
     }
     Err(last)
+}
+
+/// One try at one target: the only way to it, also from inside a chain, ensemble or switch.
+async fn attempt(
+    snapshot: &Snapshot,
+    planned: &Planned,
+    target: &Target,
+    head: &Parts,
+    call: &mut llm::Translated,
+    flight: &mut Flight,
+) -> Result<Reply, Fault> {
+    if !allowed(target, &planned.call) {
+        let public = "the key may not use what this endpoint leads to";
+        return Err(Fault::new(code::PERMISSION_DENIED, Source::Client, Retry::NextTarget, public));
+    }
+    match &target.kind {
+        TargetKind::Model(deployment) => Box::pin(predict::predict(deployment, planned, head, flight)).await,
+        TargetKind::Provider { provider, model } => {
+            let asked = planned.call.facts.as_ref().and_then(|facts| facts.model.as_ref());
+            let asked = asked.map(|model| &*model.name);
+            let resolved = model.resolve(provider, &planned.call.endpoint, asked);
+            let (provider, model, known) = resolved.ok_or_else(|| {
+                let public = format!("`model` must be a name that fits `{}`", planned.call.endpoint.name);
+                Fault::invalid_value("model", public)
+            })?;
+            if planned.call.facts.is_none() {
+                let max_answer = snapshot.max_answer;
+                let remote = remote::Remote { planned, provider, model: &model, head, max_answer };
+                Box::pin(remote.predict(flight)).await
+            } else {
+                let attempt = llm::Attempt {
+                    planned,
+                    provider,
+                    model: &model,
+                    known: &known,
+                    head,
+                    max_answer: snapshot.max_answer,
+                    heartbeat: snapshot.heartbeat,
+                };
+                attempt.run(call, flight).await
+            }
+        }
+    }
 }
 
 /// Whether the caller may end at this target: by `provider/model` as it will be asked, also where the configuration has a

@@ -1,5 +1,6 @@
 //! Predictions of registered models.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use crate::surface::{self, Surface};
 const LONGEST: Duration = Duration::from_secs(3600);
 
 pub(super) async fn predict(
-    deployment: &Deployment,
+    deployment: &Arc<Deployment>,
     planned: &Planned,
     head: &Parts,
     flight: &mut Flight,
@@ -35,7 +36,14 @@ pub(super) async fn predict(
             let json_length = json_length(head)?;
             deployment.infer(InferenceRequest { model, version, json_length, request }).await?
         }
-        _ => (deployment.predict(request).await?, None),
+        _ => {
+            let pinned = planned.call.pins.as_ref().and_then(|pins| pins.live(deployment));
+            let prediction = match &pinned {
+                Some(live) => deployment.predict_by(live, request).await?,
+                None => deployment.predict(request).await?,
+            };
+            (prediction, None)
+        }
     };
     flight.first_byte();
     let record = flight.record();

@@ -24,7 +24,9 @@ async fn start(fake: &FakeProvider) -> TestGateway {
 async fn send(gateway: &TestGateway, key: &str, method: &str, path: &str, body: &Value) -> Answer {
     let bearer = format!("Bearer {key}");
     let headers = [("Authorization", &*bearer), ("Content-Type", "application/json")];
-    client::send(gateway.address(), method, path, &headers, body.to_string().as_bytes()).await.expect("a whole answer")
+    client::send(gateway.address(), method, path, &headers, body.to_string().as_bytes())
+        .await
+        .expect("a whole answer")
 }
 
 async fn issue(gateway: &TestGateway, by: &str, body: Value) -> Answer {
@@ -36,7 +38,10 @@ async fn issued(gateway: &TestGateway, body: Value) -> (String, String) {
     let answer = issue(gateway, ADMIN, body).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
     let body = answer.json();
-    (body["key"].as_str().expect("a whole answer").to_owned(), body["issued"]["id"].as_str().unwrap().to_owned())
+    (
+        body["key"].as_str().expect("a whole answer").to_owned(),
+        body["issued"]["id"].as_str().expect("a whole answer").to_owned(),
+    )
 }
 
 async fn call(gateway: &TestGateway, key: &str, endpoint: &str) -> Answer {
