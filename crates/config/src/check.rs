@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::document::{
     ChatApi, Config, EndpointConfig, EndpointType, KeyMode, LimitConfig, ProviderConfig, RouteConfig,
-    ServingConfig,
+    RuntimeChoice, ServingConfig,
 };
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
@@ -292,6 +292,12 @@ impl Checker<'_> {
             }
             self.limits(&endpoint.limits, &at("limits"));
             self.serving(index, &endpoint.serving);
+            if endpoint.kind == EndpointType::Chat
+                && matches!(endpoint.serving.runtime, RuntimeChoice::Native | RuntimeChoice::Onnx)
+            {
+                let at = [&at("serving")[..], steps!["runtime"]].concat();
+                self.error(&at, "a model that chats runs in a worker", "leave `runtime` out");
+            }
             self.route(endpoint, &endpoint.route, &at("route"));
         }
         self.cycles();
@@ -406,9 +412,9 @@ impl Checker<'_> {
                     format!("`{target}` is not a model: {error}"),
                     "for example `models:/Iris@champion`",
                 );
-            } else if endpoint.kind != EndpointType::Predict {
+            } else if !matches!(endpoint.kind, EndpointType::Predict | EndpointType::Chat) {
                 let reason = format!("a registered model cannot answer `{}`", endpoint.kind.name());
-                self.error(at, reason, "use `type: predict`");
+                self.error(at, reason, "use `type: predict`, or `type: llm/v1/chat` for a model that chats");
             }
             let registry = endpoint.registry.as_deref().unwrap_or("default");
             if !target.starts_with("file:") && !config.registries.contains_key(registry) {

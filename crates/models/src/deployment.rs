@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use crate::live::{Live, Runtime};
 use crate::registry::Registry;
 use crate::worker::user::User;
-use crate::worker::{Ask, Batching, Columns, Pool, Reply};
+use crate::worker::{Ask, Batching, Columns, Pool, Reply, refusal};
 
 /// Which runtime may serve a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +93,8 @@ pub struct DeploymentSpec {
     pub compat_mlflow: bool,
     /// How far a converted model's numbers may lie from Python's where they cannot be the same to the last bit.
     pub tolerance: Option<f64>,
+    /// It serves an endpoint for chats: a model that does not chat is not loaded.
+    pub chat: bool,
 }
 
 impl DeploymentSpec {
@@ -115,6 +117,7 @@ impl DeploymentSpec {
             network_allowed: false,
             compat_mlflow: false,
             tolerance: None,
+            chat: false,
         }
     }
 }
@@ -386,7 +389,7 @@ impl Deployment {
                 let rows = checked.as_ref().map_or(1, |checked| checked.rows);
                 let columns = checked.as_ref().filter(|_| content_type == ContentType::Json);
                 let columns = columns.and_then(|checked| columns_of(checked, &live.model.signature));
-                let ask = Ask { content_type: content_type.name(), body, columns };
+                let ask = Ask { content_type: content_type.name(), body, columns, chat: None };
                 let reply = pool.predict(ask, deadline).await?;
                 self.answer(reply, &live, rows)
             }
@@ -395,6 +398,10 @@ impl Deployment {
 
     fn input(&self, pool: &Pool) -> String {
         let facts = pool.facts();
+        if self.spec.chat {
+            let pieces = if facts.streams { "piece by piece" } else { "whole" };
+            return format!("chat, answered {pieces}");
+        }
         if self.spec.compat_mlflow {
             return "JSON: `compat: mlflow` leaves the body to MLflow".to_owned();
         }
@@ -485,16 +492,8 @@ impl Deployment {
                 let place: String = place.chars().filter(|c| !c.is_control()).take(100).collect();
                 Err(not_finite(&place))
             }
-            // Only the exception's class is told: its text may hold the caller's data, or the model's.
-            Reply::Error { user, class, .. } => {
-                let class = if class.is_empty() { String::new() } else { format!(" ({class})") };
-                Err(if user {
-                    let text = format!("the model refused the input{class}");
-                    Fault::new(code::MODEL_REJECTED_INPUT, millgate_types::Source::Worker, Retry::Never, text)
-                } else {
-                    Fault::worker(code::MODEL_FAILED, Retry::NextTarget, format!("the model failed{class}"))
-                })
-            }
+            Reply::Error { user, class, .. } => Err(refusal(user, &class)),
+            Reply::Stream(_) => Err(Fault::gateway(code::INTERNAL_ERROR, "a prediction became a stream")),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! model is executed in this process: trees are read as data, everything else runs in worker processes.
 
 mod artifacts;
+mod chat;
 mod convert;
 mod demo;
 mod demo_files;
@@ -19,6 +20,7 @@ mod settings;
 mod warm;
 mod worker;
 
+pub use chat::{ChatForm, ChatModel, ChatReply, ChatStream};
 pub use demo::unpack_demo_store;
 pub use deployment::{
     Deployment, DeploymentSpec, DeploymentState, DeploymentStatus, EnvManager, Instances, PredictRequest,

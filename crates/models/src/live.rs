@@ -7,6 +7,7 @@ use millgate_scoring::ContentType;
 use tokio::sync::mpsc;
 
 use crate::artifacts::{ArtifactError, Cache};
+use crate::chat::{ChatForm, no_chat_model};
 use crate::convert;
 use crate::deployment::{Deployment, DeploymentState, RuntimeChoice};
 use crate::environment::{self, Environment};
@@ -76,6 +77,9 @@ pub(crate) async fn load(
     note(DeploymentState::Fetched);
     let folder = artifact.folder.clone();
     let model = run(move || ModelFile::read(&folder)).await?;
+    if spec.chat && ChatForm::of(&model).is_none() {
+        return Err(LoadError::Model(no_chat_model(&model)));
+    }
     let mut start = Start { deployment, settings, model: &model, ground: None };
     let (runtime, runtime_reason) = match start.choose(&artifact.digest, &note).await? {
         Ok((native, why)) => (Runtime::Native(Box::new(native)), why),
@@ -127,6 +131,7 @@ impl Start<'_> {
     ) -> Result<Result<(NativeModel, String), String>, LoadError> {
         let spec = &self.deployment.spec;
         match spec.runtime {
+            _ if spec.chat => return Ok(Err("a chat model is Python code".to_owned())),
             RuntimeChoice::Worker => return Ok(Err("`runtime: worker` is configured".to_owned())),
             RuntimeChoice::Auto if spec.compat_mlflow => {
                 return Ok(Err("`compat: mlflow` asks for MLflow's own answers".to_owned()));
@@ -232,6 +237,7 @@ impl Start<'_> {
             python: environment.python.clone(),
             model: model.folder.clone(),
             strict: !spec.compat_mlflow,
+            chat: ChatForm::of(model).filter(|_| spec.chat),
             run_dir: settings.data_dir.join("run"),
             readable,
             network_allowed: spec.network_allowed,

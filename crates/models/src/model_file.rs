@@ -20,6 +20,8 @@ pub(crate) struct ModelFile {
     /// What it answers, as far as its signature says.
     pub(crate) outputs: Option<Inputs>,
     pub(crate) mlflow_version: Option<String>,
+    /// What it says it is for, for example `agent/v1/responses`.
+    pub(crate) task: Option<String>,
     /// A ready request body, to warm the model with.
     pub(crate) example: Option<Bytes>,
 }
@@ -36,12 +38,15 @@ impl ModelFile {
             .pointer("/saved_input_example_info/serving_input_path")
             .and_then(Value::as_str)
             .and_then(|name| small_file(folder, name));
+        let task = text_of(file.pointer("/metadata/task"))
+            .or_else(|| text_of(file.pointer("/flavors/transformers/inference_task")));
         Ok(Self {
             folder: folder.to_owned(),
             flavors: file.get("flavors").cloned().unwrap_or_default(),
             signature,
             outputs,
             mlflow_version: text_of(file.get("mlflow_version")),
+            task,
             example,
         })
     }

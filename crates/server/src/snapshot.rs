@@ -1,6 +1,7 @@
 //! What runs: built whole from a checked [`Config`], never changed, swapped as one. A request keeps the one
 //! it began with.
 
+mod chat;
 pub(crate) mod known;
 mod providers;
 
@@ -19,7 +20,8 @@ use millgate_config::{
 use millgate_credential::{Credential, Credentials};
 use millgate_dialect::Quirks;
 use millgate_models::{
-    Batching, Deployment, DeploymentSpec, Instances, Models, Registry, RegistryAuth, RegistryConfig,
+    Batching, ChatModel, Deployment, DeploymentSpec, Instances, Models, Registry, RegistryAuth,
+    RegistryConfig,
 };
 use millgate_policy::{Limiter, Rate, Route};
 use millgate_provider::{Family, ProviderKind};
@@ -29,7 +31,7 @@ use millgate_upstream::{Deadlines, Origin};
 use sha2::{Digest, Sha256};
 
 use crate::body::BodyLimits;
-use crate::dispatch::Described;
+use crate::dispatch::{ChatTarget, Described};
 use crate::native::{self, Native};
 use crate::webhook::Webhooks;
 
@@ -62,6 +64,8 @@ pub(crate) enum TargetKind {
     Provider { provider: Arc<Provider>, model: TargetModel },
     /// A registered model.
     Model(Arc<Deployment>),
+    /// A registered model that chats.
+    Chat(Box<ChatTarget>),
 }
 
 /// How a target's model is named.
@@ -101,7 +105,7 @@ impl std::fmt::Debug for TargetKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Provider { provider, model } => write!(f, "{}/{model:?}", provider.name),
-            Self::Model(_) => f.write_str("model"),
+            Self::Model(_) | Self::Chat(_) => f.write_str("model"),
         }
     }
 }
@@ -156,9 +160,16 @@ pub(crate) enum Transport {
     Http(Arc<Origin>),
     /// Answered in this process by the mock provider.
     Mock,
+    /// Answered by a registered model that chats.
+    Model(Arc<ChatModel>),
 }
 
 impl Provider {
+    /// The same, reached otherwise.
+    pub(crate) fn by(&self, transport: Transport) -> Self {
+        Self { transport, ..self.clone() }
+    }
+
     /// The provider as one of its models knows it.
     pub(crate) fn for_model<'a>(self: &'a Arc<Self>, model: &str) -> &'a Arc<Self> {
         self.families.iter().find(|(family, _)| family.has(model)).map_or(self, |(_, provider)| provider)
@@ -574,9 +585,13 @@ impl<'a> Resolver<'a> {
             network_allowed: serving.network == Network::Allow,
             compat_mlflow: serving.compat == Compat::Mlflow,
             tolerance: serving.tolerance,
+            chat: endpoint.kind == EndpointType::Chat,
         });
         self.deployments.push(Arc::clone(&deployment));
-        let kind = TargetKind::Model(deployment);
+        let kind = match endpoint.kind {
+            EndpointType::Chat => TargetKind::Chat(Box::new(chat::target(deployment, self.config))),
+            _ => TargetKind::Model(deployment),
+        };
         Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))
     }
 }
@@ -652,7 +667,9 @@ fn shown_model(route: &Route<Target>) -> Option<(String, String)> {
                 };
                 Some((provider.kind.name.clone(), model))
             }
-            TargetKind::Model(_) => Some(("mlflow".to_owned(), target.label.to_string())),
+            TargetKind::Model(_) | TargetKind::Chat(_) => {
+                Some(("mlflow".to_owned(), target.label.to_string()))
+            }
         },
         Route::Shared(route) => shown_model(route),
         Route::Split(_) | Route::Fallback(_) => None,

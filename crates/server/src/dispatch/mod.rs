@@ -2,6 +2,7 @@
 //! as nothing has been sent to the caller.
 
 mod able;
+mod chat;
 mod doubt;
 mod estimate;
 mod facts;
@@ -21,6 +22,7 @@ use http::HeaderValue;
 use http::request::Parts;
 use millgate_types::{Fault, Retry, code};
 
+pub(crate) use chat::ChatTarget;
 pub(crate) use facts::Facts;
 pub(crate) use native::{NativeCall, native};
 pub(crate) use remote::Described;
@@ -46,6 +48,10 @@ pub(crate) async fn dispatch(
         let attempt = match &target.kind {
             TargetKind::Model(deployment) => {
                 Box::pin(predict::predict(deployment, &planned, head, flight)).await
+            }
+            TargetKind::Chat(chat) => {
+                let heartbeat = snapshot.heartbeat;
+                chat.run(&planned, (head, snapshot.max_answer, heartbeat), &mut call, flight).await
             }
             TargetKind::Provider { provider, model } => {
                 let asked = planned.call.facts.as_ref().and_then(|facts| facts.model.as_ref());
