@@ -5,14 +5,15 @@ mod naming;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use millgate_provider::ProviderKind;
 use millgate_types::{Dialect, ModelRef};
 use url::Url;
 
 use crate::document::{
-    ChatApi, Config, EndpointConfig, EndpointType, KeyMode, LimitConfig, ProviderConfig, RouteConfig,
-    RuntimeChoice, ServingConfig,
+    ChatApi, Config, EndpointConfig, EndpointType, EnvManager, KeyMode, LimitConfig, ProviderConfig,
+    RouteConfig, RuntimeChoice, ServingConfig,
 };
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
@@ -321,6 +322,16 @@ impl Checker<'_> {
         }
         if serving.tolerance.is_some_and(|tolerance| !(tolerance.is_finite() && tolerance >= 0.0)) {
             self.error(&at("tolerance"), "expected a number of 0 or more", "for example 1e-9");
+        }
+        if let Some(environment) = &serving.environment {
+            if serving.env_manager != EnvManager::Local {
+                let hint = "a prepared environment is used as it is: leave `env_manager` out";
+                self.error(&at("env_manager"), "both `env_manager` and `environment` are given", hint);
+            }
+            if !Path::new(environment.as_str()).join("bin/python").is_file() {
+                let hint = "name the folder of a virtual environment, as `python3 -m venv` makes one";
+                self.error(&at("environment"), "there is no `bin/python` in this folder", hint);
+            }
         }
         if !(1..=256).contains(&serving.threads) {
             self.error(&at("threads"), "expected 1 to 256 threads", "");

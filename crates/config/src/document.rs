@@ -509,6 +509,10 @@ pub struct ServingConfig {
     pub max_rss: Option<ByteSize>,
     /// Where a worker's Python packages come from.
     pub env_manager: EnvManager,
+    /// A prepared environment: the folder of a virtual environment with the model's packages and `mlflow` in it. It is
+    /// used as it is, in place of what `env_manager` would make.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Expanded>,
     /// Time for one prediction.
     pub timeout: Period,
     /// Memory of one worker. Default: no limit.
@@ -539,6 +543,7 @@ impl Default for ServingConfig {
             threads: 1,
             max_rss: None,
             env_manager: EnvManager::Local,
+            environment: None,
             timeout: Period::seconds(60),
             memory_limit: None,
             network: Network::Deny,

@@ -73,6 +73,8 @@ pub struct DeploymentSpec {
     pub runtime: RuntimeChoice,
     /// Where a worker's packages come from.
     pub env_manager: EnvManager,
+    /// A prepared environment's folder, in place of what `env_manager` says.
+    pub environment: Option<PathBuf>,
     /// Worker processes.
     pub instances: Instances,
     /// Which requests may share a call of a worker.
@@ -107,6 +109,7 @@ impl DeploymentSpec {
             model,
             runtime: RuntimeChoice::Auto,
             env_manager: EnvManager::Local,
+            environment: None,
             instances: Instances::default(),
             batching: Batching::default(),
             idempotent: None,
@@ -169,6 +172,8 @@ pub struct DeploymentStatus {
     pub mlflow_version: Option<String>,
     /// A version on its way, and where it is.
     pub next: Option<(String, DeploymentState)>,
+    /// How far the building of an environment is, while one is built, for example `installing 12 of 34 packages, 7 s`.
+    pub progress: Option<String>,
     /// What went wrong last, while it still matters.
     pub reason: Option<String>,
     /// Seconds until the next try, from when the reason was noted.
@@ -271,6 +276,7 @@ impl Deployment {
             digest: None,
             mlflow_version: None,
             next: None,
+            progress: None,
             reason: None,
             next_try_seconds: None,
             workers_ready: 0,
@@ -346,8 +352,11 @@ impl Deployment {
             Some(problem) => (code::MODEL_UNAVAILABLE, problem.text.clone()),
             None => {
                 let status = self.status.load();
-                let text =
-                    format!("model `{}` of registry `{}` is being loaded", status.model, status.registry);
+                let step = status.progress.as_ref().map_or(String::new(), |step| format!(": {step}"));
+                let text = format!(
+                    "model `{}` of registry `{}` is being loaded{step}",
+                    status.model, status.registry
+                );
                 (code::MODEL_UNAVAILABLE, text)
             }
         };

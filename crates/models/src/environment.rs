@@ -9,8 +9,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
 use crate::artifacts::{hex, private_dir, private_temp};
-use crate::deployment::EnvManager;
+use crate::deployment::{DeploymentSpec, EnvManager};
 use crate::model_file::ModelFile;
+use crate::progress::{self, Progress};
 use crate::settings::ModelSettings;
 use crate::worker::exec::Launch;
 
@@ -23,37 +24,67 @@ pub(crate) struct Environment {
     pub(crate) differences: Vec<String>,
 }
 
-/// Prepares the environment of a model. The error is fit for callers.
-pub(crate) async fn prepare(
-    settings: &ModelSettings,
-    manager: EnvManager,
-    model: &ModelFile,
-) -> Result<Environment, String> {
-    let facts = inspect(&base(settings)?).await?;
-    if manager == EnvManager::Local {
-        let wanted = model.requirements().unwrap_or_default();
-        let differences = differences(&facts, &wanted);
-        if !differences.is_empty() {
-            tracing::warn!(?differences, "installed packages differ from the model's requirements");
+/// Whose environment is wanted.
+pub(crate) struct Asked<'a> {
+    pub(crate) settings: &'a ModelSettings,
+    pub(crate) spec: &'a DeploymentSpec,
+    pub(crate) model: &'a ModelFile,
+    pub(crate) progress: &'a Progress,
+}
+
+impl Asked<'_> {
+    /// Prepares the environment. The error is fit for callers.
+    pub(crate) async fn prepare(&self) -> Result<Environment, String> {
+        let Self { settings, spec, model, .. } = self;
+        if let Some(folder) = &spec.environment {
+            let python = folder.join("bin/python");
+            if !python.is_file() {
+                return Err("the prepared environment has no bin/python".to_owned());
+            }
+            return as_it_is(inspect(&python).await?, model, "the prepared environment");
         }
-        if !facts.packages.iter().any(|(name, _)| name == "mlflow" || name == "mlflow-skinny") {
-            return Err(format!(
-                "the Python interpreter {} has no mlflow; install it there, or set `env_manager: uv`",
-                facts.version
-            ));
+        let facts = inspect(&base(settings)?).await?;
+        if spec.env_manager == EnvManager::Local {
+            return as_it_is(facts, model, "the Python interpreter");
         }
-        return Ok(Environment { python: facts.executable, readable: facts.folders, differences });
+        let facts = match model.python_version() {
+            Some(wanted) if minor(&wanted) != minor(&facts.version) => {
+                other_python(&wanted).await.ok_or_else(|| no_such_python(&wanted, &facts.version))?
+            }
+            _ => facts,
+        };
+        self.build(&facts).await
     }
-    if let Some(wanted) = model.python_version()
-        && minor(&wanted) != minor(&facts.version)
-    {
+}
+
+/// An interpreter that somebody else looks after.
+fn as_it_is(facts: Facts, model: &ModelFile, what: &str) -> Result<Environment, String> {
+    let wanted = model.requirements().unwrap_or_default();
+    let differences = differences(&facts, &wanted);
+    if !differences.is_empty() {
+        tracing::warn!(?differences, "installed packages differ from the model's requirements");
+    }
+    if !facts.has_mlflow() {
         return Err(format!(
-            "the model was saved with Python {wanted} and the interpreter is {}: install Python {} and set `python`",
-            facts.version,
-            minor(&wanted)
+            "{what} ({}) has no mlflow; install it there, or set `env_manager: uv`",
+            facts.version
         ));
     }
-    build(settings, manager, model, &facts).await
+    Ok(Environment { python: facts.executable, readable: facts.folders, differences })
+}
+
+/// An interpreter of another version on `PATH`, as `python3.12`. Shims that only complain do not count.
+async fn other_python(wanted: &str) -> Option<Facts> {
+    let facts = inspect(&find(&format!("python{}", minor(wanted)))?).await.ok()?;
+    (minor(&facts.version) == minor(wanted)).then_some(facts)
+}
+
+fn no_such_python(wanted: &str, found: &str) -> String {
+    let minor = minor(wanted);
+    format!(
+        "the model was saved with Python {wanted} and the interpreter is {found}: install Python {minor} so that \
+         `python{minor}` is on PATH, or set `models.python` to one"
+    )
 }
 
 /// For `doctor`: the version of the local interpreter and of its MLflow.
@@ -89,6 +120,12 @@ struct Facts {
     version: String,
     folders: Vec<PathBuf>,
     packages: Vec<(String, String)>,
+}
+
+impl Facts {
+    fn has_mlflow(&self) -> bool {
+        self.packages.iter().any(|(name, _)| name == "mlflow" || name == "mlflow-skinny")
+    }
 }
 
 /// Standard library only, isolated: no code of a model runs here.
@@ -164,64 +201,65 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     })
 }
 
-async fn build(
-    settings: &ModelSettings,
-    manager: EnvManager,
-    model: &ModelFile,
-    facts: &Facts,
-) -> Result<Environment, String> {
-    let base = &facts.executable;
-    let requirements = model.requirements().ok_or("the model has no requirements.txt")?;
-    let requirements = tidy(&requirements)?;
-    let uv = match manager {
-        EnvManager::Uv => settings.uv.clone().or_else(|| find("uv")),
-        _ => None,
-    };
-    let key = format!("1\n{}\n{}\n{}", facts.version, std::env::consts::ARCH, requirements);
-    let key = hex(&Sha256::digest(key));
-    let disk = |error: std::io::Error| format!("the environment folder: {}", error.kind());
-    let environments = settings.data_dir.join("environments");
-    private_dir(&environments).map_err(disk)?;
-    let folder = environments.join(&key);
-    let python = folder.join("bin/python");
-    let mut readable = facts.folders.clone();
-    readable.push(folder.clone());
-    let done = Environment { python: python.clone(), readable, differences: Vec::new() };
-    if folder.join(".complete").is_file() {
-        return Ok(done);
-    }
-    // A virtual environment cannot be moved, so it is built in place and the marker makes it whole.
-    let _lock = lock(&environments.join(format!("{key}.lock"))).await?;
-    if folder.join(".complete").is_file() {
-        return Ok(done);
-    }
-    let _ = std::fs::remove_dir_all(&folder);
-    private_dir(&folder).map_err(disk)?;
-    let cache = environments.join("cache");
-    private_dir(&cache).map_err(disk)?;
-    let installer = Installer {
-        settings,
-        private: private_temp("build-", &environments).map_err(disk)?,
-        writable: vec![folder.clone(), cache],
-        readable: facts.folders.clone(),
-    };
-    let built = match &uv {
-        Some(uv) => {
-            let pins = environments.join(format!("{key}.pins.txt"));
-            installer.by_uv(uv, base, &python, &requirements, &pins).await
+impl Asked<'_> {
+    async fn build(&self, facts: &Facts) -> Result<Environment, String> {
+        let Self { settings, spec, model, progress } = self;
+        let base = &facts.executable;
+        let requirements = model.requirements().ok_or("the model has no requirements.txt")?;
+        let requirements = tidy(&requirements)?;
+        let uv = match spec.env_manager {
+            EnvManager::Uv => settings.uv.clone().or_else(|| find("uv")),
+            _ => None,
+        };
+        let key = format!("1\n{}\n{}\n{}", facts.version, std::env::consts::ARCH, requirements);
+        let key = hex(&Sha256::digest(key));
+        let disk = |error: std::io::Error| format!("the environment folder: {}", error.kind());
+        let environments = settings.data_dir.join("environments");
+        private_dir(&environments).map_err(disk)?;
+        let folder = environments.join(&key);
+        let python = folder.join("bin/python");
+        let mut readable = facts.folders.clone();
+        readable.push(folder.clone());
+        let done = Environment { python: python.clone(), readable, differences: Vec::new() };
+        if folder.join(".complete").is_file() {
+            return Ok(done);
         }
-        None => installer.by_pip(base, &folder, &python, &requirements).await,
-    };
-    if let Err(reason) = built {
+        // A virtual environment cannot be moved, so it is built in place and the marker makes it whole.
+        progress.step("waiting for another build of this environment");
+        let _lock = lock(&environments.join(format!("{key}.lock"))).await?;
+        if folder.join(".complete").is_file() {
+            return Ok(done);
+        }
         let _ = std::fs::remove_dir_all(&folder);
-        return Err(reason);
+        private_dir(&folder).map_err(disk)?;
+        let cache = environments.join("cache");
+        private_dir(&cache).map_err(disk)?;
+        let installer = Installer {
+            settings,
+            progress,
+            private: private_temp("build-", &environments).map_err(disk)?,
+            writable: vec![folder.clone(), cache],
+            readable: facts.folders.clone(),
+        };
+        let built = match &uv {
+            Some(uv) => {
+                let pins = environments.join(format!("{key}.pins.txt"));
+                installer.by_uv(uv, base, &python, &requirements, &pins).await
+            }
+            None => installer.by_pip(base, &folder, &python, &requirements).await,
+        };
+        if let Err(reason) = built {
+            let _ = std::fs::remove_dir_all(&folder);
+            return Err(reason);
+        }
+        progress.step("trying the environment");
+        let smoke = inspect(&python).await?;
+        if !smoke.has_mlflow() {
+            return Err("the model's requirements do not name mlflow, which a worker needs".to_owned());
+        }
+        std::fs::write(folder.join(".complete"), "").map_err(disk)?;
+        Ok(done)
     }
-    let smoke = inspect(&python).await?;
-    if !smoke.packages.iter().any(|(name, _)| name == "mlflow" || name == "mlflow-skinny") {
-        return Err("the model's requirements do not name mlflow, which a worker needs".to_owned());
-    }
-    std::fs::write(folder.join(".complete"), "").map_err(disk)?;
-    Ok(done)
 }
 
 /// Where the index is, how to get there and who vouches for it: the operator's choice, not secrets of ours.
@@ -248,6 +286,7 @@ const INDEX: &[&str] = &[
 /// and nothing else.
 struct Installer<'a> {
     settings: &'a ModelSettings,
+    progress: &'a Progress,
     private: tempfile::TempDir,
     writable: Vec<PathBuf>,
     readable: Vec<PathBuf>,
@@ -265,6 +304,7 @@ impl Installer<'_> {
         let disk = |error: std::io::Error| format!("the environment folder: {}", error.kind());
         let folder = python.parent().and_then(Path::parent).unwrap_or(python);
         let venv = ["venv", "--quiet", "--no-project", "--python"].map(OsStr::new);
+        self.progress.step("making a virtual environment");
         self.run(uv, venv.into_iter().chain([base.as_os_str(), folder.as_os_str()])).await?;
         let at = [OsStr::new("--python"), python.as_os_str()];
         // Resolved once: a later build of the same requirements installs these very files or nothing.
@@ -274,6 +314,7 @@ impl Installer<'_> {
             let compile = ["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes"];
             let compile = compile.map(OsStr::new).into_iter().chain(at).chain(self.sources());
             let files = [OsStr::new("-o"), made.as_os_str(), list.as_os_str()];
+            self.progress.step("resolving the requirements");
             self.run(uv, compile.chain(files)).await?;
             let text = std::fs::read(&made).map_err(disk)?;
             let mut file = tempfile::NamedTempFile::new_in(self.private.path()).map_err(disk)?;
@@ -282,6 +323,8 @@ impl Installer<'_> {
         }
         let copy = self.private.path().join("install.txt");
         std::fs::copy(pins, &copy).map_err(disk)?;
+        let pinned = std::fs::read_to_string(pins).map_or(0, |text| progress::pinned(&text));
+        self.progress.installing(folder.to_owned(), pinned);
         let sync = ["pip", "sync", "--quiet", "--require-hashes"].map(OsStr::new);
         self.run(uv, sync.into_iter().chain(at).chain(self.sources()).chain([copy.as_os_str()])).await
     }
@@ -296,9 +339,11 @@ impl Installer<'_> {
         let list = self.private.path().join("list.txt");
         std::fs::write(&list, requirements)
             .map_err(|error| format!("the environment folder: {}", error.kind()))?;
+        self.progress.step("making a virtual environment");
         self.run(base, ["-I", "-m", "venv"].map(OsStr::new).into_iter().chain([folder.as_os_str()])).await?;
         let install = ["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
         let install = install.map(OsStr::new).into_iter().chain(self.sources());
+        self.progress.step("resolving and installing the requirements");
         self.run(python, install.chain([OsStr::new("-r"), list.as_os_str()])).await
     }
 

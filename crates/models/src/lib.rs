@@ -15,6 +15,7 @@ mod live;
 mod model_file;
 mod models;
 mod native;
+mod progress;
 mod registry;
 mod settings;
 mod warm;

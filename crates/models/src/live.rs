@@ -13,6 +13,7 @@ use crate::deployment::{Deployment, DeploymentState, RuntimeChoice};
 use crate::environment::{self, Environment};
 use crate::model_file::ModelFile;
 use crate::native::{NativeModel, converted, onnx};
+use crate::progress::Progress;
 use crate::registry::{RegistryError, Resolved};
 use crate::settings::ModelSettings;
 use crate::warm;
@@ -186,7 +187,7 @@ impl Start<'_> {
         note: &impl Fn(DeploymentState),
     ) -> Result<Result<(NativeModel, String), String>, LoadError> {
         let spec = &self.deployment.spec;
-        let place = convert::place(&self.settings.data_dir, digest, spec.env_manager);
+        let place = convert::place(&self.settings.data_dir, digest, spec);
         let (signature, tolerance) = (self.model.signature.clone(), spec.tolerance);
         let read = |written: Vec<u8>| {
             run(move || {
@@ -227,8 +228,10 @@ impl Start<'_> {
         let Self { deployment, settings, model, .. } = self;
         let spec = &deployment.spec;
         note(DeploymentState::Env);
-        let environment =
-            environment::prepare(settings, spec.env_manager, model).await.map_err(LoadError::Model)?;
+        let progress = Progress::default();
+        let asked = environment::Asked { settings, spec, model, progress: &progress };
+        let prepared = progress.told(deployment, asked.prepare()).await;
+        let environment = prepared.map_err(LoadError::Model)?;
         note(DeploymentState::Loading);
         let mut readable = environment.readable.clone();
         readable.push(model.folder.clone());

@@ -9,6 +9,7 @@ use known::{Known, KnownModels};
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -566,6 +567,10 @@ impl<'a> Resolver<'a> {
                 EnvManager::Uv => millgate_models::EnvManager::Uv,
                 EnvManager::Virtualenv => millgate_models::EnvManager::Virtualenv,
             },
+            environment: serving.environment.as_ref().map(|folder| {
+                let folder = Path::new(folder.as_str());
+                std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
+            }),
             instances: Instances {
                 min: instances.min as usize,
                 max: instances.max as usize,

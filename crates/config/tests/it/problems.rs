@@ -174,6 +174,7 @@ endpoints:
   - { name: d, type: predict, route: models:/m/1, serving: { batching: { max_wait: 90s }, idle_timeout: 0s } }
   - { name: e, type: llm/v1/chat, route: models:/m/1, serving: { runtime: native } }
   - { name: f, type: llm/v1/embeddings, route: models:/m/1 }
+  - { name: g, type: predict, route: models:/m/1, serving: { environment: /nonexistent, env_manager: uv } }
 ";
     assert_snapshot!("workers", problems(text));
     let text = "registries: { default: { uri: ./mlruns } }\nendpoints:\n  - { name: a, type: predict, route: models:/m/1, \
