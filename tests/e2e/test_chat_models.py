@@ -14,7 +14,7 @@ import pytest
 from google import genai
 
 import agents
-from conftest import Gateway, until
+from conftest import Gateway, observed, until
 
 cloudpickle.register_pickle_by_value(agents)
 NAMES = ("Whole", "Streamed", "Agent", "Responder")
@@ -58,6 +58,7 @@ def served(tmp_path_factory):
     save("code", model=str(code))
     config = CONFIG.format(python=sys.executable, models=models)
     child = Gateway(folder / "gateway", config)
+    child.models = models
     yield child
     child.stop()
     assert "canary" not in child.out_path.read_text(), "a model's words stand in the access log"
@@ -121,6 +122,37 @@ def test_openais_client_gets_the_models_words_whole_and_streamed(served, name):
     assert len([piece for piece in pieces if piece]) >= (1 if name == "whole" else 3), pieces
     if name == "streamed":
         assert (usage.prompt_tokens, usage.completion_tokens) == (7, 3)
+
+
+def said_by(answer):
+    """The words of a chat model's own answer."""
+    if "choices" in answer:
+        return answer["choices"][0]["message"]["content"]
+    if "messages" in answer:
+        return answer["messages"][-1]["content"]
+    return "".join(part["text"] for item in answer["output"] for part in item.get("content") or [])
+
+
+def test_the_words_are_those_that_mlflow_gets(served):
+    mlflow.tracing.disable()
+    rows = []
+    for name, kind in (("whole", "Whole"), ("streamed", "Streamed"), ("agent", "Agent"), ("responder", "Responder")):
+        ready(served, name)
+        asked = {"input": TALK} if name == "responder" else {"messages": TALK}
+        theirs = said_by(mlflow.pyfunc.load_model(str(served.models / kind)).predict(asked))
+        answer = served.post("/v1/chat/completions", {"model": name, "messages": TALK})
+        same = answer.json()["choices"][0]["message"]["content"] == theirs
+        maker = getattr(agents, kind)
+        streams = "predict_stream" in vars(maker)
+        rows.append(
+            {
+                "model": maker.__mro__[1].__name__ + (" with predict_stream" if streams else ""),
+                "flavour": "python_function",
+                "runtime": answer.headers["x-millgate-runtime"],
+                "beside": "the same words" if same else theirs,
+            }
+        )
+    observed("chat", rows)
 
 
 @pytest.mark.parametrize("name", ["whole", "streamed", "agent", "responder"])

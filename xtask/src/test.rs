@@ -60,6 +60,11 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
             .env("MILLGATE_BIN", &gateway)
             .env("FAKE_PROVIDER_BIN", &provider)
             .env("PYTHONDONTWRITEBYTECODE", "1");
+        match python::flavours(python) {
+            Ok(flavours) => drop(tests.env("MILLGATE_TEST_FLAVOURS", flavours)),
+            Err(error) if is_ci() => bail!("the flavours' environment cannot be made: {error:#}"),
+            Err(error) => say(&format!("models of heavier flavours are left out: {error:#}")),
+        }
         if let Some(modules) = modules {
             tests.env("MILLGATE_TEST_NODE_MODULES", modules);
         }

@@ -31,8 +31,10 @@ impl ModelFile {
     pub(crate) fn read(folder: &Path) -> Result<Self, String> {
         let file = read_yaml(&folder.join("MLmodel"))?;
         let part = |name: &str| file.pointer(&format!("/signature/{name}")).and_then(Value::as_str);
-        let signature =
-            Signature::parse(part("inputs"), part("params")).map_err(|error| error.to_string())?;
+        // Made from a type hint it describes one item of a list, which MLflow checks against the hint itself.
+        let hinted = file.get("is_signature_from_type_hint").and_then(Value::as_bool) == Some(true);
+        let signature = Signature::parse(part("inputs").filter(|_| !hinted), part("params"))
+            .map_err(|error| error.to_string())?;
         let outputs = Signature::parse(part("outputs"), None).map_err(|error| error.to_string())?.inputs;
         let example = file
             .pointer("/saved_input_example_info/serving_input_path")

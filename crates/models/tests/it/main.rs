@@ -9,6 +9,7 @@ mod environments;
 mod exact;
 mod failures;
 mod http;
+mod observed;
 mod onnx;
 mod real;
 mod support;
