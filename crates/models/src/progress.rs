@@ -68,7 +68,7 @@ impl Progress {
                 logged = Instant::now();
                 tracing::info!(endpoint = %deployment.spec.endpoint, step = words, "the environment is being built");
             }
-            deployment.progress(Some(words));
+            deployment.progress(Some(&words));
         };
         deployment.progress(None);
         done
@@ -76,10 +76,10 @@ impl Progress {
 }
 
 impl Deployment {
-    fn progress(&self, words: Option<String>) {
+    fn progress(&self, words: Option<&String>) {
         self.status.rcu(|status| {
             let mut status = DeploymentStatus::clone(status);
-            status.progress.clone_from(&words);
+            status.progress = words.cloned();
             status
         });
     }

@@ -24,6 +24,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("python model", super::workers::rows),
     ("python worker", super::workers::processes),
     ("in process", super::workers::in_process),
+    ("environment", super::environment::warm),
 ];
 
 /// CPU per unit of work of one run.
