@@ -93,9 +93,16 @@ class Agent(ChatAgent):
         ]
 
     def predict(self, messages, context=None, custom_inputs=None):
+        if messages[-1].content == "call":
+            return ChatAgentResponse(messages=self.messages(messages)[:1])
+        if messages[-1].content == "custom":
+            return ChatAgentResponse(messages=[ChatAgentMessage(role="assistant", content=str(custom_inputs), id="c")])
         return ChatAgentResponse(messages=self.messages(messages), usage=USAGE)
 
     def predict_stream(self, messages, context=None, custom_inputs=None):
+        if messages[-1].content == "call":
+            yield ChatAgentChunk(delta=self.messages(messages)[0])
+            return
         first, tool, last = self.messages(messages)
         yield ChatAgentChunk(delta=first)
         yield ChatAgentChunk(delta=tool)
@@ -109,6 +116,8 @@ class Responder(ResponsesAgent):
     def items(self, request):
         spoken = [item.model_dump() for item in request.input]
         obey(spoken[-1]["content"])
+        if spoken[-1]["content"] == "call":
+            return [self.create_function_call_item(id="fc", call_id="theirs", name="look", arguments="{}")]
         roles = " ".join(item.get("role", "?") for item in spoken)
         return [
             self.create_function_call_item(id="fc", call_id="own", name="look", arguments="{}"),
@@ -124,7 +133,7 @@ class Responder(ResponsesAgent):
 
     def predict_stream(self, request):
         items = self.items(request)
-        for word in items[2]["content"][0]["text"].split(" ")[:-1]:
+        for word in [] if len(items) == 1 else items[2]["content"][0]["text"].split(" ")[:-1]:
             yield ResponsesAgentStreamEvent(**self.create_text_delta(delta=word + " ", item_id="m1"))
         for item in items:
             yield ResponsesAgentStreamEvent(type="response.output_item.done", item=item)

@@ -192,6 +192,27 @@ def test_tools_go_in_and_calls_come_out(served):
     assert answer.choices[0].finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("name", ["agent", "responder"])
+def test_a_call_that_an_agent_leaves_unanswered_is_the_callers(served, name):
+    ready(served, name)
+    asked = {"model": name, "messages": user("call")}
+    answer = sdk(served).chat.completions.create(**asked)
+    (call,) = answer.choices[0].message.tool_calls
+    assert (call.function.name, answer.choices[0].finish_reason) == ("look", "tool_calls")
+    parts = [choice for part in sdk(served).chat.completions.create(**asked, stream=True) for choice in part.choices]
+    names = [call.function.name for choice in parts for call in choice.delta.tool_calls or [] if call.function.name]
+    assert names == ["look"] and parts[-1].finish_reason == "tool_calls"
+    claude = anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0)
+    answer = claude.messages.create(**asked, max_tokens=9)
+    assert [block.name for block in answer.content] == ["look"] and answer.stop_reason == "tool_use"
+
+
+def test_custom_inputs_reach_an_agent(served):
+    ready(served, "agent")
+    asked = {"model": "agent", "messages": user("custom"), "extra_body": {"custom_inputs": {"shelf": 7}}}
+    assert sdk(served).chat.completions.create(**asked).choices[0].message.content == "{'shelf': 7}"
+
+
 def test_a_plain_model_that_says_so_chats_as_well(served):
     ready(served, "plain")
     assert sdk(served).chat.completions.create(model="plain", messages=user("a b")).choices[0].message.content == "A B"

@@ -38,7 +38,7 @@ const KEPT_LINES: usize = 20;
 /// Lines a second that go to our log; the rest is dropped, and counted.
 const LINES_A_SECOND: u32 = 20;
 /// The largest answer, in bytes.
-pub(super) const ANSWER_LIMIT: usize = 256 << 20;
+const ANSWER_LIMIT: usize = 256 << 20;
 
 /// What every worker of a pool is started with.
 #[derive(Clone, Debug)]

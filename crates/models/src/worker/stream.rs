@@ -11,12 +11,14 @@ use tokio::time::Instant;
 
 use super::call::{Broken, ErrorDetail, MEMORY_EVERY, over_memory};
 use super::frame::{self, Frame, kind};
-use super::process::{ANSWER_LIMIT, Process};
+use super::process::Process;
 use super::queue::{Job, Reply};
 use super::{Inner, crashed, timed_out};
 
 /// Pieces that may wait for a caller.
 const WAITING: usize = 8;
+/// The largest piece, in bytes: no reader of streams takes more.
+const PIECE: usize = 1 << 20;
 
 /// How a chat model is asked.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +86,7 @@ pub(super) async fn hand_on(
                 return Err("the worker sent something that is not an answer".to_owned());
             }
         }
-        let mut next = pin!(frame::read(reader, ANSWER_LIMIT));
+        let mut next = pin!(frame::read(reader, PIECE));
         let mut until = (Instant::now() + patience).min(end);
         frame = loop {
             if caller.gone && !cancelled {
