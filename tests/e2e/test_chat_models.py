@@ -25,7 +25,10 @@ models: {{ python: "{python}" }}
 endpoints:
   - {{ name: whole, type: llm/v1/chat, route: "file://{models}/Whole" }}
   - {{ name: streamed, type: llm/v1/chat, route: "file://{models}/Streamed", serving: {{ timeout: 20s }} }}
-  - {{ name: agent, type: llm/v1/chat, route: "file://{models}/Agent" }}
+  - name: agent
+    type: llm/v1/chat
+    route: "file://{models}/Agent"
+    serving: {{ usd_per_million_tokens: {{ input: 1000, output: 10000 }} }}
   - {{ name: responder, type: llm/v1/chat, route: "file://{models}/Responder" }}
   - {{ name: code, type: llm/v1/chat, route: "file://{models}/code" }}
   - {{ name: plain, type: llm/v1/chat, route: "file://{models}/Plain" }}
@@ -294,7 +297,7 @@ def test_where_it_fails_a_provider_answers(served):
     assert "fail" in "".join(part.choices[0].delta.content or "" for part in stream if part.choices)
 
 
-def test_usage_is_estimated_where_the_model_gives_none_and_nothing_costs(served):
+def test_usage_is_estimated_where_the_model_gives_none_and_costs_only_where_a_price_is_set(served):
     ready(served, "whole")
     answer = served.post("/v1/chat/completions", {"model": "whole", "messages": user("x y z")})
     assert answer.headers["x-millgate-estimated"] == "true" and "x-millgate-cost-usd" not in answer.headers
@@ -307,6 +310,10 @@ def test_usage_is_estimated_where_the_model_gives_none_and_nothing_costs(served)
     line = until(logged, "the record")
     assert line["usage_estimated"] is True and line["input_tokens"] > 0 and line["output_tokens"] > 0, line
     assert not line.get("cost_usd")
+    # Where the configuration says a price, the model's own count costs: 7 tokens in, 3 out.
+    ready(served, "agent")
+    answer = served.post("/v1/chat/completions", {"model": "agent", "messages": user("x")})
+    assert float(answer.headers["x-millgate-cost-usd"]) == 0.037
 
 
 def test_a_model_that_does_not_chat_is_not_loaded_and_the_reason_is_told(served):

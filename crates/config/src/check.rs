@@ -323,6 +323,14 @@ impl Checker<'_> {
         if serving.tolerance.is_some_and(|tolerance| !(tolerance.is_finite() && tolerance >= 0.0)) {
             self.error(&at("tolerance"), "expected a number of 0 or more", "for example 1e-9");
         }
+        if serving.usd_per_million_tokens.is_some() {
+            if self.config.endpoints[index].kind != EndpointType::Chat {
+                let hint = "predictions have no tokens: leave it out";
+                self.error(&at("usd_per_million_tokens"), "only models that chat have a price", hint);
+            } else if serving.price().is_none() {
+                self.error(&at("usd_per_million_tokens"), "a price is not below zero", "");
+            }
+        }
         if let Some(environment) = &serving.environment {
             if serving.env_manager != EnvManager::Local {
                 let hint = "a prepared environment is used as it is: leave `env_manager` out";

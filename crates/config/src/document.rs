@@ -529,6 +529,9 @@ pub struct ServingConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0))]
     pub tolerance: Option<f64>,
+    /// What the tokens of a model that chats cost. Default: nothing is known, so that its answers cost nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usd_per_million_tokens: Option<TokenPrices>,
 }
 
 impl Default for ServingConfig {
@@ -549,11 +552,19 @@ impl Default for ServingConfig {
             network: Network::Deny,
             compat: Compat::Strict,
             tolerance: None,
+            usd_per_million_tokens: None,
         }
     }
 }
 
 impl ServingConfig {
+    /// The price that is set here, if it makes sense.
+    #[must_use]
+    pub fn price(&self) -> Option<Price> {
+        let usd_per_million_tokens = self.usd_per_million_tokens.clone();
+        ModelConfig { usd_per_million_tokens, ..ModelConfig::default() }.price()
+    }
+
     /// Whichever of `instances` and `workers` is written.
     #[must_use]
     pub fn instances(&self) -> InstancesConfig {

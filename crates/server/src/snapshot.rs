@@ -594,7 +594,7 @@ impl<'a> Resolver<'a> {
         });
         self.deployments.push(Arc::clone(&deployment));
         let kind = match endpoint.kind {
-            EndpointType::Chat => TargetKind::Chat(Box::new(chat::target(deployment, self.config))),
+            EndpointType::Chat => TargetKind::Chat(Box::new(chat::target(deployment, serving, self.config))),
             _ => TargetKind::Model(deployment),
         };
         Ok(Route::Target(Arc::new(Target { label: target.into(), header: header_value(target)?, kind })))

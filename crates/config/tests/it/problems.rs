@@ -175,6 +175,8 @@ endpoints:
   - { name: e, type: llm/v1/chat, route: models:/m/1, serving: { runtime: native } }
   - { name: f, type: llm/v1/embeddings, route: models:/m/1 }
   - { name: g, type: predict, route: models:/m/1, serving: { environment: /nonexistent, env_manager: uv } }
+  - { name: h, type: predict, route: models:/m/1, serving: { usd_per_million_tokens: { input: 1 } } }
+  - { name: i, type: llm/v1/chat, route: models:/m/1, serving: { usd_per_million_tokens: { input: -1 } } }
 ";
     assert_snapshot!("workers", problems(text));
     let text = "registries: { default: { uri: ./mlruns } }\nendpoints:\n  - { name: a, type: predict, route: models:/m/1, \

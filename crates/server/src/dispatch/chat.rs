@@ -27,6 +27,8 @@ pub(crate) struct ChatTarget {
     pub(crate) deployment: Arc<Deployment>,
     /// The model's name to show.
     pub(crate) name: Box<str>,
+    /// Its price, where the configuration sets one.
+    pub(crate) known: Known,
     /// As a provider that takes OpenAI's chat; its transport is set for each call.
     pub(crate) messages: Provider,
     /// As one that takes OpenAI's Responses.
@@ -50,12 +52,11 @@ impl ChatTarget {
             ChatForm::Responses => &self.responses,
         };
         let provider = template.by(Transport::Model(Arc::new(model)));
-        let known = Known::default();
         let attempt = Attempt {
             planned,
             provider: &provider,
             model: &self.name,
-            known: &known,
+            known: &self.known,
             head,
             max_answer,
             heartbeat,

@@ -4,21 +4,21 @@ use std::sync::{Arc, LazyLock};
 
 use http::HeaderMap;
 use indexmap::IndexMap;
-use millgate_config::Config;
+use millgate_config::{Config, ServingConfig};
 use millgate_credential::Credential;
 use millgate_models::Deployment;
 use millgate_provider::ProviderKind;
 use millgate_types::{Dialect, Operation};
 use millgate_upstream::Deadlines;
 
-use super::known::KnownModels;
+use super::known::{Known, KnownModels};
 use super::{Place, Provider, Transport, Way};
 use crate::dispatch::ChatTarget;
 
 static KIND: LazyLock<ProviderKind> = LazyLock::new(ProviderKind::registered_model);
 
 /// The target of a chat model.
-pub(super) fn target(deployment: Arc<Deployment>, config: &Config) -> ChatTarget {
+pub(super) fn target(deployment: Arc<Deployment>, serving: &ServingConfig, config: &Config) -> ChatTarget {
     let total = config.server.answer_timeout.0;
     let provider = |dialect| Provider {
         name: KIND.name.as_str().into(),
@@ -45,6 +45,7 @@ pub(super) fn target(deployment: Arc<Deployment>, config: &Config) -> ChatTarget
     let name = deployment.status().model;
     ChatTarget {
         name: name.into(),
+        known: Known { price: serving.price().map(Arc::new), ..Known::default() },
         messages: provider(Dialect::OpenAi),
         responses: provider(Dialect::Responses),
         deployment,
