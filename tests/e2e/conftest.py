@@ -292,6 +292,24 @@ def llm(tmp_path_factory, fake):
     assert "canary" not in child.log, "a secret stands in the log"
 
 
+OBSERVED = ROOT / "docs/reference/runtimes.json"
+
+
+def observed(section, rows):
+    """Holds what a test saw of runtimes against what the reference says; `UPDATE=1` writes it there."""
+    known = json.loads(OBSERVED.read_text())
+    rows = sorted(rows, key=lambda row: row["model"])
+    if os.environ.get("UPDATE"):
+        known[section] = rows
+        OBSERVED.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        return
+    if not os.environ.get("CI"):
+        # A machine may lack a flavour's packages.
+        names = {row["model"] for row in rows}
+        known[section] = [row for row in known.get(section, []) if row["model"] in names]
+    assert known.get(section) == rows, "UPDATE=1 writes docs/reference/runtimes.json, then `cargo xtask gen`"
+
+
 class Callers:
     """Threads that call until they are stopped, and what they saw."""
 

@@ -1,5 +1,7 @@
 //! Generated files: the configuration's JSON Schema and the reference pages.
 
+mod runtimes;
+
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,7 +12,7 @@ use serde_json::Value;
 
 use crate::shell::{root, say};
 
-const NOTE: &str = "<!-- Written by `cargo xtask gen`; edit the source it is made from. -->\n";
+pub(super) const NOTE: &str = "<!-- Written by `cargo xtask gen`; edit the source it is made from. -->\n";
 
 /// Writes the generated files, or with `check` says which are not up to date.
 pub(crate) fn generate(check: bool) -> Result<()> {
@@ -20,6 +22,7 @@ pub(crate) fn generate(check: bool) -> Result<()> {
         ("docs/reference/errors.md", errors()?),
         ("docs/reference/configuration.md", configuration(&schema)?),
         ("docs/reference/providers.md", providers()?),
+        ("docs/reference/runtimes.md", runtimes::page()?),
     ];
     let mut old = Vec::new();
     for (name, text) in files {

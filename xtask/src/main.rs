@@ -38,7 +38,11 @@ enum Command {
     /// Feed everything that reads bytes of others with what it does not expect.
     Fuzz(fuzz::Arguments),
     /// Make the tests' Python environment and print its interpreter.
-    Python,
+    Python {
+        /// The one with the packages of heavier flavours.
+        #[arg(long)]
+        flavours: bool,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -48,8 +52,9 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Gen { check } => generate::generate(check),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
-        Command::Python => {
+        Command::Python { flavours } => {
             let python = python::interpreter()?;
+            let python = if flavours { python::flavours(&python)? } else { python };
             shell::say(&python.display().to_string());
             Ok(())
         }

@@ -68,16 +68,7 @@ pub(crate) fn ensure_apt(program: &str, package: &str) -> Result<Option<()>> {
     if has(program) {
         return Ok(Some(()));
     }
-    let is_root = output(&mut command("id", &["-u"])).is_ok_and(|id| id.trim() == "0");
-    if is_root && has("apt-get") {
-        say(&format!("installing {package}"));
-        let mut install = command("apt-get", &["install", "-y", "-qq", "--no-install-recommends", package]);
-        install.env("DEBIAN_FRONTEND", "noninteractive");
-        if run(&mut install).is_err() {
-            run(&mut command("apt-get", &["update", "-qq"]))?;
-            run(&mut install)?;
-        }
-    }
+    install_apt(package)?;
     match has(program) {
         true => Ok(Some(())),
         false if is_ci() => bail!("`{program}` is missing and cannot be installed"),
@@ -86,6 +77,21 @@ pub(crate) fn ensure_apt(program: &str, package: &str) -> Result<Option<()>> {
             Ok(None)
         }
     }
+}
+
+/// Installs a Debian package, where we may.
+pub(crate) fn install_apt(package: &str) -> Result<()> {
+    let is_root = output(&mut command("id", &["-u"])).is_ok_and(|id| id.trim() == "0");
+    if is_root && has("apt-get") {
+        say(&format!("installing {package}"));
+        let mut install = command("apt-get", &["install", "-y", "-qq", "--no-install-recommends", package]);
+        install.env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+        if run(&mut install).is_err() {
+            run(&mut command("apt-get", &["update", "-qq"]))?;
+            run(&mut install)?;
+        }
+    }
+    Ok(())
 }
 
 /// A child that ends with us.

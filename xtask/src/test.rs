@@ -68,6 +68,11 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
         if let Some(postgres) = &postgres {
             tests.env("MILLGATE_TEST_POSTGRES", &postgres.uri);
         }
+        match python::flavours(python) {
+            Ok(flavours) => drop(tests.env("MILLGATE_TEST_FLAVOURS", flavours)),
+            Err(error) if is_ci() => bail!("the flavours' environment cannot be made: {error:#}"),
+            Err(error) => say(&format!("models of heavier flavours are left out: {error:#}")),
+        }
         if let Some(modules) = modules {
             tests.env("MILLGATE_TEST_NODE_MODULES", modules);
         }

@@ -5,12 +5,15 @@ mod naming;
 mod route;
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use millgate_provider::ProviderKind;
 use millgate_types::Dialect;
 use url::Url;
 
-use crate::document::{ChatApi, Config, LimitConfig, ProviderConfig, RuntimeChoice, ServingConfig};
+use crate::document::{
+    ChatApi, Config, EndpointType, EnvManager, LimitConfig, ProviderConfig, RuntimeChoice, ServingConfig,
+};
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
 use crate::value::Period;
@@ -298,6 +301,12 @@ impl Checker<'_> {
             }
             self.limits(&endpoint.limits, &at("limits"));
             self.serving(index, &endpoint.serving);
+            if endpoint.kind == EndpointType::Chat
+                && matches!(endpoint.serving.runtime, RuntimeChoice::Native | RuntimeChoice::Onnx)
+            {
+                let at = [&at("serving")[..], steps!["runtime"]].concat();
+                self.error(&at, "a model that chats runs in a worker", "leave `runtime` out");
+            }
             self.route(endpoint, &endpoint.route, Expected::of(endpoint.kind), &at("route"));
         }
         for (name, class) in &self.config.models.instance_classes {
@@ -367,6 +376,24 @@ impl Checker<'_> {
         {
             let hint = "`max_rows` 1 to 100000, `max_bytes` 1KiB to 64MiB, `in_flight` 1 to 64";
             self.error(&at("bulk"), "the bounds of a batch make no sense", hint);
+        }
+        if serving.usd_per_million_tokens.is_some() {
+            if self.config.endpoints[index].kind != EndpointType::Chat {
+                let hint = "predictions have no tokens: leave it out";
+                self.error(&at("usd_per_million_tokens"), "only models that chat have a price", hint);
+            } else if serving.price().is_none() {
+                self.error(&at("usd_per_million_tokens"), "a price is not below zero", "");
+            }
+        }
+        if let Some(environment) = &serving.environment {
+            if serving.env_manager != EnvManager::Local {
+                let hint = "a prepared environment is used as it is: leave `env_manager` out";
+                self.error(&at("env_manager"), "both `env_manager` and `environment` are given", hint);
+            }
+            if !Path::new(environment.as_str()).join("bin/python").is_file() {
+                let hint = "name the folder of a virtual environment, as `python3 -m venv` makes one";
+                self.error(&at("environment"), "there is no `bin/python` in this folder", hint);
+            }
         }
         if let Some(batching) = serving.batching {
             if batching.max_rows == 0 || batching.max_bytes.0 == 0 {

@@ -510,6 +510,10 @@ pub struct ServingConfig {
     pub max_rss: Option<ByteSize>,
     /// Where a worker's Python packages come from.
     pub env_manager: EnvManager,
+    /// A prepared environment: the folder of a virtual environment with the model's packages and `mlflow` in it. It is
+    /// used as it is, in place of what `env_manager` would make.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Expanded>,
     /// Time for one prediction.
     pub timeout: Period,
     /// Memory of one worker. Default: no limit.
@@ -531,6 +535,9 @@ pub struct ServingConfig {
     /// How long the version before stays loaded after a promotion, so that `millgate rollout back` is instant. `0s`: not
     /// at all. It is let go earlier when the machine's memory runs short.
     pub keep_previous: Period,
+    /// What the tokens of a model that chats cost. Default: nothing is known, so that its answers cost nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usd_per_million_tokens: Option<TokenPrices>,
 }
 
 impl Default for ServingConfig {
@@ -548,6 +555,7 @@ impl Default for ServingConfig {
             threads: None,
             max_rss: None,
             env_manager: EnvManager::Local,
+            environment: None,
             timeout: Period::seconds(60),
             memory_limit: None,
             network: Network::Deny,
@@ -555,11 +563,19 @@ impl Default for ServingConfig {
             tolerance: None,
             bulk: BulkConfig::default(),
             keep_previous: Period::seconds(600),
+            usd_per_million_tokens: None,
         }
     }
 }
 
 impl ServingConfig {
+    /// The price that is set here, if it makes sense.
+    #[must_use]
+    pub fn price(&self) -> Option<Price> {
+        let usd_per_million_tokens = self.usd_per_million_tokens.clone();
+        ModelConfig { usd_per_million_tokens, ..ModelConfig::default() }.price()
+    }
+
     /// Whichever of `instances` and `workers` is written.
     #[must_use]
     pub fn instances(&self) -> InstancesConfig {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::artifacts::{hex, private_dir};
-use crate::deployment::EnvManager;
+use crate::deployment::DeploymentSpec;
 use crate::model_file::ModelFile;
 use crate::worker::job::SOURCE;
 
@@ -30,8 +30,9 @@ pub(crate) fn is_candidate(model: &ModelFile) -> bool {
 }
 
 /// Where a model's description is kept: by the digest of its files, the job's source and the kind of environment.
-pub(crate) fn place(data: &Path, digest: &str, manager: EnvManager) -> PathBuf {
-    let key = format!("{digest}\n{manager:?}\n{SOURCE}");
+pub(crate) fn place(data: &Path, digest: &str, spec: &DeploymentSpec) -> PathBuf {
+    let prepared = spec.environment.as_ref().map_or(String::new(), |folder| format!(" {}", folder.display()));
+    let key = format!("{digest}\n{:?}{prepared}\n{SOURCE}", spec.env_manager);
     data.join("conversions").join(format!("{}.json", hex(&Sha256::digest(key))))
 }
 

@@ -18,7 +18,7 @@ use crate::registry::Registry;
 use crate::rollout::{Hold, Kept, Rollout};
 use crate::schedule::Window;
 use crate::worker::user::User;
-use crate::worker::{Ask, Batching, Columns, Pool, Reply};
+use crate::worker::{Ask, Batching, Columns, Pool, Reply, refusal};
 
 /// Which runtime may serve a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub struct DeploymentSpec {
     pub runtime: RuntimeChoice,
     /// Where a worker's packages come from.
     pub env_manager: EnvManager,
+    /// A prepared environment's folder, in place of what `env_manager` says.
+    pub environment: Option<PathBuf>,
     /// Worker processes.
     pub instances: Instances,
     /// Which requests may share a call of a worker.
@@ -104,6 +106,8 @@ pub struct DeploymentSpec {
     pub tolerance: Option<f64>,
     /// How long the version before stays loaded, to go back to. Zero: not at all.
     pub keep_previous: Duration,
+    /// It serves an endpoint for chats: a model that does not chat is not loaded.
+    pub chat: bool,
 }
 
 impl DeploymentSpec {
@@ -117,6 +121,7 @@ impl DeploymentSpec {
             model,
             runtime: RuntimeChoice::Auto,
             env_manager: EnvManager::Local,
+            environment: None,
             instances: Instances::default(),
             batching: Batching::default(),
             idempotent: None,
@@ -130,6 +135,7 @@ impl DeploymentSpec {
             compat_mlflow: false,
             tolerance: None,
             keep_previous: Duration::from_mins(10),
+            chat: false,
         }
     }
 }
@@ -185,6 +191,8 @@ pub struct DeploymentStatus {
     pub kept: Option<Kept>,
     /// A version that is not served though the registry names it, after a roll-back.
     pub held: Option<Hold>,
+    /// How far the building of an environment is, while one is built, for example `installing 12 of 34 packages, 7 s`.
+    pub progress: Option<String>,
     /// What went wrong last, while it still matters.
     pub reason: Option<String>,
     /// Seconds until the next try, from when the reason was noted.
@@ -292,6 +300,7 @@ impl Deployment {
             next: None,
             kept: None,
             held: None,
+            progress: None,
             reason: None,
             next_try_seconds: None,
             workers_ready: 0,
@@ -370,8 +379,11 @@ impl Deployment {
             Some(problem) => (code::MODEL_UNAVAILABLE, problem.text.clone()),
             None => {
                 let status = self.status.load();
-                let text =
-                    format!("model `{}` of registry `{}` is being loaded", status.model, status.registry);
+                let step = status.progress.as_ref().map_or(String::new(), |step| format!(": {step}"));
+                let text = format!(
+                    "model `{}` of registry `{}` is being loaded{step}",
+                    status.model, status.registry
+                );
                 (code::MODEL_UNAVAILABLE, text)
             }
         };
@@ -413,7 +425,7 @@ impl Deployment {
                 let rows = checked.as_ref().map_or(1, |checked| checked.rows);
                 let columns = checked.as_ref().filter(|_| content_type == ContentType::Json);
                 let columns = columns.and_then(|checked| columns_of(checked, &live.model.signature));
-                let ask = Ask { content_type: content_type.name(), body, columns };
+                let ask = Ask { content_type: content_type.name(), body, columns, chat: None };
                 let reply = pool.predict(ask, deadline).await?;
                 self.answer(reply, &live, rows)
             }
@@ -422,6 +434,10 @@ impl Deployment {
 
     fn input(&self, pool: &Pool) -> String {
         let facts = pool.facts();
+        if self.spec.chat {
+            let pieces = if facts.streams { "piece by piece" } else { "whole" };
+            return format!("chat, answered {pieces}");
+        }
         if self.spec.compat_mlflow {
             return "JSON: `compat: mlflow` leaves the body to MLflow".to_owned();
         }
@@ -514,16 +530,8 @@ impl Deployment {
                 let place: String = place.chars().filter(|c| !c.is_control()).take(100).collect();
                 Err(not_finite(&place))
             }
-            // Only the exception's class is told: its text may hold the caller's data, or the model's.
-            Reply::Error { user, class, .. } => {
-                let class = if class.is_empty() { String::new() } else { format!(" ({class})") };
-                Err(if user {
-                    let text = format!("the model refused the input{class}");
-                    Fault::new(code::MODEL_REJECTED_INPUT, millgate_types::Source::Worker, Retry::Never, text)
-                } else {
-                    Fault::worker(code::MODEL_FAILED, Retry::NextTarget, format!("the model failed{class}"))
-                })
-            }
+            Reply::Error { user, class, .. } => Err(refusal(user, &class)),
+            Reply::Stream(_) => Err(Fault::gateway(code::INTERNAL_ERROR, "a prediction became a stream")),
         }
     }
 }

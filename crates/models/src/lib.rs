@@ -2,6 +2,7 @@
 //! model is executed in this process: trees are read as data, everything else runs in worker processes.
 
 mod artifacts;
+mod chat;
 mod convert;
 mod demo;
 mod demo_files;
@@ -15,6 +16,7 @@ mod live;
 mod model_file;
 mod models;
 mod native;
+mod progress;
 mod registry;
 mod rollout;
 mod schedule;
@@ -22,6 +24,7 @@ mod settings;
 mod warm;
 mod worker;
 
+pub use chat::{ChatForm, ChatModel, ChatReply, ChatStream};
 pub use demo::unpack_demo_store;
 pub use deployment::{
     Deployment, DeploymentSpec, DeploymentState, DeploymentStatus, EnvManager, Instances, PredictRequest,

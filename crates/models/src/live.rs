@@ -7,11 +7,13 @@ use millgate_scoring::ContentType;
 use tokio::sync::mpsc;
 
 use crate::artifacts::{ArtifactError, Cache};
+use crate::chat::{ChatForm, no_chat_model};
 use crate::convert;
 use crate::deployment::{Deployment, DeploymentState, RuntimeChoice};
 use crate::environment::{self, Environment};
 use crate::model_file::ModelFile;
 use crate::native::{NativeModel, converted, onnx};
+use crate::progress::Progress;
 use crate::registry::{RegistryError, Resolved};
 use crate::settings::ModelSettings;
 use crate::warm;
@@ -76,6 +78,9 @@ pub(crate) async fn load(
     note(DeploymentState::Fetched);
     let folder = artifact.folder.clone();
     let model = run(move || ModelFile::read(&folder)).await?;
+    if spec.chat && ChatForm::of(&model).is_none() {
+        return Err(LoadError::Model(no_chat_model(&model)));
+    }
     let mut start = Start { deployment, settings, model: &model, ground: None };
     let (runtime, runtime_reason) = match start.choose(&artifact.digest, &note).await? {
         Ok((native, why)) => (Runtime::Native(Box::new(native)), why),
@@ -127,6 +132,7 @@ impl Start<'_> {
     ) -> Result<Result<(NativeModel, String), String>, LoadError> {
         let spec = &self.deployment.spec;
         match spec.runtime {
+            _ if spec.chat => return Ok(Err("a chat model is Python code".to_owned())),
             RuntimeChoice::Worker => return Ok(Err("`runtime: worker` is configured".to_owned())),
             RuntimeChoice::Auto if spec.device.is_some() => {
                 return Ok(Err("a GPU is configured (`device`)".to_owned()));
@@ -184,7 +190,7 @@ impl Start<'_> {
         note: &impl Fn(DeploymentState),
     ) -> Result<Result<(NativeModel, String), String>, LoadError> {
         let spec = &self.deployment.spec;
-        let place = convert::place(&self.settings.data_dir, digest, spec.env_manager);
+        let place = convert::place(&self.settings.data_dir, digest, spec);
         let (signature, tolerance) = (self.model.signature.clone(), spec.tolerance);
         let read = |written: Vec<u8>| {
             run(move || {
@@ -225,8 +231,10 @@ impl Start<'_> {
         let Self { deployment, settings, model, .. } = self;
         let spec = &deployment.spec;
         note(DeploymentState::Env);
-        let environment =
-            environment::prepare(settings, spec.env_manager, model).await.map_err(LoadError::Model)?;
+        let progress = Progress::default();
+        let asked = environment::Asked { settings, spec, model, progress: &progress };
+        let prepared = progress.told(deployment, asked.prepare()).await;
+        let environment = prepared.map_err(LoadError::Model)?;
         note(DeploymentState::Loading);
         let mut readable = environment.readable.clone();
         readable.push(model.folder.clone());
@@ -235,6 +243,7 @@ impl Start<'_> {
             python: environment.python.clone(),
             model: model.folder.clone(),
             strict: !spec.compat_mlflow,
+            chat: ChatForm::of(model).filter(|_| spec.chat),
             run_dir: settings.data_dir.join("run"),
             readable,
             network_allowed: spec.network_allowed,

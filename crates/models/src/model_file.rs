@@ -20,6 +20,8 @@ pub(crate) struct ModelFile {
     /// What it answers, as far as its signature says.
     pub(crate) outputs: Option<Inputs>,
     pub(crate) mlflow_version: Option<String>,
+    /// What it says it is for, for example `agent/v1/responses`.
+    pub(crate) task: Option<String>,
     /// A ready request body, to warm the model with.
     pub(crate) example: Option<Bytes>,
 }
@@ -29,19 +31,24 @@ impl ModelFile {
     pub(crate) fn read(folder: &Path) -> Result<Self, String> {
         let file = read_yaml(&folder.join("MLmodel"))?;
         let part = |name: &str| file.pointer(&format!("/signature/{name}")).and_then(Value::as_str);
-        let signature =
-            Signature::parse(part("inputs"), part("params")).map_err(|error| error.to_string())?;
+        // Made from a type hint it describes one item of a list, which MLflow checks against the hint itself.
+        let hinted = file.get("is_signature_from_type_hint").and_then(Value::as_bool) == Some(true);
+        let signature = Signature::parse(part("inputs").filter(|_| !hinted), part("params"))
+            .map_err(|error| error.to_string())?;
         let outputs = Signature::parse(part("outputs"), None).map_err(|error| error.to_string())?.inputs;
         let example = file
             .pointer("/saved_input_example_info/serving_input_path")
             .and_then(Value::as_str)
             .and_then(|name| small_file(folder, name));
+        let task = text_of(file.pointer("/metadata/task"))
+            .or_else(|| text_of(file.pointer("/flavors/transformers/inference_task")));
         Ok(Self {
             folder: folder.to_owned(),
             flavors: file.get("flavors").cloned().unwrap_or_default(),
             signature,
             outputs,
             mlflow_version: text_of(file.get("mlflow_version")),
+            task,
             example,
         })
     }

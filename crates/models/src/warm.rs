@@ -25,6 +25,11 @@ pub(crate) async fn warm(
     model: &ModelFile,
     patience: Duration,
 ) -> Result<(), LoadError> {
+    if spec.chat {
+        // Its example is not asked: a chat model may ask another one, for money.
+        pool.batch(Err("a chat model answers one conversation at a time".to_owned()));
+        return Ok(());
+    }
     let example = model.example.clone();
     let checked = example.as_ref().filter(|_| !spec.compat_mlflow).and_then(|example| {
         let checked = check(example, ContentType::Json, &model.signature);
@@ -32,9 +37,9 @@ pub(crate) async fn warm(
     });
     if let Some(body) = example {
         let columns = checked.as_ref().and_then(|checked| columns_of(checked, &model.signature));
-        let ask = Ask { content_type: ContentType::Json.name(), body, columns };
+        let ask = Ask { content_type: ContentType::Json.name(), body, columns, chat: None };
         match pool.predict(ask, Instant::now() + patience).await {
-            Ok(Reply::Answer(_)) => {}
+            Ok(Reply::Answer(_) | Reply::Stream(_)) => {}
             Ok(Reply::Error { class, status, .. }) => {
                 tracing::warn!(endpoint = %spec.endpoint, status, class, "the model refuses its own input example");
             }
@@ -93,13 +98,18 @@ async fn decide(
 }
 
 async fn ask(pool: &Pool, columns: Columns, patience: Duration) -> Result<Value, String> {
-    let ask = Ask { content_type: ContentType::Json.name(), body: Bytes::new(), columns: Some(columns) };
+    let ask = Ask {
+        content_type: ContentType::Json.name(),
+        body: Bytes::new(),
+        columns: Some(columns),
+        chat: None,
+    };
     match pool.predict(ask, Instant::now() + patience).await {
         Ok(Reply::Answer(text)) => {
             let answer: Value = serde_json::from_slice(&text).map_err(|_| "its answer is not JSON")?;
             Ok(answer.get("predictions").cloned().unwrap_or_default())
         }
-        Ok(Reply::Error { .. }) => {
+        Ok(Reply::Error { .. } | Reply::Stream(_)) => {
             Err("the model refuses the rows of the check; `batching: true` insists".to_owned())
         }
         Err(fault) => Err(format!("the check failed: {}", fault.public)),

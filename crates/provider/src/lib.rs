@@ -99,6 +99,36 @@ pub struct Way<'a> {
 }
 
 impl ProviderKind {
+    /// What stands for registered models that chat: it takes OpenAI's chat and has no address. It is no entry of the
+    /// catalogue, so that nobody can configure it.
+    #[must_use]
+    pub fn registered_model() -> Self {
+        Self {
+            name: "mlflow".to_owned(),
+            also: Vec::new(),
+            title: "registered".to_owned(),
+            dialect: Dialect::OpenAi,
+            base_url: None,
+            global_base_url: None,
+            settings: Vec::new(),
+            proof: Proof::default(),
+            auth: AuthScheme::None,
+            key_env: None,
+            prices: None,
+            headers: Vec::new(),
+            quirks: Quirks {
+                // Its answers are read, and written anew for the caller.
+                translate: vec![Operation::Chat.name().to_owned()],
+                supports_stream_options: false,
+                ..Quirks::default()
+            },
+            families: Vec::new(),
+            paths: Paths::default(),
+            stream_paths: Paths::default(),
+            versioned_paths: Paths::default(),
+        }
+    }
+
     /// The codec of its dialect.
     #[must_use]
     pub fn codec(&self) -> &'static dyn Codec {

@@ -72,7 +72,7 @@ fn served_model(snapshot: &Snapshot) -> Option<(bool, DeploymentStatus)> {
 fn deployment(endpoint: &Endpoint) -> Option<Arc<Deployment>> {
     endpoint.route.targets().iter().find_map(|target| match &target.kind {
         TargetKind::Model(deployment) => Some(Arc::clone(deployment)),
-        TargetKind::Provider { .. } => None,
+        TargetKind::Provider { .. } | TargetKind::Chat(_) => None,
     })
 }
 

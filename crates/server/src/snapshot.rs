@@ -1,6 +1,7 @@
 //! What runs: built whole from a checked [`Config`], never changed, swapped as one. A request keeps the one
 //! it began with.
 
+mod chat;
 mod graph;
 pub(crate) mod known;
 mod providers;
@@ -9,6 +10,7 @@ use known::{Known, KnownModels};
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +22,8 @@ use millgate_config::{
 use millgate_credential::{Credential, Credentials};
 use millgate_dialect::Quirks;
 use millgate_models::{
-    Batching, Deployment, DeploymentSpec, Instances, Models, Registry, RegistryAuth, RegistryConfig, Window,
+    Batching, ChatModel, Deployment, DeploymentSpec, Instances, Models, Registry, RegistryAuth,
+    RegistryConfig, Window,
 };
 use millgate_policy::{Limiter, Rate, Route, Scope};
 use millgate_provider::{Family, ProviderKind};
@@ -30,7 +33,7 @@ use millgate_upstream::{Deadlines, Origin};
 use sha2::{Digest, Sha256};
 
 use crate::body::BodyLimits;
-use crate::dispatch::Described;
+use crate::dispatch::{ChatTarget, Described};
 use crate::identity::{Identity, globs};
 use crate::keys::Keys;
 use crate::native::{self, Native};
@@ -68,6 +71,8 @@ pub(crate) enum TargetKind {
     Provider { provider: Arc<Provider>, model: TargetModel },
     /// A registered model.
     Model(Arc<Deployment>),
+    /// A registered model that chats.
+    Chat(Box<ChatTarget>),
 }
 
 /// How a target's model is named.
@@ -107,7 +112,7 @@ impl std::fmt::Debug for TargetKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Provider { provider, model } => write!(f, "{}/{model:?}", provider.name),
-            Self::Model(_) => f.write_str("model"),
+            Self::Model(_) | Self::Chat(_) => f.write_str("model"),
         }
     }
 }
@@ -162,9 +167,16 @@ pub(crate) enum Transport {
     Http(Arc<Origin>),
     /// Answered in this process by the mock provider.
     Mock,
+    /// Answered by a registered model that chats.
+    Model(Arc<ChatModel>),
 }
 
 impl Provider {
+    /// The same, reached otherwise.
+    pub(crate) fn by(&self, transport: Transport) -> Self {
+        Self { transport, ..self.clone() }
+    }
+
     /// The provider as one of its models knows it.
     pub(crate) fn for_model<'a>(self: &'a Arc<Self>, model: &str) -> &'a Arc<Self> {
         self.families.iter().find(|(family, _)| family.has(model)).map_or(self, |(_, provider)| provider)
@@ -549,7 +561,7 @@ impl<'a> Resolver<'a> {
     ) -> Result<Route<Target>, String> {
         let config = self.config;
         if let Ok(model) = ModelRef::parse(target) {
-            return self.model(endpoint, target, model);
+            return self.model(endpoint, target, model, kind);
         }
         if let Some(other) = config.endpoints.iter().find(|other| other.name == target) {
             // The check before us found no cycle.
@@ -573,6 +585,7 @@ impl<'a> Resolver<'a> {
         endpoint: &EndpointConfig,
         target: &str,
         model: ModelRef,
+        kind: EndpointType,
     ) -> Result<Route<Target>, String> {
         let name = endpoint.registry.as_deref().unwrap_or("default");
         let registry = match self.registries.get(name) {
@@ -599,6 +612,10 @@ impl<'a> Resolver<'a> {
                 EnvManager::Uv => millgate_models::EnvManager::Uv,
                 EnvManager::Virtualenv => millgate_models::EnvManager::Virtualenv,
             },
+            environment: serving.environment.as_ref().map(|folder| {
+                let folder = Path::new(folder.as_str());
+                std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
+            }),
             instances: Instances {
                 min: instances.min as usize,
                 max: instances.max as usize,
@@ -622,12 +639,17 @@ impl<'a> Resolver<'a> {
             compat_mlflow: serving.compat == Compat::Mlflow,
             tolerance: serving.tolerance,
             keep_previous: serving.keep_previous.0,
+            chat: kind == EndpointType::Chat,
         });
         if !self.deployments.iter().any(|known| Arc::ptr_eq(known, &deployment)) {
             self.deployments.push(Arc::clone(&deployment));
         }
-        let kind = TargetKind::Model(deployment);
-        let (header, operation) = (header_value(target)?, Operation::Predict);
+        let operation = kind.operation();
+        let kind = match kind {
+            EndpointType::Chat => TargetKind::Chat(Box::new(chat::target(deployment, serving, self.config))),
+            _ => TargetKind::Model(deployment),
+        };
+        let header = header_value(target)?;
         Ok(Route::Target(Arc::new(Target { label: target.into(), header, kind, operation })))
     }
 }
@@ -714,7 +736,9 @@ fn shown_model(route: &Route<Target>) -> Option<(String, String)> {
                 };
                 Some((provider.kind.name.clone(), model))
             }
-            TargetKind::Model(_) => Some(("mlflow".to_owned(), target.label.to_string())),
+            TargetKind::Model(_) | TargetKind::Chat(_) => {
+                Some(("mlflow".to_owned(), target.label.to_string()))
+            }
         },
         Route::Shared(route) => shown_model(route),
         Route::Split(_) | Route::Fallback(_) | Route::Graph(_) => None,

@@ -28,6 +28,9 @@ pub enum UpstreamError {
     /// The body is over the limit for whole answers.
     #[error("the body is over the limit of {0} bytes")]
     TooLarge(usize),
+    /// A model of ours in the provider's place says what went wrong.
+    #[error("{0}")]
+    Model(Fault),
 }
 
 impl UpstreamError {
@@ -38,6 +41,9 @@ impl UpstreamError {
 
     /// The one conversion into the pipeline's error.
     pub fn into_fault(self) -> Fault {
+        if let Self::Model(fault) = self {
+            return fault;
+        }
         let (code, retry, public) = match &self {
             Self::Connect(_) => {
                 (code::UPSTREAM_ERROR, Retry::SameTarget(None), "the provider could not be reached")
@@ -58,6 +64,7 @@ impl UpstreamError {
             Self::TooLarge(_) => {
                 (code::UPSTREAM_ERROR, Retry::NextTarget, "the provider's answer is over the size limit")
             }
+            Self::Model(fault) => (fault.code, fault.retry, "the model failed"),
         };
         Fault::upstream(code, retry, public).with_cause(self)
     }

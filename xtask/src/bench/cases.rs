@@ -26,6 +26,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("in process", super::workers::in_process),
     ("promotion", super::rollouts::promotion),
     ("many models", super::rollouts::many),
+    ("environment", super::environment::warm),
 ];
 
 /// CPU per unit of work of one run.

@@ -17,14 +17,14 @@ pub(super) fn answers(port: u16, path: &str) -> bool {
         && &head[9..12] == b"200"
 }
 
-/// The body of an answer to a GET.
-pub(super) fn get(port: u16, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
+/// The body that a GET is answered with, whatever its status.
+pub(super) fn get(port: u16, path: &str) -> Option<String> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer.split_once("\r\n\r\n")?.1.to_owned())
 }
 
 /// A process and all its descendants.
@@ -60,14 +60,20 @@ pub(super) fn cpu_us(root: u32) -> u64 {
 
 /// CPU time of one process and its threads, in microseconds.
 pub(super) fn own_cpu_us(pid: u32) -> u64 {
+    sum_us(pid, &[11, 12])
+}
+
+/// The same with all its children that have ended.
+pub(super) fn with_children_us(pid: u32) -> u64 {
+    sum_us(pid, &[11, 12, 13, 14])
+}
+
+fn sum_us(pid: u32, places: &[usize]) -> u64 {
     // The kernel's unit here is 1/100 s on every Linux we know.
     const TICK_US: u64 = 10_000;
-    let of = |pid: u32| {
-        let fields = fields(pid)?;
-        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-        Some(number(11)? + number(12)?)
-    };
-    of(pid).unwrap_or(0) * TICK_US
+    let fields = fields(pid).unwrap_or_default();
+    let ticks = places.iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok());
+    ticks.sum::<u64>() * TICK_US
 }
 
 /// Resident memory of a process and its descendants, in KiB.

@@ -2,6 +2,7 @@
 //! reverse proxy, on the same machine, seconds apart; only the ratios travel. Nothing is asserted.
 
 mod cases;
+mod environment;
 mod measure;
 mod rollouts;
 mod table;

@@ -243,9 +243,9 @@ impl Checker<'_> {
                     format!("`{target}` is not a model: {error}"),
                     "for example `models:/Iris@champion`",
                 );
-            } else if !expected.takes(EndpointType::Predict) {
+            } else if !expected.takes(EndpointType::Predict) && !expected.takes(EndpointType::Chat) {
                 let reason = format!("a registered model cannot answer `{}`", endpoint.kind.name());
-                self.error(at, reason, "use `type: predict`");
+                self.error(at, reason, "use `type: predict`, or `type: llm/v1/chat` for a model that chats");
             }
             let registry = endpoint.registry.as_deref().unwrap_or("default");
             if !target.starts_with("file:") && !config.registries.contains_key(registry) {

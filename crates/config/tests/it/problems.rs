@@ -172,6 +172,11 @@ endpoints:
   - { name: b, type: predict, route: models:/m/1, serving: { instances: { min: 3, max: 2 }, threads: 0 } }
   - { name: c, type: predict, route: models:/m/1, serving: { batching: { max_rows: 0 } } }
   - { name: d, type: predict, route: models:/m/1, serving: { batching: { max_wait: 90s }, idle_timeout: 0s } }
+  - { name: e, type: llm/v1/chat, route: models:/m/1, serving: { runtime: native } }
+  - { name: f, type: llm/v1/embeddings, route: models:/m/1 }
+  - { name: g, type: predict, route: models:/m/1, serving: { environment: /nonexistent, env_manager: uv } }
+  - { name: h, type: predict, route: models:/m/1, serving: { usd_per_million_tokens: { input: 1 } } }
+  - { name: i, type: llm/v1/chat, route: models:/m/1, serving: { usd_per_million_tokens: { input: -1 } } }
 ";
     assert_snapshot!("workers", problems(text));
     let text = r#"

@@ -12,11 +12,11 @@ use serde::Deserialize;
 use super::columns::Columns;
 use super::frame::{Frame, kind};
 use super::process::{self, Process};
-use super::queue::{Job, Reply};
-use super::{Inner, crashed, timed_out};
+use super::queue::{Ask, Job, Reply};
+use super::{Inner, crashed, stream, timed_out};
 
 /// Pause between two looks at a worker's memory.
-const MEMORY_EVERY: Duration = Duration::from_secs(1);
+pub(super) const MEMORY_EVERY: Duration = Duration::from_secs(1);
 
 /// Arrays above this size, in bytes, are written as JSON on the blocking pool.
 const LARGE_ARRAY: usize = 128 << 10;
@@ -78,6 +78,13 @@ pub(super) async fn call(
         return Err("the worker used more memory than it may".to_owned());
     };
     match outcome {
+        Ok(Ok(frame)) if frame.id == id && frame.kind == kind::ITEM => match single(jobs) {
+            Ok(job) if job.ask.chat.as_ref().is_some_and(|chat| chat.stream) => {
+                stream::hand_on(inner, process, job, frame).await
+            }
+            Ok(job) => Err(garbage(vec![job])),
+            Err(jobs) => Err(garbage(jobs)),
+        },
         Ok(Ok(frame)) if frame.id == id => settle(inner, jobs, &frame),
         Ok(Ok(_)) => Err(garbage(jobs)),
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => Err(garbage(jobs)),
@@ -99,10 +106,17 @@ pub(super) async fn call(
     }
 }
 
+fn single(mut jobs: Vec<Job>) -> Result<Job, Vec<Job>> {
+    if jobs.len() == 1 { jobs.pop().ok_or(jobs) } else { Err(jobs) }
+}
+
 async fn send(inner: &Inner, process: &mut Process, jobs: &[Job], id: u64) -> std::io::Result<()> {
     let columns: Option<Vec<&Columns>> = jobs.iter().map(|job| job.ask.columns.as_ref()).collect();
     match (columns.filter(|_| inner.facts().columns), jobs) {
         (Some(parts), _) => process.send(kind::PREDICT_COLUMNS, id, &[&Columns::payload(&parts)]).await,
+        (None, [Job { ask: Ask { chat: Some(chat), body, .. }, .. }]) => {
+            process.send(kind::CHAT, id, &[&[u8::from(chat.stream)], body]).await
+        }
         (None, [job]) => {
             let name = job.ask.content_type.as_bytes();
             let length = (name.len() as u16).to_le_bytes();
@@ -147,11 +161,11 @@ fn garbage(jobs: Vec<Job>) -> Broken {
 }
 
 #[derive(Deserialize)]
-struct ErrorDetail {
-    class: String,
+pub(super) struct ErrorDetail {
+    pub(super) class: String,
     status: u16,
     #[serde(rename = "type", default)]
-    exception: String,
+    pub(super) exception: String,
     #[serde(default)]
     body: String,
     #[serde(default)]

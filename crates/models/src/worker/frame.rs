@@ -23,8 +23,12 @@ pub(crate) mod kind {
     pub(crate) const STOP: u8 = 14;
     pub(crate) const FORK: u8 = 15;
     pub(crate) const FORKED: u8 = 16;
-    pub(crate) const ENDED: u8 = 17;
+    // 17, ENDED, is whatever else a zygote tells.
     pub(crate) const REAP: u8 = 18;
+    pub(crate) const CHAT: u8 = 19;
+    pub(crate) const CANCEL: u8 = 20;
+    pub(crate) const ITEM: u8 = 21;
+    pub(crate) const DONE: u8 = 22;
 }
 
 const HEAD: usize = 9;
@@ -45,7 +49,7 @@ pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin), limit: usize) -> i
     from.read_exact(&mut head).await?;
     let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
     let id = u64::from_le_bytes([head[5], head[6], head[7], head[8], head[9], head[10], head[11], head[12]]);
-    if length < HEAD || length - HEAD > limit || !(kind::HELLO..=kind::ENDED).contains(&head[4]) {
+    if length < HEAD || length - HEAD > limit || !(kind::HELLO..=kind::DONE).contains(&head[4]) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a frame"));
     }
     let length = length - HEAD;

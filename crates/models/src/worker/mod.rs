@@ -12,6 +12,7 @@ mod process;
 mod queue;
 mod scale;
 mod slot;
+mod stream;
 pub(crate) mod user;
 mod zygote;
 
@@ -29,6 +30,7 @@ pub(crate) use process::{Facts, Plan};
 pub(crate) use queue::{Ask, Reply};
 use queue::{Job, Queue, Room};
 pub(crate) use scale::Bounds;
+pub(crate) use stream::{ChatAsk, refusal};
 
 /// Deaths in a row after which callers are turned away at once instead of waiting.
 const BREAKER: usize = 5;

@@ -22,12 +22,14 @@ use super::user::User;
 use super::zygote::{Ended, Forked, Nursery};
 use super::{Batching, Bounds};
 use crate::artifacts::{private_dir, private_temp};
+use crate::chat::ChatForm;
 
 /// The worker's source, written into its private folder at each start.
 const SOURCE: &str = concat!(
     include_str!("python/wire.py"),
     include_str!("python/columns.py"),
     include_str!("python/model.py"),
+    include_str!("python/chat.py"),
     include_str!("python/zygote.py"),
     include_str!("python/main.py"),
 );
@@ -46,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) model: PathBuf,
     /// Answers that are not JSON (`NaN`) are an error.
     pub(crate) strict: bool,
+    /// How a chat model is asked, where it serves chats.
+    pub(crate) chat: Option<ChatForm>,
     /// Private folders are made here.
     pub(crate) run_dir: PathBuf,
     /// Folders the worker may read beside the system's.
@@ -204,6 +208,8 @@ pub(crate) struct Facts {
     pub(crate) direct: bool,
     /// Why it takes no columns.
     pub(crate) why: Option<String>,
+    /// A chat model that answers piece by piece.
+    pub(crate) streams: bool,
 }
 
 #[derive(Deserialize)]
@@ -269,7 +275,8 @@ impl Process {
         }
         // What MLflow answers itself is never given as columns; of a flavour that is not known, only where it is asked for.
         let columns = plan.strict && plan.batching.wanted == Some(true);
-        let asked = serde_json::json!({ "model": plan.model, "strict": plan.strict, "columns": columns });
+        let chat = plan.chat.map(ChatForm::word);
+        let asked = serde_json::json!({ "model": plan.model, "strict": plan.strict, "columns": columns, "chat": chat });
         let asked = asked.to_string();
         let sent = frame::write(&mut self.writer, kind::LOAD, 0, &[asked.as_bytes()]).await;
         if sent.is_err() {
@@ -299,6 +306,11 @@ impl Process {
 
     pub(crate) async fn send(&mut self, kind: u8, id: u64, parts: &[&[u8]]) -> std::io::Result<()> {
         frame::write(&mut self.writer, kind, id, parts).await
+    }
+
+    /// Both directions, for who reads and writes at once.
+    pub(super) fn halves(&mut self) -> (&mut BufReader<OwnedReadHalf>, &mut OwnedWriteHalf) {
+        (&mut self.reader, &mut self.writer)
     }
 
     /// How the process ended, with the last line it wrote.

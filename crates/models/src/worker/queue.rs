@@ -6,10 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use millgate_types::Fault;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::columns::Columns;
+use super::stream::ChatAsk;
 
 /// Jobs that may wait for one pool.
 const LENGTH: usize = 1000;
@@ -21,6 +22,8 @@ pub(crate) struct Ask {
     pub(crate) body: Bytes,
     /// The body's rows, where they were checked and could be laid out.
     pub(crate) columns: Option<Columns>,
+    /// The body is a conversation for a chat model.
+    pub(crate) chat: Option<Box<ChatAsk>>,
 }
 
 impl Ask {
@@ -51,10 +54,12 @@ impl Job {
 }
 
 /// What a worker answered.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum Reply {
     /// The answer's JSON.
     Answer(Bytes),
+    /// The pieces of a chat model's answer, the first of which is there.
+    Stream(mpsc::Receiver<Result<Bytes, Fault>>),
     /// `ERROR`: MLflow's own answer and what we may tell about it.
     Error {
         /// The HTTP status MLflow's scoring server would answer with.
@@ -219,7 +224,7 @@ mod tests {
         let columns = Columns::of(checked.data.as_ref().unwrap(), &signature, None);
         let (reply, answer) = oneshot::channel();
         answers.push(answer);
-        let ask = Ask { content_type: "application/json", body: body.into(), columns };
+        let ask = Ask { content_type: "application/json", body: body.into(), columns, chat: None };
         Job { ask, deadline: Instant::now() + Duration::from_mins(1), alone: false, deaths: 0, reply }
     }
 

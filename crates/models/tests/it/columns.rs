@@ -9,6 +9,7 @@ use std::time::Duration;
 use millgate_models::{Batching, Deployment, DeploymentSpec, RuntimeChoice};
 use millgate_types::code;
 
+use crate::observed;
 use crate::support::{Bench, PATIENCE, json, real_python, registry, spec, text, within};
 
 /// A model of the bench's folder in a worker.
@@ -56,6 +57,7 @@ async fn every_flavour_answers_as_mlflow_does_singly_and_together() {
     let known: Vec<(String, Vec<(String, String)>)> =
         made.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert!(known.len() >= 14, "{made}");
+    let mut rows = Vec::new();
     for (name, answers) in known {
         let deployment = deploy(&bench, &folder.join(&name), |_| {});
         assert!(deployment.wait_ready(PATIENCE).await, "{name}: {:?}", deployment.status());
@@ -72,8 +74,10 @@ async fn every_flavour_answers_as_mlflow_does_singly_and_together() {
             same_up_to_rounding(&name, &answer.unwrap(), &answers[n % answers.len()].1);
         }
         assert_eq!(deployment.status().worker_restarts, 0, "{name}");
+        rows.push(observed::seen(&deployment, &folder.join(&name), "the same bytes"));
         bench.models.retain(&[]);
     }
+    observed::compare("workers", rows);
     bench.models.shutdown().await;
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use millgate_models::{Deployment, DeploymentState, PredictRequest, RuntimeChoice};
 use serde_json::Value;
 
+use crate::observed;
 use crate::support::{Bench, PATIENCE, json, real_python, registry, spec, text, until};
 
 /// Models whose numbers come out of BLAS sums or numpy's `exp`: close, not the same.
@@ -54,7 +55,7 @@ fn is_close(our: &Value, their: &Value) -> bool {
 }
 
 /// One model: deployed natively, asked, and asked again after a start without Python.
-async fn check(bench: &Bench, second: &Bench, folder: PathBuf) -> String {
+async fn check(bench: &Bench, second: &Bench, folder: PathBuf) -> Value {
     let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
     let close = CLOSE.contains(&name.as_str());
     let registry = registry(&folder.parent().unwrap().display().to_string());
@@ -80,7 +81,7 @@ async fn check(bench: &Bench, second: &Bench, folder: PathBuf) -> String {
     }
     let reason = first.status().runtime_reason.unwrap();
     assert_eq!(reason.contains("the same bits"), !close, "{name}: {reason}");
-    format!("| `{name}` | {} |\n", if close { "within the tolerance" } else { "the same bytes" })
+    observed::seen(&first, &folder, if close { "within 1e-9" } else { "the same bytes" })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,22 +99,14 @@ async fn converted_models_answer_as_mlflow_does_and_start_again_without_python()
         std::fs::read_dir(&models).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.sort();
     assert!(folders.len() >= 45, "only {} models", folders.len());
-    let mut table = String::new();
+    let mut rows = Vec::new();
     for pair in folders.chunks(2) {
         let checks = pair.iter().map(|folder| check(&bench, &second, folder.clone()));
-        table.extend(futures_util::future::join_all(checks).await);
+        rows.extend(futures_util::future::join_all(checks).await);
         bench.models.retain(&[]);
         second.models.retain(&[]);
     }
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/runtimes.md");
-    let whole = std::fs::read_to_string(&page).unwrap_or_default();
-    let (before, _) = whole.split_once("| saved model |").expect("the page has the table's head");
-    let written = format!("{before}| saved model | beside MLflow's scoring server |\n|---|---|\n{table}");
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&page, &written).unwrap();
-    } else {
-        assert_eq!(whole, written, "UPDATE=1 writes docs/reference/runtimes.md");
-    }
+    observed::compare("converted", rows);
 }
 
 /// Without a tolerance a model whose sums differ in the last bits stays in Python, and so does what is not supported, what

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use millgate_models::{DeploymentState, EnvManager, RuntimeChoice};
 
+use crate::failures::{obedient, say, stand_in};
 use crate::support::{Bench, PATIENCE, json, registry, run, spec, text, until, write};
 
 /// A wheel that is enough of MLflow for a worker that echoes.
@@ -168,5 +169,111 @@ async fn a_worker_runs_in_an_environment_built_from_the_requirements_and_the_nex
     assert!(!reason.contains('/'), "{reason}");
     let fault = json(&deployment, "{}").await.unwrap_err();
     assert!(fault.public.contains("not-there"), "{fault}");
+    bench.models.shutdown().await;
+}
+
+/// Enough of `uv` for one wheel; each build is counted, and waits for a file to go away.
+const SLOW_UV: &str = r#"#!/bin/sh
+set -e
+case "$1 $2" in
+  "venv "*) echo built >> "$UV_CACHE_DIR/count"; "$5" -m venv --without-pip "$6" ;;
+  "pip compile") while [ "$1" != -o ]; do shift; done; echo "mlflow==9.9 --hash=sha256:0" > "$2" ;;
+  "pip sync")
+    while [ -e "$UV_CACHE_DIR/wait" ]; do sleep 0.05; done
+    while [ "$1" != --python ]; do shift; done
+    "$2" -c 'import sys, zipfile, sysconfig
+zipfile.ZipFile(sys.argv[1]).extractall(sysconfig.get_path("purelib"))' WHEELS/mlflow-9.9-py3-none-any.whl ;;
+esac
+"#;
+
+/// Two models with the same requirements wait for one build, and callers are told how far it is.
+#[tokio::test]
+async fn two_models_share_one_build_and_its_progress_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    let wheels = place.path().join("wheels");
+    wheel(&wheels, "");
+    let uv = place.path().join("uv");
+    write(&uv, &SLOW_UV.replace("WHEELS", &wheels.display().to_string()));
+    std::fs::set_permissions(&uv, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let bench = Bench::at(place, |settings| {
+        settings.uv = Some(uv);
+        settings.wheelhouse = Some(wheels);
+    });
+    let cache = bench.models.settings().data_dir.join("environments/cache");
+    write(&cache.join("wait"), "");
+    let first = deploy(&bench);
+    let mut wanted = first.spec().clone();
+    wanted.endpoint = "second".into();
+    let second = bench.models.deploy(wanted);
+    until("both are told", || {
+        let seen = [&first, &second].map(|one| one.status().progress.unwrap_or_default());
+        let (mut building, mut waiting) = (false, false);
+        for step in &seen {
+            building |= step.starts_with("installing 0 of 1 packages, ");
+            waiting |= step.starts_with("waiting for another build of this environment, ");
+        }
+        building && waiting
+    })
+    .await;
+    for deployment in [&first, &second] {
+        assert_eq!(deployment.status().next.map(|next| next.1), Some(DeploymentState::Env));
+    }
+    let faults = [json(&first, "{}").await.unwrap_err(), json(&second, "{}").await.unwrap_err()];
+    assert!(faults.iter().any(|fault| fault.public.contains("is being loaded: installing 0 of 1 packages")));
+    std::fs::remove_file(cache.join("wait")).unwrap();
+    for deployment in [&first, &second] {
+        assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+        assert_eq!(text(&json(deployment, "{\"inputs\": 1}").await.unwrap()), "{\"predictions\": [1]}");
+        assert_eq!(deployment.status().progress, None);
+    }
+    assert_eq!(std::fs::read_to_string(cache.join("count")).unwrap(), "built\n");
+    bench.models.shutdown().await;
+}
+
+/// A prepared environment is used as it is, whatever other Pythons there are.
+#[tokio::test]
+async fn a_prepared_environment_serves_and_one_without_mlflow_says_so() {
+    let bench = Bench::new(|settings| settings.python = Some("/nonexistent/python".into()));
+    let place = bench.folder.path();
+    stand_in(place);
+    run(Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(place.join("empty")));
+    let model = obedient(place, "");
+    let registry = registry(&place.display().to_string());
+    let mut wanted = spec(registry, &format!("file://{}", model.display()));
+    wanted.runtime = RuntimeChoice::Worker;
+    wanted.environment = Some(place.join("venv"));
+    let deployment = bench.models.deploy(wanted.clone());
+    assert!(deployment.wait_ready(PATIENCE).await, "{:?}", deployment.status());
+    assert_eq!(text(&json(&deployment, &say("hello")).await.unwrap()), "{\"predictions\": \"hello\"}");
+    for (folder, reason) in [("empty", "the prepared environment (3."), ("gone", "has no bin/python")] {
+        wanted.environment = Some(place.join(folder));
+        let deployment = bench.models.deploy(wanted.clone());
+        until("the failure is known", || deployment.status().state == DeploymentState::Failed).await;
+        let said = deployment.status().reason.unwrap();
+        assert!(said.contains(reason), "{said}");
+    }
+    bench.models.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_python_that_is_not_there_is_named_with_what_to_do() {
+    let bench = Bench::new(|_| {});
+    let deployment = deploy(&bench);
+    let model = bench.folder.path().join("model/MLmodel");
+    write(
+        &model,
+        "flavors:\n  python_function: {loader_module: x, python_version: 3.99.1}\nsignature: null\n",
+    );
+    let mut wanted = deployment.spec().clone();
+    wanted.endpoint = "older".into();
+    bench.models.retain(&[]);
+    let deployment = bench.models.deploy(wanted);
+    until("the failure is known", || deployment.status().state == DeploymentState::Failed).await;
+    let reason = deployment.status().reason.unwrap();
+    assert!(reason.contains("saved with Python 3.99.1 and the interpreter is 3."), "{reason}");
+    assert!(
+        reason.contains("install Python 3.99 so that `python3.99` is on PATH, or set `models.python`"),
+        "{reason}"
+    );
     bench.models.shutdown().await;
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use millgate_models::RuntimeChoice;
 
+use crate::observed;
 use crate::support::{Bench, PATIENCE, json, registry, spec, text};
 
 #[tokio::test]
@@ -12,6 +13,7 @@ async fn native_answers_are_byte_for_byte_those_of_mlflow() {
     let bench = Bench::new(|_| {});
     let registry = registry(&folder.display().to_string());
     let mut tried = 0;
+    let mut rows = Vec::new();
     for entry in std::fs::read_dir(&folder).unwrap() {
         let model = entry.unwrap().path();
         let name = model.file_name().unwrap().to_str().unwrap().to_owned();
@@ -27,7 +29,9 @@ async fn native_answers_are_byte_for_byte_those_of_mlflow() {
             assert_eq!(text(&answer), expected, "{name}");
             tried += 1;
         }
+        rows.push(observed::seen(&deployment, &model, "the same bytes"));
     }
+    observed::compare("read", rows);
     assert!(tried >= 30, "only {tried} cases");
     bench.models.shutdown().await;
 }

@@ -14,8 +14,31 @@ import json, os, sys, time, signal, socket, subprocess
 __version__ = "0.0"
 class Meta:
     def get_input_schema(self): return None
+def words(body):
+    for word in body["messages"][-1]["content"].split():
+        if word == "crash": os.abort()
+        if word == "fail": raise ValueError("value-of-the-model")
+        if word == "doze": time.sleep(1000)
+        if word == "garbage": os.write(3, b"x" * 64); time.sleep(1000)
+        if word == "nonsense": yield 7
+        yield word
+class Chatty:
+    def predict_stream(self, body): pass
 class Model:
     metadata = Meta()
+    given = 0
+    _predict_stream_fn = True
+    def get_raw_model(self): return Chatty()
+    def predict(self, body):
+        return " ".join(words(body))
+    def predict_stream(self, body):
+        if body["messages"][-1]["content"] == "given":
+            yield str(Model.given)
+            return
+        Model.given = 0
+        for word in words(body):
+            yield word
+            Model.given += 1
 class pyfunc:
     @staticmethod
     def load_model(folder):

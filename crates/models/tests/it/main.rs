@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
 
+mod chat;
 mod columns;
 mod converted;
 mod demo;
@@ -9,6 +10,7 @@ mod environments;
 mod exact;
 mod failures;
 mod http;
+mod observed;
 mod onnx;
 mod real;
 mod rollout;

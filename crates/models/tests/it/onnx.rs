@@ -3,6 +3,7 @@
 use millgate_models::{DeploymentState, RuntimeChoice};
 
 use crate::converted::{ask, make};
+use crate::observed;
 use crate::support::{Bench, PATIENCE, real_python, registry, spec, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -13,6 +14,7 @@ async fn onnx_models_answer_in_process_as_mlflow_does() {
     make(&python, "make_onnx.py", &models);
     let registry = registry(&models.display().to_string());
     let place = |name: &str| format!("file://{}", models.join(name).display());
+    let mut rows = Vec::new();
     for name in ["net-array", "net-words", "net-frame", "forest-frame", "integers"] {
         let mut wanted = spec(registry.clone(), &place(name));
         wanted.runtime = RuntimeChoice::Onnx;
@@ -24,7 +26,9 @@ async fn onnx_models_answer_in_process_as_mlflow_does() {
         for (kind, body, expected) in cases {
             assert_eq!(ask(&deployment, &kind, body).await.as_ref(), Ok(&expected), "{name}");
         }
+        rows.push(observed::seen(&deployment, &models.join(name), "the same bytes"));
     }
+    observed::compare("onnx", rows);
     // What the library is not asked to do: read other files.
     let mut wanted = spec(registry.clone(), &place("outside"));
     wanted.runtime = RuntimeChoice::Onnx;

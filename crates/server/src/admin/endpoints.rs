@@ -84,6 +84,7 @@ fn view(endpoint: &Endpoint) -> EndpointView {
     let target = |target: Arc<Target>| {
         let status = match &target.kind {
             TargetKind::Model(deployment) => Some(deployment.status()),
+            TargetKind::Chat(chat) => Some(chat.deployment.status()),
             TargetKind::Provider { .. } => None,
         };
         TargetView {

@@ -24,6 +24,7 @@ use millgate_types::{
 };
 use millgate_upstream::{Client, Outgoing, Payload, UpstreamBody, UpstreamError, collect};
 
+use super::chat::{self, ChatBody};
 use super::doubt;
 use super::estimate::Evidence;
 use super::facts::Facts;
@@ -271,6 +272,9 @@ impl Attempt<'_> {
         let provider = self.provider;
         let origin = match &provider.transport {
             Transport::Mock => return mock::answer(way.operation, &body).await,
+            Transport::Model(model) => {
+                return chat::ask(model, body, way.stream, provider.deadlines.total).await;
+            }
             Transport::Http(origin) => origin,
         };
         let target = provider.target(way.dialect, way.operation, way.stream, &way.model);
@@ -513,6 +517,7 @@ fn not_an_answer(status: u16, fault: Fault) -> Fault {
 pub(super) enum AnswerBody {
     Upstream(UpstreamBody),
     Mock(MockBody),
+    Chat(ChatBody),
 }
 
 impl Body for AnswerBody {
@@ -526,6 +531,7 @@ impl Body for AnswerBody {
         match self.get_mut() {
             Self::Upstream(body) => Pin::new(body).poll_frame(context),
             Self::Mock(body) => Pin::new(body).poll_frame(context),
+            Self::Chat(body) => Pin::new(body).poll_frame(context),
         }
     }
 
@@ -533,6 +539,7 @@ impl Body for AnswerBody {
         match self {
             Self::Upstream(body) => body.is_end_stream(),
             Self::Mock(body) => body.is_end_stream(),
+            Self::Chat(body) => body.is_end_stream(),
         }
     }
 
@@ -540,6 +547,7 @@ impl Body for AnswerBody {
         match self {
             Self::Upstream(body) => body.size_hint(),
             Self::Mock(body) => body.size_hint(),
+            Self::Chat(body) => body.size_hint(),
         }
     }
 }

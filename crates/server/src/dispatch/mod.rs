@@ -3,6 +3,7 @@
 
 mod able;
 mod bulk;
+mod chat;
 mod doubt;
 mod estimate;
 mod facts;
@@ -26,6 +27,7 @@ use millgate_policy::Step;
 use millgate_types::{Fault, Retry, Source, code};
 
 pub(crate) use bulk::{bulk, form as bulk_form};
+pub(crate) use chat::ChatTarget;
 pub(crate) use facts::Facts;
 pub(crate) use graph::mismatches;
 pub(crate) use native::{NativeCall, native};
@@ -88,6 +90,10 @@ async fn attempt(
     }
     match &target.kind {
         TargetKind::Model(deployment) => Box::pin(predict::predict(deployment, planned, head, flight)).await,
+        TargetKind::Chat(chat) => {
+            let bounds = (head, snapshot.max_answer, snapshot.heartbeat);
+            chat.run(planned, bounds, call, flight).await
+        }
         TargetKind::Provider { provider, model } => {
             let asked = planned.call.facts.as_ref().and_then(|facts| facts.model.as_ref());
             let asked = asked.map(|model| &*model.name);

@@ -57,6 +57,10 @@ fn before_content(fault: Fault) -> Fault {
 
 /// A break in the middle: nothing may be tried again, whatever the cause.
 fn interrupted(error: UpstreamError) -> Fault {
+    if let UpstreamError::Model(mut fault) = error {
+        fault.retry = Retry::Never;
+        return fault;
+    }
     let (code, public) = match error {
         UpstreamError::Timeout => (code::UPSTREAM_TIMEOUT, "the provider's answer took too long"),
         _ => (code::STREAM_INTERRUPTED, "the provider's stream broke off"),

@@ -69,7 +69,7 @@ fn graph(endpoint: &Endpoint, name: &str, version: Option<&str>, ready: bool) ->
 fn model_of(target: &Target) -> Option<&Deployment> {
     match &target.kind {
         TargetKind::Model(deployment) => Some(deployment),
-        TargetKind::Provider { .. } => None,
+        TargetKind::Provider { .. } | TargetKind::Chat(_) => None,
     }
 }
 

@@ -40,7 +40,7 @@ def unwritable(text):
     return ", ".join(words) or "its only value"
 
 class Model:
-    """A loaded model. `asked` is what LOAD says: {model, strict, columns}."""
+    """A loaded model. `asked` is what LOAD says: {model, strict, columns, chat}."""
 
     def __init__(self, asked):
         self.strict = asked["strict"]
@@ -58,6 +58,7 @@ class Model:
         self.layouts = Layouts()
         self.flavor = getattr(self.model, "loader_module", None)
         self.columns, self.direct, self.why = self.look(asked["columns"])
+        self.chat = Chat(self.model, asked["chat"], MlflowException) if asked.get("chat") else None
 
     def look(self, wanted):
         """Whether columns are taken, how the model is then called, and why not."""
@@ -177,6 +178,11 @@ def serve(wire):
                 model.predict_columns(wire, request, payload)
             elif kind == PREDICT_JSON:
                 model.predict_json(wire, request, payload)
+            elif kind == CHAT:
+                model.chat.ask(wire, request, payload)
+            elif kind == CANCEL:
+                # It came too late: that stream had ended.
+                pass
             elif kind == PING:
                 wire.send(PONG, request)
             elif kind == STOP:
@@ -191,6 +197,7 @@ def serve(wire):
                     "columns": model.columns,
                     "direct": model.direct,
                     "why": model.why,
+                    "streams": model.chat is not None and model.chat.streams,
                 }
                 wire.send(READY, request, json.dumps(ready).encode())
             else:

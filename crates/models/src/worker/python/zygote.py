@@ -1,4 +1,4 @@
-# Fourth part: the zygote. It imports what models of a flavour need, never the model, and forks workers from itself: one
+# Fifth part: the zygote. It imports what models of a flavour need, never the model, and forks workers from itself: one
 # starts in a fraction of the time, and shares what was imported. It is confined as its workers are, has one thread, and
 # nothing of any request.
 

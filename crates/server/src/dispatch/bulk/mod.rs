@@ -282,7 +282,7 @@ impl Rows {
         let first = call.endpoint.route.first();
         match &first.first()?.kind {
             TargetKind::Model(deployment) => call.pins.as_ref()?.live(deployment),
-            TargetKind::Provider { .. } => None,
+            TargetKind::Provider { .. } | TargetKind::Chat(_) => None,
         }
     }
 

@@ -122,7 +122,7 @@ impl Run<'_> {
         };
         let live = match &target.kind {
             TargetKind::Model(deployment) => self.pins.live(deployment),
-            TargetKind::Provider { .. } => None,
+            TargetKind::Provider { .. } | TargetKind::Chat(_) => None,
         };
         let signature = live.as_ref().map(millgate_models::LiveModel::signature);
         let body = millgate_scoring::hand_over(result, signature).map_err(|reason| {

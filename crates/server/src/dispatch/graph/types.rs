@@ -106,7 +106,7 @@ fn pairs<'a>(
 pub(super) fn live(target: &Target) -> Option<millgate_models::LiveModel> {
     match &target.kind {
         TargetKind::Model(deployment) => deployment.live_model(),
-        TargetKind::Provider { .. } => None,
+        TargetKind::Provider { .. } | TargetKind::Chat(_) => None,
     }
 }
 
