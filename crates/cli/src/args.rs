@@ -22,6 +22,9 @@ pub(crate) enum Command {
     /// Serve one model as `mlflow models serve` does, or look through the registries of a running gateway.
     #[command(subcommand)]
     Models(Models),
+    /// Verify or print the audit log in the data folder.
+    #[command(subcommand)]
+    Audit(AuditLog),
     /// Issue, list, rotate and revoke virtual keys of a running gateway.
     #[command(subcommand)]
     Keys(Keys),
@@ -134,6 +137,34 @@ pub(crate) struct ShowModel {
     pub(crate) version: Option<u64>,
     #[command(flatten)]
     pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditLog {
+    /// Check that every record is there and as it was written.
+    Verify(VerifyAudit),
+    /// Print the records, one JSON object a line, while checking them.
+    Export(ExportAudit),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyAudit {
+    #[command(flatten)]
+    pub(crate) data: Data,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportAudit {
+    /// Only records of this kind: `change` or `call`.
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// Only records behind this number.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) after: u64,
+    #[command(flatten)]
+    pub(crate) data: Data,
 }
 
 #[derive(Debug, Subcommand)]

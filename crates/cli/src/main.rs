@@ -3,6 +3,7 @@
 
 mod admin;
 mod args;
+mod audit;
 mod check;
 mod demo;
 mod doctor;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Models(Models::Serve(arguments)) => serve::serve(&arguments),
         Command::Models(Models::List(arguments)) => registry::list(&arguments),
         Command::Models(Models::Show(arguments)) => registry::show(&arguments),
+        Command::Audit(command) => audit::audit(&command),
         Command::Keys(command) => keys::keys(&command),
         Command::Rollout(command) => rollout::rollout(&command),
         Command::Check(arguments) => check::check(&arguments),

@@ -180,8 +180,8 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     };
     let recorder = Recorder::start(Arc::clone(&metrics), sink)?;
     // The demo and `models serve` keep nothing.
-    let keys = if plan.keeps { Some(store::keys(&config, &plan.data_dir).await?) } else { None };
-    let gateway = Gateway::new(&config, models, metrics, recorder, keys)?;
+    let kept = if plan.keeps { Some(store::kept(&config, &plan.data_dir).await?) } else { None };
+    let gateway = Gateway::new(&config, models, metrics, recorder, kept)?;
     let limits = ListenerLimits {
         threads: config.server.threads.map_or_else(cores, |threads| threads as usize),
         connections: config.server.max_connections,

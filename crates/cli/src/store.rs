@@ -1,4 +1,4 @@
-//! Opening the store, and the first administrator.
+//! Opening the store and the audit log, and the first administrator.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use millgate_audit::{Audit, Settings};
 use millgate_config::{Config, KeyMode, Role};
-use millgate_server::Keys;
+use millgate_server::{Kept, Keys};
 use millgate_store::{Store, StoreError};
 
 /// Opens the store that the configuration names, or the file in the data folder.
@@ -18,12 +19,34 @@ pub(crate) async fn open(config: &Config, data: &Path) -> Result<Store, StoreErr
     }
 }
 
+/// Everything that outlives the process.
+pub(crate) async fn kept(config: &Config, data: &Path) -> anyhow::Result<Kept> {
+    let keys = keys(config, data).await?;
+    let settings = Settings {
+        folder: data.join("audit"),
+        segment_bytes: config.audit.max_segment.0,
+        retention: config.audit.retention.map(|retention| retention.0),
+    };
+    let secret = audit_key(data)?;
+    let opened = tokio::task::spawn_blocking(move || Audit::open(settings, &secret)).await?;
+    let audit = opened.context(
+        "the audit log cannot be opened; `millgate audit verify` looks at it, and one that was \
+         changed must be moved aside before another begins",
+    )?;
+    Ok(Kept { keys, audit })
+}
+
+/// What the audit log is bound with.
+pub(crate) fn audit_key(data: &Path) -> anyhow::Result<Vec<u8>> {
+    secret(&data.join("audit-key")).context("the data folder's `audit-key`")
+}
+
 /// All issued keys. Where keys are required and nobody may administer, a first key is made and left in a file.
-pub(crate) async fn keys(config: &Config, data: &Path) -> anyhow::Result<Arc<Keys>> {
+async fn keys(config: &Config, data: &Path) -> anyhow::Result<Arc<Keys>> {
     let store = open(config, data).await?;
     let pepper = match &config.access.key_pepper {
         Some(pepper) => pepper.expose().as_bytes().to_vec(),
-        None => pepper(&data.join("key-pepper")).context("the data folder's `key-pepper`")?,
+        None => secret(&data.join("key-pepper")).context("the data folder's `key-pepper`")?,
     };
     let keys = Keys::load(store, &pepper).await?;
     keys.follow();
@@ -50,18 +73,23 @@ fn private(file: &Path, truncate: bool) -> std::io::Result<std::fs::File> {
     options.open(file)
 }
 
-/// The secret that keys are hashed with, made at the first start.
-fn pepper(file: &Path) -> std::io::Result<Vec<u8>> {
+/// A random secret in a file, made at the first start.
+fn secret(file: &Path) -> std::io::Result<Vec<u8>> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         std::fs::File::open(file)?.read_to_end(&mut bytes)?;
         if bytes.len() < 32 {
-            return Err(std::io::Error::other("it is too short: restore it, all issued keys depend on it"));
+            return Err(std::io::Error::other(
+                "it is too short: restore it, what was made with it depends on it",
+            ));
         }
         Ok(bytes)
     };
     if file.exists() {
         return read();
+    }
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
     }
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| std::io::Error::other("no random numbers"))?;

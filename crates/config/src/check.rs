@@ -255,6 +255,10 @@ impl Checker<'_> {
             let hint = "make one with `openssl rand -hex 32`";
             self.error(steps!["access", "key_pepper"], "the pepper is shorter than 32 characters", hint);
         }
+        if self.config.audit.max_segment.0 < 1 << 10 {
+            self.error(steps!["audit", "max_segment"], "a file of the audit log holds at least 1KiB", "");
+        }
+        self.above_zero(steps!["audit", "retention"], self.config.audit.retention);
         if let Some(store) = &self.config.store {
             let uri = store.expose();
             if !["postgres://", "postgresql://", "sqlite://"].iter().any(|scheme| uri.starts_with(scheme)) {

@@ -45,6 +45,8 @@ pub struct Config {
     /// only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Secret>,
+    /// The audit log.
+    pub audit: AuditConfig,
     /// Logs.
     pub log: LogConfig,
 }
@@ -63,6 +65,7 @@ impl Default for Config {
             server: ServerConfig::default(),
             models: ModelsConfig::default(),
             store: None,
+            audit: AuditConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -838,6 +841,27 @@ pub enum Isolation {
     BestEffort,
     /// Whole, or the model is not served.
     Required,
+}
+
+/// The audit log in `<data>/audit`: every change by the admin API, and every request where that is asked for. Read at start
+/// only.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// Record every request too: who, when, from where, what, by which target and version, tokens, cost, outcome. No
+    /// content.
+    pub calls: bool,
+    /// A file that grew over this is followed by another one.
+    pub max_segment: ByteSize,
+    /// Files whose last record is older are deleted. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Period>,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { calls: false, max_segment: ByteSize(64 << 20), retention: None }
+    }
 }
 
 /// Logs.

@@ -16,10 +16,10 @@ mod value;
 
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
-    AccessConfig, AccessLog, Capability, CatalogueConfig, ChatApi, Compat, Config, EndpointConfig,
-    EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig,
-    ModelConfig, ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig, Role, RuntimeChoice,
-    ServerConfig, ServingConfig, TokenPrices,
+    AccessConfig, AccessLog, AuditConfig, Capability, CatalogueConfig, ChatApi, Compat, Config,
+    EndpointConfig, EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LimitBy,
+    LimitConfig, LogConfig, ModelConfig, ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig,
+    Role, RuntimeChoice, ServerConfig, ServingConfig, TokenPrices,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
 pub use route::{

@@ -82,6 +82,10 @@ pub struct Metrics {
     pub config_generation: Gauge<i64, std::sync::atomic::AtomicI64>,
     /// 1 while the file holds a configuration that was refused.
     pub config_reload_failed: Gauge<i64, std::sync::atomic::AtomicI64>,
+    /// 0 while the audit log cannot be written.
+    pub audit_healthy: Gauge<i64, std::sync::atomic::AtomicI64>,
+    /// Requests that are missing in the audit log.
+    pub audit_lost: Counter<u64, AtomicU64>,
 }
 
 fn histogram() -> Histogram {
@@ -121,6 +125,8 @@ impl Metrics {
             panics: Counter::default(),
             config_generation: Gauge::default(),
             config_reload_failed: Gauge::default(),
+            audit_healthy: Gauge::default(),
+            audit_lost: Counter::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("requests", "Finished requests", metrics.requests.clone());
@@ -177,6 +183,17 @@ impl Metrics {
             "config_reload_failed",
             "1 while the file holds a configuration that was refused",
             metrics.config_reload_failed.clone(),
+        );
+        metrics.audit_healthy.set(1);
+        registry.register(
+            "audit_healthy",
+            "0 while the audit log cannot be written",
+            metrics.audit_healthy.clone(),
+        );
+        registry.register(
+            "audit_lost_records",
+            "Requests that are missing in the audit log",
+            metrics.audit_lost.clone(),
         );
         metrics
     }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -42,9 +42,14 @@ struct Shared {
     dropped: AtomicU64,
     metrics: Arc<Metrics>,
     sink: LogSink,
+    /// Who else is given the line of each request.
+    copy: OnceLock<Copy>,
     /// Held while a batch is worked on, so that [`Recorder::flush`] can wait for it.
     working: Mutex<Vec<u8>>,
 }
+
+/// Takes the JSON object of a finished request.
+type Copy = Box<dyn Fn(&[u8]) + Send + Sync>;
 
 /// Takes records of finished requests.
 pub struct Recorder {
@@ -61,11 +66,18 @@ impl Recorder {
             dropped: AtomicU64::new(0),
             metrics,
             sink,
+            copy: OnceLock::new(),
             working: Mutex::default(),
         });
         let observer = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("observer".to_owned()).spawn(move || observer.run())?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Gives the JSON object of every request from now on to `copy` too, on the observer's thread. Only the first call
+    /// counts.
+    pub fn copy_to(&self, copy: impl Fn(&[u8]) + Send + Sync + 'static) {
+        let _first = self.shared.copy.set(Box::new(copy));
     }
 
     /// Hands a record over. Never waits for the observer; a record that finds the mailbox full is dropped and
@@ -124,8 +136,16 @@ impl Shared {
         for record in &mut records {
             record.settle();
             self.metrics.observe(record);
-            if self.sink != LogSink::Off {
+            let begin = lines.len();
+            let copy = self.copy.get();
+            if self.sink != LogSink::Off || copy.is_some() {
                 access_log::write(record, &mut lines);
+            }
+            if let Some(copy) = copy {
+                copy(lines[begin..].trim_ascii_end());
+            }
+            if self.sink == LogSink::Off {
+                lines.truncate(begin);
             }
         }
         if lines.is_empty() {

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use millgate_audit::Audit;
 use millgate_config::Config;
 use millgate_credential::Credential;
 use millgate_models::{Deployment, DeploymentStatus, Models, Registry};
 use millgate_observe::{Metrics, Recorder};
 use serde::Serialize;
 
+use crate::admin;
 use crate::dispatch::mismatches;
 use crate::keys::Keys;
 use crate::snapshot::{Builder, Snapshot, registry};
@@ -26,9 +28,19 @@ pub struct Gateway {
     pub(crate) recorder: Recorder,
     /// Keys issued at run time, where there is a store.
     pub(crate) keys: Option<Arc<Keys>>,
+    pub(crate) audit: Option<Arc<Audit>>,
     draining: AtomicBool,
     /// The zero of the limiters' clock.
     epoch: Instant,
+}
+
+/// What outlives the process.
+#[derive(Debug)]
+pub struct Kept {
+    /// Keys issued at run time.
+    pub keys: Arc<Keys>,
+    /// The audit log.
+    pub audit: Arc<Audit>,
 }
 
 /// Why a checked config could not be put to use; the old one stays.
@@ -67,14 +79,19 @@ pub struct RouteProblem {
 }
 
 impl Gateway {
-    /// A gateway that serves `config`; with `keys`, those are good beside the configured ones.
+    /// A gateway that serves `config`; with `kept`, issued keys are good
+    /// beside the configured ones and changes are audited; so are requests where the configuration says so.
     pub fn new(
         config: &Config,
         models: Arc<Models>,
         metrics: Arc<Metrics>,
         recorder: Recorder,
-        keys: Option<Arc<Keys>>,
+        kept: Option<Kept>,
     ) -> Result<Arc<Self>, ApplyError> {
+        let (keys, audit) = kept.map_or((None, None), |kept| (Some(kept.keys), Some(kept.audit)));
+        if let Some(audit) = audit.clone().filter(|_| config.audit.calls) {
+            recorder.copy_to(move |line| audit.submit(admin::call(line)));
+        }
         let mut builder = Builder::new(Arc::clone(&models));
         let snapshot = builder.build(config).map_err(ApplyError)?;
         metrics.config_generation.set(snapshot.generation as i64);
@@ -85,6 +102,7 @@ impl Gateway {
             metrics,
             recorder,
             keys,
+            audit,
             draining: AtomicBool::new(false),
             epoch: Instant::now(),
         }))
@@ -145,6 +163,9 @@ impl Gateway {
         self.recorder.stop();
         if let Some(keys) = &self.keys {
             keys.close().await;
+        }
+        if let Some(audit) = &self.audit {
+            audit.close();
         }
     }
 

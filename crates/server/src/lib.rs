@@ -19,7 +19,7 @@ mod snapshot;
 mod surface;
 mod webhook;
 
-pub use gateway::{ApplyError, Gateway, Readiness, RouteProblem};
+pub use gateway::{ApplyError, Gateway, Kept, Readiness, RouteProblem};
 pub use keys::Keys;
 pub use listener::{Listener, ListenerLimits};
 pub use reload::{ConfigSource, Reloader};

@@ -4,6 +4,7 @@ mod abilities;
 pub(crate) mod inference;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
@@ -36,6 +37,10 @@ pub(crate) fn public(gateway: &Gateway, snapshot: &Snapshot, surface: Surface<'_
         }
         Surface::Metrics => {
             gateway.recorder.flush();
+            if let Some(audit) = &gateway.audit {
+                gateway.metrics.audit_healthy.set(i64::from(audit.is_healthy()));
+                gateway.metrics.audit_lost.inner().store(audit.lost(), Ordering::Relaxed);
+            }
             Reply::whole(HeaderValue::from_static(CONTENT_TYPE), gateway.metrics.render())
         }
         Surface::Ping => {

@@ -6,14 +6,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millgate_audit::Audit;
 use millgate_config::{Config, KeyMode, load};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
-use millgate_server::{Gateway, Keys, Listener, ListenerLimits};
+use millgate_server::{Gateway, Kept, Keys, Listener, ListenerLimits};
 use millgate_store::Store;
 use serde_json::Value;
 
 use crate::client::{self, Answer, Connection};
+
+/// What its audit log is bound with.
+pub const AUDIT_KEY: &[u8] = b"the audit key of the tests";
 
 /// A gateway on loopback. Dropping it leaves its threads to the end of the test's process; `close` stops it.
 pub struct TestGateway {
@@ -38,12 +42,12 @@ impl TestGateway {
         let models = Models::new(settings, tokio::runtime::Handle::current());
         let metrics = Arc::new(Metrics::new());
         let recorder = Recorder::start(Arc::clone(&metrics), LogSink::Off).expect("the recorder starts");
-        let keys = match config.access.keys {
-            KeyMode::Required => Some(keys(&config, &folder.path().join("data")).await),
+        let kept = match config.access.keys {
+            KeyMode::Required => Some(kept(&config, &folder.path().join("data")).await),
             KeyMode::Open => None,
         };
         let gateway =
-            Gateway::new(&config, models, metrics, recorder, keys).expect("the config can be served");
+            Gateway::new(&config, models, metrics, recorder, kept).expect("the config can be served");
         let limits = ListenerLimits {
             threads: config.server.threads.unwrap_or(2) as usize,
             connections: config.server.max_connections,
@@ -128,7 +132,7 @@ impl TestGateway {
 }
 
 /// A store of its own, with nothing in it.
-async fn keys(config: &Config, data: &std::path::Path) -> Arc<Keys> {
+async fn kept(config: &Config, data: &std::path::Path) -> Kept {
     let store = match &config.store {
         Some(uri) => Store::open(uri.expose()).await,
         None => Store::open_file(&data.join("millgate.db")).await,
@@ -141,7 +145,13 @@ async fn keys(config: &Config, data: &std::path::Path) -> Arc<Keys> {
     let keys =
         Keys::load(store.expect("the store opens"), pepper.as_bytes()).await.expect("the keys are read");
     keys.follow();
-    keys
+    let settings = millgate_audit::Settings {
+        folder: data.join("audit"),
+        segment_bytes: config.audit.max_segment.0,
+        retention: config.audit.retention.map(|retention| retention.0),
+    };
+    let audit = Audit::open(settings, AUDIT_KEY).expect("the audit log opens");
+    Kept { keys, audit }
 }
 
 fn parse(yaml: &str) -> Config {

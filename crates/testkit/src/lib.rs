@@ -9,4 +9,4 @@ mod wire;
 
 pub use fake::{FakeProvider, Recorded, serve};
 #[cfg(feature = "gateway")]
-pub use gateway::TestGateway;
+pub use gateway::{AUDIT_KEY, TestGateway};

@@ -218,6 +218,7 @@ async fn a_worker_answers_and_sees_nothing_of_our_environment() {
         "NUMEXPR_NUM_THREADS",
         "JE_ARROW_MALLOC_CONF",
         "MLFLOW_DISABLE_TELEMETRY",
+        "CUDA_VISIBLE_DEVICES",
     ];
     allowed.sort_unstable();
     for name in seen["predictions"].as_array().unwrap() {

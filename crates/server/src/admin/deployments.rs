@@ -136,7 +136,8 @@ fn switched_answer(context: &Context, switched: &Switched, action: &str) -> Resu
         to = switched.to.as_deref(),
         "admin change"
     );
-    Answer::with(if switched.live { StatusCode::OK } else { StatusCode::ACCEPTED }, switched)
+    let status = if switched.live { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(Answer::with(status, switched)?.changing(None, switched))
 }
 
 fn refresh(context: &Context) -> Result<Answer, Fault> {

@@ -264,7 +264,9 @@ async fn issue(context: &Context) -> Result<Answer, Fault> {
     };
     let (key, issued) = keys.issue(record).await?;
     note(context, "issued", &issued);
-    Answer::with(StatusCode::CREATED, &NewlyIssued { key, issued: KeyView::issued(&issued) })
+    let view = KeyView::issued(&issued);
+    let answer = Answer::with(StatusCode::CREATED, &NewlyIssued { key, issued: KeyView::issued(&issued) })?;
+    Ok(answer.changing(None, &view))
 }
 
 fn check_name(context: &Context, keys: &Keys, name: &str) -> Result<(), Fault> {
@@ -308,7 +310,9 @@ async fn rotate(context: &Context) -> Result<Answer, Fault> {
     }
     let (secret, issued) = keys.rotate(&key, asked.grace.map_or(Duration::ZERO, |grace| grace.0)).await?;
     note(context, "rotated", &issued);
-    Answer::ok(&NewlyIssued { key: secret, issued: KeyView::issued(&issued) })
+    let (before, after) = (KeyView::issued(&key), KeyView::issued(&issued));
+    let answer = Answer::ok(&NewlyIssued { key: secret, issued: KeyView::issued(&issued) })?;
+    Ok(answer.changing(Some(&before), &after))
 }
 
 async fn revoke(context: &Context) -> Result<Answer, Fault> {
@@ -317,7 +321,8 @@ async fn revoke(context: &Context) -> Result<Answer, Fault> {
     changeable(context, &key)?;
     let revoked = keys.revoke(&key.record.id).await?;
     note(context, "revoked", &revoked);
-    Answer::ok(&KeyView::issued(&revoked))
+    let (before, after) = (KeyView::issued(&key), KeyView::issued(&revoked));
+    Ok(Answer::ok(&after)?.changing(Some(&before), &after))
 }
 
 fn note(context: &Context, what: &'static str, key: &Issued) {

@@ -1,6 +1,7 @@
 //! The admin API below `/admin/v1`: what runs and why, and how to change it. A path is one row of [`ROUTES`], with the
 //! permission that it needs; the document of the API is made from the same rows.
 
+mod audit;
 mod context;
 mod deployments;
 mod endpoints;
@@ -18,7 +19,9 @@ use hyper::body::Incoming;
 use matchit::Router;
 use millgate_types::{Fault, Permission, Principal, code};
 use schemars::{Schema, SchemaGenerator};
+use serde_json::Value;
 
+pub(crate) use audit::call;
 pub(crate) use context::Context;
 
 use crate::body::{self, BodyLimits};
@@ -37,6 +40,9 @@ const MAX_BODY: usize = 8 << 20;
 pub(crate) struct Answer {
     status: StatusCode,
     body: Vec<u8>,
+    /// For the audit log: what was there before a change, and what there is after it, without any secret.
+    before: Option<Value>,
+    after: Option<Value>,
 }
 
 type Handled = Pin<Box<dyn Future<Output = Result<Answer, Fault>> + Send>>;
@@ -93,7 +99,14 @@ impl Answer {
         let body = serde_json::to_vec(body).map_err(|error| {
             Fault::gateway(code::INTERNAL_ERROR, "the answer could not be written").with_cause(error)
         })?;
-        Ok(Self { status, body })
+        Ok(Self { status, body, before: None, after: None })
+    }
+
+    /// Notes what a change found and what it left.
+    fn changing<T: serde::Serialize>(mut self, before: Option<&T>, after: &T) -> Self {
+        let value = |view: &T| serde_json::to_value(view).ok();
+        (self.before, self.after) = (before.and_then(value), value(after));
+        self
     }
 }
 
@@ -139,12 +152,22 @@ pub(crate) async fn serve(
         body,
     };
     tracing::debug!(path = route.path, caller = context.identity.principal.name(), "admin");
+    let change = (route.method != Method::GET).then(|| audit::Change::new(&context, head, flight));
+    let change = change.zip(gateway.audit.as_ref());
+    if let Some((change, audit)) = &change {
+        // What cannot be recorded is not done.
+        change.asked(audit).await?;
+    }
     // Registries and stores live on the control runtime, and their waits are no business of a data thread.
     let handled = gateway.models().handle().spawn((route.handle)(context)).await;
-    let answer = handled.map_err(|error| {
-        Fault::gateway(code::INTERNAL_ERROR, "an internal error; the log knows the request id")
-            .with_cause(error)
-    })??;
+    let answer = handled.unwrap_or_else(|error| {
+        let text = "an internal error; the log knows the request id";
+        Err(Fault::gateway(code::INTERNAL_ERROR, text).with_cause(error))
+    });
+    if let Some((change, audit)) = &change {
+        change.done(audit, &answer).await;
+    }
+    let answer = answer?;
     let mut reply =
         Reply::json(answer.body).with(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply.status = answer.status;

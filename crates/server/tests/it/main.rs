@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod audit;
 mod bad_input;
 mod bedrock;
 mod bulk;

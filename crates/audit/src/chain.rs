@@ -1,0 +1,60 @@
+//! The keyed hashes that bind records.
+
+use aws_lc_rs::hmac;
+
+/// A record's hash.
+pub(crate) type Mac = [u8; 32];
+
+/// What the first record is bound to.
+pub(crate) const BEGINNING: Mac = [0; 32];
+
+/// Makes and checks hashes.
+#[derive(Clone)]
+pub(crate) struct Chain(hmac::Key);
+
+impl Chain {
+    pub(crate) fn new(key: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
+    /// The hash of the record `seq` behind `before`.
+    pub(crate) fn next(&self, before: &Mac, seq: u64, record: &[u8]) -> Mac {
+        self.over(&[b"record", before, &seq.to_be_bytes(), record])
+    }
+
+    /// The hash that seals a place in the chain: where it begins, or how far it came.
+    pub(crate) fn seal(&self, what: &str, seq: u64, mac: &Mac) -> Mac {
+        self.over(&[what.as_bytes(), &seq.to_be_bytes(), mac])
+    }
+
+    fn over(&self, parts: &[&[u8]]) -> Mac {
+        let mut context = hmac::Context::with_key(&self.0);
+        for part in parts {
+            context.update(part);
+        }
+        let mut mac = BEGINNING;
+        mac.copy_from_slice(context.sign().as_ref());
+        mac
+    }
+}
+
+/// Hexadecimal.
+pub(crate) fn hex(mac: &Mac) -> String {
+    use std::fmt::Write as _;
+    mac.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _written = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reads [`hex`].
+pub(crate) fn unhex(text: &str) -> Option<Mac> {
+    let mut mac = BEGINNING;
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in mac.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(mac)
+}

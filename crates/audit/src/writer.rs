@@ -1,0 +1,267 @@
+//! The writer: one thread that owns the files.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+
+use crate::AuditError;
+use crate::chain::{Chain, Mac};
+use crate::segment::{HEAD, START, create, path, segments, write_line, write_place};
+use crate::verify::walk;
+
+/// Bytes of records that nobody waits for and that may wait for the disk.
+const QUEUE: usize = 16 << 20;
+/// Records of one write.
+const BATCH: usize = 4096;
+/// Pause after a write that failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Where and how the log is kept.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A folder of its own.
+    pub folder: PathBuf,
+    /// A segment that grew over this is followed by another one.
+    pub segment_bytes: u64,
+    /// Segments whose last record is older are deleted. `None`: never.
+    pub retention: Option<Duration>,
+}
+
+struct Message {
+    record: Vec<u8>,
+    done: Option<oneshot::Sender<()>>,
+}
+
+/// An open log.
+pub struct Audit {
+    sender: Mutex<Option<mpsc::Sender<Message>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    state: Arc<State>,
+}
+
+impl std::fmt::Debug for Audit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Audit").field("healthy", &self.is_healthy()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    failing: AtomicBool,
+    waiting: AtomicUsize,
+    lost: AtomicU64,
+}
+
+impl Audit {
+    /// Opens the log and checks all of it; a piece that a crash left of its last line is cut off. A log that is not what was
+    /// written is refused: nothing may be written behind it as if nothing had happened.
+    pub fn open(settings: Settings, key: &[u8]) -> Result<Arc<Self>, AuditError> {
+        let io = |error| AuditError::Io { path: settings.folder.clone(), error };
+        private(&settings.folder).map_err(io)?;
+        let chain = Chain::new(key);
+        let end = walk(&settings.folder, &chain, &mut |_, _| {})?;
+        if let (Some((path, whole)), true) = (&end.tail, end.report.torn > 0) {
+            tracing::warn!(bytes = end.report.torn, "a crash left a piece of an audit record; it is cut off");
+            let cut = File::options().write(true).open(path).and_then(|file| {
+                file.set_len(*whole)?;
+                file.sync_all()
+            });
+            cut.map_err(|error| AuditError::Io { path: path.clone(), error })?;
+        }
+        let state = Arc::new(State::default());
+        let mut writer =
+            Writer { settings, chain, seq: end.seq, mac: end.mac, file: None, buffer: Vec::new() };
+        let (sender, receiver) = mpsc::channel();
+        let shared = Arc::clone(&state);
+        let thread = std::thread::Builder::new().name("audit".to_owned());
+        let thread = thread
+            .spawn(move || writer.run(&receiver, &shared))
+            .map_err(|error| AuditError::Io { path: PathBuf::from("audit"), error })?;
+        Ok(Arc::new(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)), state }))
+    }
+
+    /// Writes a record (a JSON object) and waits until it is on the disk.
+    pub async fn record(&self, record: Vec<u8>) -> Result<(), AuditError> {
+        if !self.is_healthy() {
+            return Err(AuditError::Stopped);
+        }
+        let (done, told) = oneshot::channel();
+        self.send(Message { record, done: Some(done) })?;
+        told.await.map_err(|_| AuditError::Stopped)
+    }
+
+    /// Hands a record over without waiting. It is lost, and counted, when more wait for the disk than may.
+    pub fn submit(&self, record: Vec<u8>) {
+        let length = record.len();
+        if self.state.waiting.fetch_add(length, Ordering::Relaxed) + length > QUEUE
+            || self.send(Message { record, done: None }).is_err()
+        {
+            self.state.waiting.fetch_sub(length, Ordering::Relaxed);
+            self.state.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), AuditError> {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = sender.as_ref().ok_or(AuditError::Stopped)?;
+        sender.send(message).map_err(|_| AuditError::Stopped)
+    }
+
+    /// Whether the last write succeeded.
+    pub fn is_healthy(&self) -> bool {
+        !self.state.failing.load(Ordering::Relaxed)
+    }
+
+    /// Records that were lost since the start.
+    pub fn lost(&self) -> u64 {
+        self.state.lost.load(Ordering::Relaxed)
+    }
+
+    /// Writes what waits, and ends.
+    pub fn close(&self) {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+struct Writer {
+    settings: Settings,
+    chain: Chain,
+    seq: u64,
+    mac: Mac,
+    /// The open segment and its length.
+    file: Option<(File, u64)>,
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    fn run(&mut self, receiver: &mpsc::Receiver<Message>, state: &State) {
+        while let Ok(first) = receiver.recv() {
+            // Whatever came meanwhile shares the write: one wait for the disk for all of them.
+            let mut batch = vec![first];
+            batch.extend(receiver.try_iter().take(BATCH - 1));
+            let outcome = self.write(&batch);
+            let bytes =
+                batch.iter().filter(|message| message.done.is_none()).map(|message| message.record.len());
+            state.waiting.fetch_sub(bytes.sum(), Ordering::Relaxed);
+            match outcome {
+                Ok(()) => {
+                    if state.failing.swap(false, Ordering::Relaxed) {
+                        tracing::info!("the audit log is written again");
+                    }
+                    batch.into_iter().filter_map(|message| message.done).for_each(|done| {
+                        let _gone = done.send(());
+                    });
+                }
+                Err(error) => {
+                    // Who waits hears of it by the end of its channel.
+                    let lost = batch.iter().filter(|message| message.done.is_none()).count();
+                    state.lost.fetch_add(lost as u64, Ordering::Relaxed);
+                    if !state.failing.swap(true, Ordering::Relaxed) {
+                        tracing::error!(%error, "the audit log cannot be written: admin changes are refused");
+                    }
+                    drop(batch);
+                    std::thread::sleep(PAUSE);
+                    // The next change finds out whether it works again.
+                    state.failing.store(self.heal().is_err(), Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// What was written of a batch that failed is taken back, so that the chain has no gap.
+    fn heal(&mut self) -> Result<(), AuditError> {
+        self.file = None;
+        let end = walk(&self.settings.folder, &self.chain, &mut |_, _| {})?;
+        if let Some((path, whole)) = &end.tail {
+            let cut = File::options().write(true).open(path).and_then(|file| {
+                file.set_len(*whole)?;
+                file.sync_all()
+            });
+            cut.map_err(|error| AuditError::Io { path: path.clone(), error })?;
+        }
+        (self.seq, self.mac) = (end.seq, end.mac);
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &[Message]) -> Result<(), AuditError> {
+        self.buffer.clear();
+        let (mut seq, mut mac) = (self.seq, self.mac);
+        for message in batch {
+            seq += 1;
+            mac = self.chain.next(&mac, seq, &message.record);
+            write_line(seq, &mac, &message.record, &mut self.buffer);
+        }
+        let name = self.segment()?;
+        let Some((file, length)) = &mut self.file else { return Err(AuditError::Stopped) };
+        let failed = |error| AuditError::Io { path: name.clone(), error };
+        file.write_all(&self.buffer).and_then(|()| file.sync_data()).map_err(failed)?;
+        *length += self.buffer.len() as u64;
+        (self.seq, self.mac) = (seq, mac);
+        write_place(&self.settings.folder, HEAD, &self.chain, seq, &mac)
+    }
+
+    /// Opens the segment to write to; a full one is followed by the next.
+    fn segment(&mut self) -> Result<PathBuf, AuditError> {
+        let folder = self.settings.folder.clone();
+        let last = segments(&folder)?.pop();
+        if let (Some((_, length)), Some((_, path))) = (&self.file, &last)
+            && *length < self.settings.segment_bytes
+        {
+            return Ok(path.clone());
+        }
+        let continued = last.filter(|(_, path)| {
+            self.file.is_none() && path.metadata().is_ok_and(|meta| meta.len() < self.settings.segment_bytes)
+        });
+        let name = match continued {
+            Some((_, path)) => path,
+            None => path(&folder, self.seq + 1),
+        };
+        let failed = |error| AuditError::Io { path: name.clone(), error };
+        let file = create(&name, false).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        // The folder's entry too must be on the disk.
+        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        self.file = Some((file, length));
+        if length == 0 {
+            self.let_go()?;
+        }
+        Ok(name)
+    }
+
+    /// Deletes segments that are too old, the oldest first, and writes down where the chain begins now.
+    fn let_go(&self) -> Result<(), AuditError> {
+        let Some(retention) = self.settings.retention else { return Ok(()) };
+        let folder = &self.settings.folder;
+        let all = segments(folder)?;
+        for pair in all.windows(2) {
+            let (path, next) = (&pair[0].1, pair[1].0);
+            let age = path.metadata().and_then(|meta| meta.modified());
+            let age = age.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+            if age.is_none_or(|age| age < retention) {
+                break;
+            }
+            let failed = |error| AuditError::Io { path: path.clone(), error };
+            let text = std::fs::read_to_string(path).map_err(failed)?;
+            let last = text.lines().next_back().and_then(crate::segment::read_line);
+            let Some(last) = last.filter(|last| last.seq + 1 == next) else { break };
+            write_place(folder, START, &self.chain, last.seq, &last.mac)?;
+            std::fs::remove_file(path).map_err(failed)?;
+            tracing::info!(records = last.seq, "audit records up to here are over their time and deleted");
+        }
+        Ok(())
+    }
+}
+
+fn private(folder: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}

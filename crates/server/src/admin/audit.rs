@@ -1,0 +1,77 @@
+//! Changes by the admin API in the audit log: twice each, before they are done and after, so that a crash in between is
+//! seen, and a change that cannot be recorded is not done.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::request::Parts;
+use millgate_audit::Audit;
+use millgate_types::{Fault, Retry, Source, code};
+use serde_json::{Value, json};
+
+use super::{Answer, Context};
+use crate::flight::Flight;
+
+/// A change that is asked for.
+pub(super) struct Change(Value);
+
+impl Change {
+    pub(super) fn new(context: &Context, head: &Parts, flight: &mut Flight) -> Self {
+        let record = flight.record();
+        Self(json!({
+            "kind": "change",
+            "phase": "asked",
+            "time_ms": now_ms(),
+            "request_id": record.request_id.to_string(),
+            "principal": context.identity.principal.name(),
+            "peer": record.peer.map(|peer| peer.to_string()),
+            "method": head.method.as_str(),
+            "path": head.uri.path(),
+            "change": serde_json::from_slice::<Value>(&context.body).unwrap_or_default(),
+        }))
+    }
+
+    /// Has it on the disk that somebody asked. Fault: `dependency_unavailable`.
+    pub(super) async fn asked(&self, audit: &Audit) -> Result<(), Fault> {
+        audit.record(self.0.to_string().into_bytes()).await.map_err(|error| {
+            let text = "the audit log cannot be written: nothing was changed";
+            Fault::new(code::DEPENDENCY_UNAVAILABLE, Source::Gateway, Retry::Never, text)
+                .with_retry_after(Duration::from_secs(5))
+                .with_cause(error)
+        })
+    }
+
+    /// Has it on the disk what became of it.
+    pub(super) async fn done(&self, audit: &Audit, answer: &Result<Answer, Fault>) {
+        let mut record = self.0.clone();
+        if let Some(members) = record.as_object_mut() {
+            members.shift_remove("change");
+        }
+        record["phase"] = "done".into();
+        record["time_ms"] = now_ms().into();
+        match answer {
+            Ok(answer) => {
+                record["status"] = answer.status.as_u16().into();
+                record["before"] = answer.before.clone().unwrap_or_default();
+                record["after"] = answer.after.clone().unwrap_or_default();
+            }
+            Err(fault) => {
+                record["status"] = fault.status().as_u16().into();
+                record["code"] = fault.code.name.into();
+            }
+        }
+        if let Err(error) = audit.record(record.to_string().into_bytes()).await {
+            // That it was asked for is on record.
+            tracing::error!(%error, "what became of an admin change is not in the audit log");
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The record of a request, from its line of the access log.
+pub(crate) fn call(line: &[u8]) -> Vec<u8> {
+    let members = line.strip_prefix(b"{").unwrap_or(line);
+    [b"{\"kind\":\"call\",", members].concat()
+}

@@ -1,0 +1,123 @@
+//! The audit log: every change, requests where that is asked for, no secret, and no change that is not recorded.
+
+use millgate_testkit::client;
+use millgate_testkit::{AUDIT_KEY, FakeProvider, TestGateway};
+use serde_json::{Value, json};
+
+use super::config;
+use super::pass::chat;
+
+const ADMIN: &str = "mg-admin-key-0123456789a";
+
+async fn start(fake: &FakeProvider, calls: bool) -> TestGateway {
+    let more = format!(
+        "audit: {{ calls: {calls} }}\naccess: {{ keys: required, static: [ {{ name: owner, key: {ADMIN}, roles: [admin] }} ] }}\n"
+    );
+    TestGateway::start(&config(fake, &["ok"], &more)).await
+}
+
+async fn send(gateway: &TestGateway, method: &str, path: &str, body: &Value) -> client::Answer {
+    let bearer = format!("Bearer {ADMIN}");
+    let headers = [("Authorization", &*bearer), ("Content-Type", "application/json")];
+    let sent = client::send(gateway.address(), method, path, &headers, body.to_string().as_bytes()).await;
+    sent.expect("an answer")
+}
+
+fn records(gateway: &TestGateway) -> (String, Vec<Value>) {
+    let (mut text, mut records) = (String::new(), Vec::new());
+    let folder = gateway.folder().join("data/audit");
+    let report = millgate_audit::verify(&folder, AUDIT_KEY, |_, record| {
+        text.push_str(record);
+        records.push(serde_json::from_str(record).expect("a record is JSON"));
+    });
+    assert_eq!(report.expect("the log is whole").records, records.len() as u64);
+    (text, records)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_recorded_before_and_after_it_is_done_without_its_secret() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = start(&fake, false).await;
+    let made = send(&gateway, "POST", "/admin/v1/keys", &json!({ "name": "app" })).await;
+    let key = made.json()["key"].as_str().unwrap().to_owned();
+    let id = made.json()["issued"]["id"].as_str().unwrap().to_owned();
+    // The answer was there: so is the record.
+    let (text, found) = records(&gateway);
+    assert!(!text.contains(&key) && !text.contains(ADMIN), "{text}");
+    let shown = |at: usize, fields: [&str; 4]| fields.map(|field| found[at][field].clone());
+    let fields = ["kind", "phase", "principal", "path"];
+    assert_eq!(shown(0, fields), [json!("change"), json!("asked"), json!("owner"), json!("/admin/v1/keys")]);
+    assert_eq!(found[0]["change"]["name"], "app");
+    assert_eq!(
+        shown(1, ["phase", "status", "before", "method"]),
+        [json!("done"), json!(201), Value::Null, json!("POST")]
+    );
+    assert_eq!(found[1]["after"]["state"], "active");
+    assert_eq!(found[0]["request_id"], found[1]["request_id"]);
+
+    send(&gateway, "DELETE", &format!("/admin/v1/keys/{id}"), &json!({})).await;
+    let refused = send(&gateway, "POST", "/admin/v1/keys", &json!({ "name": "a b" })).await;
+    assert_eq!(refused.status, 400);
+    send(&gateway, "GET", "/admin/v1/keys", &json!({})).await;
+    let (_, found) = records(&gateway);
+    assert_eq!(found.len(), 6, "looking is no change");
+    assert_eq!(
+        (&found[3]["before"]["state"], &found[3]["after"]["state"]),
+        (&json!("active"), &json!("revoked"))
+    );
+    assert_eq!((&found[5]["status"], &found[5]["code"]), (&json!(400), &json!("invalid_value")));
+    gateway.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_cannot_be_recorded_is_not_done_and_requests_go_on() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = start(&fake, true).await;
+    assert_eq!(send(&gateway, "POST", "/admin/v1/keys", &json!({ "name": "one" })).await.status, 201);
+    let (log, aside) = (gateway.folder().join("data/audit"), gateway.folder().join("aside"));
+    std::fs::rename(&log, &aside).unwrap();
+    let refused = send(&gateway, "POST", "/admin/v1/keys", &json!({ "name": "two" })).await;
+    assert_eq!((refused.status, refused.header("x-millgate-error")), (503, Some("dependency_unavailable")));
+    assert!(refused.header("retry-after").is_some());
+    let names = send(&gateway, "GET", "/admin/v1/keys", &json!({})).await.text();
+    assert!(names.contains("\"one\"") && !names.contains("\"two\""), "{names}");
+    assert_eq!(send(&gateway, "POST", "/v1/chat/completions", &chat("openai-ok")).await.status, 200);
+    assert!(gateway.get("/metrics").await.text().contains("millgate_audit_healthy 0"));
+    std::fs::rename(&aside, &log).unwrap();
+    for _ in 0..100 {
+        if send(&gateway, "POST", "/admin/v1/keys", &json!({ "name": "three" })).await.status == 201 {
+            gateway.close().await;
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("it does not recover");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_recorded_where_that_is_asked_for() {
+    for calls in [false, true] {
+        let fake = FakeProvider::start().unwrap();
+        let gateway = start(&fake, calls).await;
+        let answer = send(&gateway, "POST", "/v1/chat/completions", &chat("openai-ok")).await;
+        let id = answer.header("x-request-id").unwrap().to_owned();
+        let mut found = Vec::new();
+        for _ in 0..100 {
+            gateway.get("/metrics").await;
+            found = records(&gateway).1;
+            if !calls || found.iter().any(|record| record["request_id"] == *id) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let call = found.iter().find(|record| record["request_id"] == *id);
+        assert_eq!(call.is_some(), calls);
+        if let Some(call) = call {
+            let facts = ["kind", "principal", "endpoint", "target", "outcome"].map(|field| &call[field]);
+            let facts: Vec<_> = facts.iter().map(|fact| fact.as_str().unwrap_or_default()).collect();
+            assert_eq!(facts, ["call", "owner", "openai-ok", "openai/ok", "completed"]);
+            assert!(call["input_tokens"].as_u64() > Some(0), "{call}");
+        }
+        gateway.close().await;
+    }
+}
