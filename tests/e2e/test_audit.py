@@ -76,9 +76,10 @@ def test_kills_at_random_moments_lose_no_acknowledged_change(tmp_path):
     # A byte of a record is changed: it is found, and the gateway does not go on as if nothing had been.
     segment = sorted((tmp_path / "data/audit").glob("audit-*.jsonl"))[0]
     text = segment.read_text()
+    line = 1 + text[: text.index('"principal":"owner"')].count("\n")
     segment.write_text(text.replace('"principal":"owner"', '"principal":"other"', 1))
     verified = audit(tmp_path, "verify")
-    assert verified.returncode == 1 and f"{segment}:1: record 1 was changed" in verified.stdout, verified.stdout
+    assert verified.returncode == 1 and f"{segment}:{line}: record {line} was changed" in verified.stdout, verified.stdout
     started = subprocess.run(
         [GATEWAY, "start", "--config-path", tmp_path / "millgate.yaml", "--data-dir", tmp_path / "data", "--port", "0"],
         capture_output=True, text=True, timeout=60,
