@@ -201,7 +201,7 @@ pub(crate) async fn fetch_description(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ArtifactError> + Send + 'static,
 ) -> Result<T, ArtifactError> {
-    tokio::task::spawn_blocking(work)
+    crate::gate::blocking(work)
         .await
         .unwrap_or_else(|_| Err(ArtifactError::Cache(std::io::Error::other("the copy was stopped"))))
 }

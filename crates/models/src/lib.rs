@@ -11,6 +11,7 @@ mod described;
 mod doctor;
 mod environment;
 mod follow;
+mod gate;
 mod inference;
 mod live;
 mod model_file;

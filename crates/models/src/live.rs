@@ -104,7 +104,7 @@ pub(crate) async fn load(
 async fn run<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, LoadError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = crate::gate::blocking(work).await;
     done.unwrap_or_else(|_| Err("loading was stopped".to_owned())).map_err(LoadError::Model)
 }
 

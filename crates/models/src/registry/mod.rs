@@ -228,7 +228,7 @@ impl Registry {
             let reason = "the reader stopped".to_owned();
             Err(RegistryError::Unreachable { registry: self.config.name.clone(), reason })
         };
-        tokio::task::spawn_blocking(read).await.unwrap_or_else(stopped)
+        crate::gate::blocking(read).await.unwrap_or_else(stopped)
     }
 
     pub(crate) fn http(&self) -> Option<&HttpRegistry> {
