@@ -201,6 +201,18 @@ pub(crate) struct CreateKey {
     /// NAME=VALUE, of your choice.
     #[arg(long)]
     pub(crate) tag: Vec<String>,
+    /// The person that it is for.
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// The team that it is for.
+    #[arg(long)]
+    pub(crate) team: Option<String>,
+    /// The application that it is for.
+    #[arg(long)]
+    pub(crate) app: Option<String>,
+    /// The organisation above the team.
+    #[arg(long)]
+    pub(crate) organization: Option<String>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

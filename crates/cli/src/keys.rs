@@ -34,6 +34,10 @@ async fn create(admin: &Admin, asked: &CreateKey) -> anyhow::Result<ExitCode> {
         "deny": asked.deny,
         "expires_in": asked.expires_in,
         "tags": tags,
+        "user": asked.user,
+        "team": asked.team,
+        "app": asked.app,
+        "organization": asked.organization,
     });
     let answer = admin.post(&["keys"], &body).await?;
     show(&answer, &asked.reach)

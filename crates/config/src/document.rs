@@ -1,9 +1,11 @@
 //! The canonical document: what the user wrote, typed. The doc comments are the reference manual; the JSON
 //! Schema is made from these types.
 
+use std::collections::BTreeMap;
+
 use indexmap::IndexMap;
 use millgate_provider::{Price, ProviderKind, RatesPerMillion, Settings};
-use millgate_types::{Operation, Permission};
+use millgate_types::{Operation, Owner, Permission};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -699,6 +701,51 @@ pub struct KeyConfig {
     /// Endpoints and targets that it may not reach, whatever is allowed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<String>,
+    /// For whom it calls.
+    #[serde(default, skip_serializing_if = "OwnerConfig::is_nobody")]
+    pub owner: OwnerConfig,
+}
+
+/// For whom a key calls. Limits and budgets can be by these, and what was spent is told apart by them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OwnerConfig {
+    /// A person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// A team.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
+    /// An application.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// The organisation above the team.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub organization: Option<String>,
+    /// Words of your choice.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+}
+
+impl OwnerConfig {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_nobody(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The same as requests carry it.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        let name = |name: &Option<String>| name.as_deref().map(Into::into);
+        Owner {
+            user: name(&self.user),
+            team: name(&self.team),
+            app: name(&self.app),
+            organization: name(&self.organization),
+            tags: self.tags.clone(),
+        }
+    }
 }
 
 fn invoke() -> Vec<Role> {

@@ -18,8 +18,8 @@ pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, Oau
 pub use document::{
     AccessConfig, AccessLog, AuditConfig, Capability, CatalogueConfig, ChatApi, Compat, Config,
     EndpointConfig, EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LimitBy,
-    LimitConfig, LogConfig, ModelConfig, ModelsConfig, NativeConfig, Network, ProviderConfig, RegistryConfig,
-    Role, RuntimeChoice, ServerConfig, ServingConfig, TokenPrices,
+    LimitConfig, LogConfig, ModelConfig, ModelsConfig, NativeConfig, Network, OwnerConfig, ProviderConfig,
+    RegistryConfig, Role, RuntimeChoice, ServerConfig, ServingConfig, TokenPrices,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
 pub use route::{

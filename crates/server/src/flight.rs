@@ -214,6 +214,7 @@ fn blank(request_id: RequestId, method: http::Method, generation: u64) -> Exchan
         path: Box::default(),
         peer: None,
         principal: None,
+        owner: None,
         endpoint: None,
         target: None,
         model_version: None,

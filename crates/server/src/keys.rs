@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use millgate_config::OwnerConfig;
 use millgate_policy::Scope;
 use millgate_store::{KeyRecord, SecretRecord, Store, StoreError};
 use millgate_types::{Fault, Permission, Permissions, Principal, Retry, Source, code};
@@ -52,7 +53,7 @@ impl Reach {
 #[derive(Debug)]
 pub(crate) struct Issued {
     pub(crate) record: KeyRecord,
-    pub(crate) identity: Identity,
+    pub(crate) identity: Arc<Identity>,
     used_ms: AtomicI64,
 }
 
@@ -61,7 +62,11 @@ impl Issued {
         let permissions = record.roles.iter().filter_map(|role| Permission::parse(role)).collect();
         let reach: Reach = serde_json::from_value(record.scope.clone()).unwrap_or_default();
         let principal = Principal::Key(record.name.as_str().into());
-        let identity = Identity { principal, permissions, scope: Arc::new(reach.scope()) };
+        let owner: OwnerConfig = serde_json::from_value(record.owner.clone()).unwrap_or_default();
+        let mut owner = owner.owner();
+        owner.tags.clone_from(&record.tags);
+        let (owner, scope) = (Arc::new(owner), reach.scope());
+        let identity = Arc::new(Identity { principal, owner, permissions, scope });
         let used_ms = AtomicI64::new(record.used_ms.unwrap_or(0));
         Self { record, identity, used_ms }
     }
@@ -188,7 +193,7 @@ impl Keys {
     }
 
     /// Whose key it is, if it is good.
-    pub(crate) fn identity(&self, key: &[u8]) -> Option<Identity> {
+    pub(crate) fn identity(&self, key: &[u8]) -> Option<Arc<Identity>> {
         let known = self.known.load();
         let secret = known.by_hash.get(&self.hash(key))?;
         let now = now_ms();
@@ -196,7 +201,7 @@ impl Keys {
             return None;
         }
         secret.key.used_ms.fetch_max(now, Ordering::Relaxed);
-        Some(secret.key.identity.clone())
+        Some(Arc::clone(&secret.key.identity))
     }
 
     /// All of them, revoked ones too, by id.

@@ -253,7 +253,7 @@ fn identify(
     head: &Parts,
     peer: IpAddr,
     flight: &mut Flight,
-) -> Result<Identity, Fault> {
+) -> Result<Arc<Identity>, Fault> {
     let refused = || Fault::client(code::INVALID_API_KEY, "the API key is missing or not known");
     let mut authorizations = head.headers.get_all(header::AUTHORIZATION).iter();
     let authorization = authorizations.next();
@@ -263,14 +263,11 @@ fn identify(
     let bearer = authorization.and_then(|value| bearer(value.as_bytes()));
     let key = bearer
         .or_else(|| KEY_HEADERS.iter().find_map(|name| head.headers.get(name).map(HeaderValue::as_bytes)));
-    let mut identity = snapshot.identity(gateway.keys.as_deref(), key).ok_or_else(refused)?;
-    match &identity.principal {
-        Principal::Key(name) => flight.record().principal = Some(Arc::clone(name)),
-        // Where no keys are asked for, this machine alone is trusted with more than calls.
-        Principal::Anonymous if !peer.is_loopback() => {
-            identity.permissions = [Permission::Invoke].into_iter().collect();
-        }
-        Principal::Anonymous => {}
+    let identity = snapshot.identity(gateway.keys.as_deref(), key, peer).ok_or_else(refused)?;
+    if let Principal::Key(name) = &identity.principal {
+        let record = flight.record();
+        record.principal = Some(Arc::clone(name));
+        record.owner = Some(Arc::clone(&identity.owner));
     }
     Ok(identity)
 }
@@ -284,7 +281,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 
 /// A call whose body is read and checked, and whose endpoint is known.
 pub(crate) struct Decoded {
-    pub(crate) identity: Identity,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) dialect: Dialect,
     pub(crate) operation: Operation,
     pub(crate) endpoint: Arc<Endpoint>,
@@ -298,7 +295,7 @@ pub(crate) struct Decoded {
 }
 
 /// A call whose rows are read while they are scored.
-fn unread(addressed: Addressed, identity: Identity, flight: &mut Flight) -> Result<Decoded, Fault> {
+fn unread(addressed: Addressed, identity: Arc<Identity>, flight: &mut Flight) -> Result<Decoded, Fault> {
     let missing = || Fault::client(code::NOT_FOUND, "nothing is served at this path");
     let endpoint = addressed.endpoint.ok_or_else(missing)?;
     if !identity.scope.allows_endpoint(&endpoint.name) {
@@ -315,7 +312,7 @@ fn unread(addressed: Addressed, identity: Identity, flight: &mut Flight) -> Resu
 async fn decode(
     snapshot: &Snapshot,
     addressed: Addressed,
-    identity: Identity,
+    identity: Arc<Identity>,
     head: &Parts,
     body: Incoming,
     flight: &mut Flight,

@@ -10,6 +10,7 @@ use known::{Known, KnownModels};
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -269,8 +270,9 @@ pub(crate) struct Snapshot {
     /// The endpoint for moderation calls that name none, as OpenAI's may: the only one there is.
     pub(crate) moderations: Option<Arc<Endpoint>>,
     natives: HashMap<String, Arc<Native>>,
-    keys: Option<HashMap<[u8; 32], Identity>>,
-    anonymous: Identity,
+    keys: Option<HashMap<[u8; 32], Arc<Identity>>>,
+    /// Everybody where no keys are asked for: on this machine, and elsewhere.
+    anonymous: [Arc<Identity>; 2],
     pub(crate) registries: HashMap<String, Arc<Registry>>,
     pub(crate) config: Arc<Config>,
     pub(crate) body_limits: BodyLimits,
@@ -317,9 +319,18 @@ impl Snapshot {
         native::find(&self.natives, path)
     }
 
-    /// Whose key it is; everybody is anonymous where no keys are asked for.
-    pub(crate) fn identity(&self, issued: Option<&Keys>, key: Option<&[u8]>) -> Option<Identity> {
-        let Some(keys) = &self.keys else { return Some(self.anonymous.clone()) };
+    /// Whose key it is; everybody is anonymous where no keys are asked for. This machine alone is then trusted with more
+    /// than calls.
+    pub(crate) fn identity(
+        &self,
+        issued: Option<&Keys>,
+        key: Option<&[u8]>,
+        peer: IpAddr,
+    ) -> Option<Arc<Identity>> {
+        let Some(keys) = &self.keys else {
+            let [here, elsewhere] = &self.anonymous;
+            return Some(Arc::clone(if peer.is_loopback() { here } else { elsewhere }));
+        };
         let key = key?;
         keys.get(&digest(key)).cloned().or_else(|| issued?.identity(key))
     }
@@ -429,8 +440,9 @@ impl Builder {
                     targets: globs(&key.targets),
                     deny: globs(&key.deny),
                 };
-                let identity = Identity { principal, permissions, scope: Arc::new(scope) };
-                (digest(key.key.expose().as_bytes()), identity)
+                let owner = Arc::new(key.owner.owner());
+                let identity = Identity { principal, owner, permissions, scope };
+                (digest(key.key.expose().as_bytes()), Arc::new(identity))
             });
             declared.collect()
         });
@@ -446,11 +458,10 @@ impl Builder {
             direct,
             natives,
             keys,
-            anonymous: Identity {
-                principal: Principal::Anonymous,
-                permissions: Permissions::ALL,
-                scope: Arc::default(),
-            },
+            anonymous: [
+                Identity::anonymous(Permissions::ALL),
+                Identity::anonymous([Permission::Invoke].into_iter().collect()),
+            ],
             registries: self
                 .registries
                 .iter()

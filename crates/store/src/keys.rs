@@ -22,6 +22,8 @@ pub struct KeyRecord {
     pub roles: Vec<String>,
     /// What it may reach, as JSON.
     pub scope: Value,
+    /// For whom it calls, as JSON.
+    pub owner: Value,
     /// Words of its owner's choice.
     pub tags: BTreeMap<String, String>,
     /// The principal that made it.
@@ -58,6 +60,7 @@ fn read(row: &AnyRow) -> Result<KeyRecord, StoreError> {
         prefix: row.try_get("prefix")?,
         roles: serde_json::from_str(&json("roles")?).map_err(broken)?,
         scope: serde_json::from_str(&json("scope")?).map_err(broken)?,
+        owner: serde_json::from_str(&json("owner")?).map_err(broken)?,
         tags: serde_json::from_str(&json("tags")?).map_err(broken)?,
         created_by: row.try_get("created_by")?,
         created_ms: row.try_get("created_ms")?,
@@ -87,14 +90,15 @@ impl Store {
     pub async fn add_key(&self, key: &KeyRecord, secret: &SecretRecord) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         sqlx::query(
-            "INSERT INTO keys (id, name, prefix, roles, scope, tags, created_by, created_ms, updated_ms, expires_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            "INSERT INTO keys (id, name, prefix, roles, scope, owner, tags, created_by, created_ms, updated_ms, expires_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(&key.id)
         .bind(&key.name)
         .bind(&key.prefix)
         .bind(text(&key.roles))
         .bind(text(&key.scope))
+        .bind(text(&key.owner))
         .bind(text(&key.tags))
         .bind(&key.created_by)
         .bind(key.created_ms)
@@ -147,7 +151,7 @@ impl Store {
     /// Every key that was changed at `since_ms` or later, and the secrets of those.
     pub async fn keys_since(&self, since_ms: i64) -> Result<(Vec<KeyRecord>, Vec<SecretRecord>), StoreError> {
         let rows = sqlx::query(concat!(
-            "SELECT id, name, prefix, roles, scope, tags, created_by, created_ms, updated_ms, expires_ms, ",
+            "SELECT id, name, prefix, roles, scope, owner, tags, created_by, created_ms, updated_ms, expires_ms, ",
             "revoked_ms, used_ms FROM keys WHERE updated_ms >= $1 ORDER BY created_ms, id"
         ))
         .bind(since_ms)

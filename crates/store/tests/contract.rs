@@ -35,6 +35,7 @@ fn key(name: &str, at: i64) -> (KeyRecord, SecretRecord) {
         prefix: "mg-abc".to_owned(),
         roles: vec!["invoke".to_owned()],
         scope: json!({ "endpoints": ["chat-*"] }),
+        owner: json!({ "team": "fraud" }),
         tags: BTreeMap::from([("team".to_owned(), "a \"quoted\" one".to_owned())]),
         created_by: "owner".to_owned(),
         created_ms: at,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::{Code, Dialect, Money, Operation, RequestId, Source, Usage};
+use crate::{Code, Dialect, Money, Operation, Owner, RequestId, Source, Usage};
 
 /// How the body travelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub struct Exchange {
     pub peer: Option<IpAddr>,
     /// The caller's name; `None` before identification.
     pub principal: Option<Arc<str>>,
+    /// For whom the caller calls; `None` before identification and for callers without a key.
+    pub owner: Option<Arc<Owner>>,
     /// The endpoint, once known.
     pub endpoint: Option<Arc<str>>,
     /// The last target tried, `provider/model` or a `models:/` URI.

@@ -27,6 +27,6 @@ pub use id::RequestId;
 pub use model_ref::{ModelRef, ModelRefError, VersionSelector};
 pub use moderation::{Judgement, ModerationAnswer, ModerationCall, ModerationInput};
 pub use money::Money;
-pub use principal::{Permission, Permissions, Principal};
+pub use principal::{Owner, Permission, Permissions, Principal};
 pub use rerank::{Document, Ranked, RerankAnswer, RerankCall};
 pub use usage::{Billed, Usage};

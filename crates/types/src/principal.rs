@@ -1,5 +1,6 @@
 //! Who calls.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The caller as established from the request's headers alone, before a body byte is read.
@@ -20,6 +21,21 @@ impl Principal {
             Self::Key(name) => name,
         }
     }
+}
+
+/// For whom a caller calls: what limits, budgets and records tell callers apart by, beside the principal's own name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// The person.
+    pub user: Option<Arc<str>>,
+    /// The team that the person or the key belongs to.
+    pub team: Option<Arc<str>>,
+    /// The application.
+    pub app: Option<Arc<str>>,
+    /// The organisation above the team.
+    pub organization: Option<Arc<str>>,
+    /// Words of the owner's choice, for grouping what was spent.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// What a caller may do. Each holds for the whole gateway.

@@ -15,7 +15,7 @@ use crate::snapshot::Snapshot;
 pub(crate) struct Context {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) identity: Identity,
+    pub(crate) identity: Arc<Identity>,
     pub(super) params: Vec<(String, String)>,
     pub(super) query: String,
     pub(super) body: Bytes,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use millgate_config::Period;
+use millgate_config::{OwnerConfig, Period};
 use millgate_store::KeyRecord;
 use millgate_types::{Fault, Permission, Permissions, code};
 use schemars::{JsonSchema, SchemaGenerator};
@@ -93,6 +93,8 @@ struct KeyView {
     state: &'static str,
     roles: Vec<String>,
     reach: Reach,
+    /// For whom it calls.
+    owner: OwnerConfig,
     tags: BTreeMap<String, String>,
     created_by: Option<String>,
     /// Milliseconds since 1970, as all times here.
@@ -119,6 +121,7 @@ impl KeyView {
             state,
             roles: record.roles.clone(),
             reach: serde_json::from_value(record.scope.clone()).unwrap_or_default(),
+            owner: serde_json::from_value(record.owner.clone()).unwrap_or_default(),
             tags: record.tags.clone(),
             created_by: Some(record.created_by.clone()),
             created_ms: Some(record.created_ms),
@@ -142,7 +145,8 @@ impl KeyView {
                 targets: key.targets.clone(),
                 deny: key.deny.clone(),
             },
-            tags: BTreeMap::new(),
+            owner: OwnerConfig { tags: BTreeMap::new(), ..key.owner.clone() },
+            tags: key.owner.tags.clone(),
             created_by: None,
             created_ms: None,
             expires_ms: None,
@@ -170,6 +174,14 @@ struct NewKey {
     /// Endpoints and targets that may not be reached.
     #[serde(default)]
     deny: Vec<String>,
+    /// The person that it is for.
+    user: Option<String>,
+    /// The team. A key that is issued with a team's key is that team's, unless an admin says otherwise.
+    team: Option<String>,
+    /// The application.
+    app: Option<String>,
+    /// The organisation; for it holds what holds for the team.
+    organization: Option<String>,
     /// How long it is good: `90d`, `12h`. Default: until it is revoked.
     expires_in: Option<Period>,
     /// Words of your choice.
@@ -244,6 +256,16 @@ async fn issue(context: &Context) -> Result<Answer, Fault> {
         let text = "it would reach what your own key may not";
         return Err(Fault::client(code::PERMISSION_DENIED, text).with_param("endpoints"));
     }
+    let owner = OwnerConfig {
+        user: word(asked.user, "user")?,
+        team: inherited(context, asked.team, context.identity.owner.team.as_deref(), "team")?,
+        app: word(asked.app, "app")?,
+        organization: {
+            let own = context.identity.owner.organization.as_deref();
+            inherited(context, asked.organization, own, "organization")?
+        },
+        tags: BTreeMap::new(),
+    };
     let expires_ms = match asked.expires_in {
         Some(Period(Duration::ZERO)) => {
             return Err(Fault::invalid_value("expires_in", "a key is good for longer than nothing"));
@@ -257,6 +279,7 @@ async fn issue(context: &Context) -> Result<Answer, Fault> {
         name: asked.name,
         roles: asked.roles,
         scope: serde_json::to_value(&reach).unwrap_or_default(),
+        owner: serde_json::to_value(&owner).unwrap_or_default(),
         tags: asked.tags,
         created_by: context.identity.principal.name().to_owned(),
         expires_ms,
@@ -267,6 +290,37 @@ async fn issue(context: &Context) -> Result<Answer, Fault> {
     let view = KeyView::issued(&issued);
     let answer = Answer::with(StatusCode::CREATED, &NewlyIssued { key, issued: KeyView::issued(&issued) })?;
     Ok(answer.changing(None, &view))
+}
+
+/// A name of an owner.
+fn word(name: Option<String>, param: &'static str) -> Result<Option<String>, Fault> {
+    match name {
+        Some(name) if name.is_empty() || name.len() > NAME || name.chars().any(char::is_control) => {
+            Err(Fault::invalid_value(param, format!("a name has 1 to {NAME} bytes")))
+        }
+        name => Ok(name),
+    }
+}
+
+/// What a key belongs to, so do those that are issued with it: nobody but an admin spends another team's money.
+fn inherited(
+    context: &Context,
+    asked: Option<String>,
+    own: Option<&str>,
+    param: &'static str,
+) -> Result<Option<String>, Fault> {
+    let asked = word(asked, param)?;
+    if context.identity.permissions.has(Permission::Admin) {
+        return Ok(asked);
+    }
+    match (asked, own) {
+        (None, own) => Ok(own.map(str::to_owned)),
+        (Some(asked), Some(own)) if asked == own => Ok(Some(asked)),
+        _ => {
+            let text = "only an admin issues keys for others";
+            Err(Fault::client(code::PERMISSION_DENIED, text).with_param(param))
+        }
+    }
 }
 
 fn check_name(context: &Context, keys: &Keys, name: &str) -> Result<(), Fault> {

@@ -114,7 +114,7 @@ impl Answer {
 pub(crate) async fn serve(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
-    identity: Identity,
+    identity: Arc<Identity>,
     head: &Parts,
     body: Incoming,
     flight: &mut Flight,
