@@ -13,6 +13,7 @@ mod rollout;
 mod run;
 mod serve;
 mod store;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,9 @@ fn main() -> ExitCode {
         Command::Models(Models::Show(arguments)) => registry::show(&arguments),
         Command::Audit(command) => audit::audit(&command),
         Command::Keys(command) => keys::keys(&command),
+        Command::Usage(arguments) => usage::usage(&arguments),
+        Command::Limits(reach) => usage::limits(&reach),
+        Command::Budgets(reach) => usage::budgets(&reach),
         Command::Rollout(command) => rollout::rollout(&command),
         Command::Check(arguments) => check::check(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),

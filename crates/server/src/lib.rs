@@ -2,12 +2,15 @@
 //! reload. `pipeline.rs` is the place to read first.
 
 mod admin;
+mod admit;
 mod body;
 mod dispatch;
 mod flight;
 mod gateway;
 mod identity;
 mod keys;
+mod ledger;
+mod limits;
 mod listener;
 mod listing;
 mod native;
@@ -21,5 +24,6 @@ mod webhook;
 
 pub use gateway::{ApplyError, Gateway, Kept, Readiness, RouteProblem};
 pub use keys::Keys;
+pub use ledger::Ledger;
 pub use listener::{Listener, ListenerLimits};
 pub use reload::{ConfigSource, Reloader};
