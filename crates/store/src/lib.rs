@@ -4,6 +4,7 @@
 
 mod keys;
 mod ledger;
+mod shared;
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use sqlx::any::AnyPoolOptions;
 
 pub use keys::{KeyRecord, SecretRecord};
 pub use ledger::{LedgerRow, SLOT_MS, Spender, UsageSum, sums};
+pub use shared::{Shared, SharedAnswer, SharedAsk, SharedCell, SharedKind};
 
 /// How long a statement waits for a connection, and SQLite for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);
