@@ -38,10 +38,12 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
     };
     section("PostgreSQL");
     let postgres = postgres::start()?;
-    section("Redis");
+    section("Redis and nginx");
     // Tests start their own, to stop it again.
-    if ensure_apt("redis-server", "redis-server")?.is_none() {
-        say("no redis-server: tests with shared counts are left out");
+    for (program, package) in [("redis-server", "redis-server"), ("nginx", "nginx-light")] {
+        if ensure_apt(program, package)?.is_none() {
+            say(&format!("no {program}: tests with several replicas are left out"));
+        }
     }
     if !arguments.no_rust {
         section("Rust tests");
