@@ -4,21 +4,26 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use millgate_policy::{Limit, Now, Span};
-use millgate_store::{LedgerRow, Spender, Store, StoreError, UsageSum};
-use millgate_types::{Exchange, Owner, RequestId};
+use millgate_store::{LedgerBatch, LedgerRow, SLOT_MS, Spender, Store, StoreError, UsageSum};
+use millgate_types::{Exchange, Operation, Outcome, Owner, RequestId};
 
 use crate::keys::now_ms;
 use crate::limits::{Rule, Who};
 
 /// Pause between two writes.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Pause between two looks at what dead writers left.
+const LOOK: Duration = Duration::from_secs(20);
 /// A writer that was not seen for this long is dead.
 const DEAD_AFTER_MS: i64 = 60_000;
+/// A writer that has nothing to write says that it lives this often.
+const SEEN_MS: i64 = 15_000;
 /// Rows that may wait for the store. More go to a file of their own in the data folder.
 const WAITING: usize = 100_000;
 /// Rows of one transaction.
@@ -44,11 +49,18 @@ pub struct Ledger {
 
 #[derive(Default)]
 struct State {
+    /// Of calls that cost something.
     rows: Vec<LedgerRow>,
+    /// Of all calls, by where their names stand.
+    sums: HashMap<Same, (Kept, Spender, UsageSum)>,
+    /// A batch that was made and could be put nowhere.
+    stuck: Option<LedgerBatch>,
     /// Calls under way, and whether the store knows of them.
     open: HashMap<RequestId, (LedgerRow, bool)>,
     closed: Vec<String>,
     failing: bool,
+    /// When the store was last written to.
+    seen_ms: i64,
     /// Bytes in the spill file.
     spilled: u64,
     /// Rows that found no place anywhere.
@@ -85,7 +97,8 @@ impl Ledger {
                 "a process died with calls under way; what they had reserved counts as spent"
             );
         }
-        ledger.store.write_ledger(&ledger.replica, now_ms(), &[], &[], &[]).await?;
+        ledger.store.forget_batches(now_ms() - 86_400_000).await?;
+        ledger.write().await?;
         Ok(Arc::new(ledger))
     }
 
@@ -138,16 +151,11 @@ impl Ledger {
         if exchange.attempts == 0 || exchange.endpoint.is_none() {
             return;
         }
-        if state.rows.len() >= WAITING && !state.failing {
-            state.lost += 1;
-            return;
-        }
         if exchange.hops.is_empty() {
-            state.rows.push(row(exchange, exchange, at_ms, 0));
-        } else {
-            let rows = exchange.hops.iter().enumerate();
-            let rows: Vec<_> = rows.map(|(number, hop)| row(exchange, hop, at_ms, number)).collect();
-            state.rows.extend(rows);
+            state.note(exchange, exchange, at_ms, 0);
+        }
+        for (number, hop) in exchange.hops.iter().enumerate() {
+            state.note(exchange, hop, at_ms, number);
         }
     }
 
@@ -155,27 +163,29 @@ impl Ledger {
     pub(crate) async fn write(&self) -> Result<(), StoreError> {
         let _one = self.writing.lock().await;
         loop {
-            let (rows, opened, closed, more) = {
+            let (batch, opened, closed, more) = {
                 let mut state = self.state();
-                let count = state.rows.len().min(BATCH);
-                let rows: Vec<_> = state.rows.drain(..count).collect();
                 let mut opened = Vec::new();
                 for (row, known) in state.open.values_mut().filter(|(_, known)| !known) {
                     *known = true;
                     opened.push(row.clone());
                 }
-                let more = !state.rows.is_empty();
-                (rows, opened, std::mem::take(&mut state.closed), more)
+                let batch = state.batch();
+                (batch, opened, mem::take(&mut state.closed), !state.rows.is_empty())
             };
-            match self.store.write_ledger(&self.replica, now_ms(), &rows, &opened, &closed).await {
+            let idle = batch.is_empty() && opened.is_empty() && closed.is_empty();
+            if idle && now_ms() < self.state().seen_ms + SEEN_MS {
+                return Ok(());
+            }
+            match self.store.write_ledger(&self.replica, now_ms(), &batch, &opened, &closed).await {
                 Ok(_) if self.state().failing => {
                     self.state().failing = false;
                     tracing::info!("the ledger is written again");
                     self.bring_back().await?;
                 }
-                Ok(_) => {}
+                Ok(_) => self.state().seen_ms = now_ms(),
                 Err(error) => {
-                    self.put_aside(&rows, &closed, &error);
+                    self.put_aside(batch, closed, &error);
                     return Err(error);
                 }
             }
@@ -185,32 +195,27 @@ impl Ledger {
         }
     }
 
-    /// Puts rows that the store would not take into a file: they outlive this process there.
-    fn put_aside(&self, rows: &[LedgerRow], closed: &[String], error: &StoreError) {
-        let mut lines = Vec::new();
-        for row in rows {
-            if serde_json::to_writer(&mut lines, row).is_ok() {
-                lines.push(b'\n');
-            }
-        }
+    /// Puts a batch that the store would not take into a file: it outlives this process there.
+    fn put_aside(&self, batch: LedgerBatch, closed: Vec<String>, error: &StoreError) {
         let mut state = self.state();
-        if !std::mem::replace(&mut state.failing, true) {
+        if !mem::replace(&mut state.failing, true) {
             tracing::error!(%error, "the ledger cannot be written; its rows wait in the data folder");
         }
-        state.closed.extend_from_slice(closed);
-        if lines.is_empty() {
+        state.closed.extend(closed);
+        if batch.is_empty() {
             return;
         }
+        let mut line = serde_json::to_vec(&batch).unwrap_or_default();
+        line.push(b'\n');
         let written = File::options().append(true).create(true).open(&self.spill).and_then(|mut file| {
-            file.write_all(&lines)?;
+            file.write_all(&line)?;
             file.sync_data()
         });
         match written {
-            Ok(()) => state.spilled += lines.len() as u64,
+            Ok(()) => state.spilled += line.len() as u64,
             Err(error) => {
-                tracing::error!(%error, rows = rows.len(), "rows of the ledger can be put nowhere; they wait in memory");
-                let waiting = std::mem::take(&mut state.rows);
-                state.rows = rows.iter().cloned().chain(waiting).collect();
+                tracing::error!(%error, "rows of the ledger can be put nowhere; they wait in memory");
+                state.stuck = Some(batch);
                 state.spilled = SPILL + 1;
             }
         }
@@ -222,17 +227,16 @@ impl Ledger {
             self.state().spilled = 0;
             return Ok(());
         };
-        let mut rows = Vec::new();
+        let mut batches = 0;
         // A line that a crash cut short was never acknowledged.
         for line in BufReader::new(file).lines().map_while(Result::ok) {
-            rows.extend(serde_json::from_str::<LedgerRow>(&line).ok());
-        }
-        for rows in rows.chunks(BATCH) {
-            self.store.write_ledger(&self.replica, now_ms(), rows, &[], &[]).await?;
+            let Ok(batch) = serde_json::from_str::<LedgerBatch>(&line) else { continue };
+            self.store.write_ledger(&self.replica, now_ms(), &batch, &[], &[]).await?;
+            batches += 1;
         }
         let _gone = std::fs::remove_file(&self.spill);
         self.state().spilled = 0;
-        tracing::info!(rows = rows.len(), "rows of the ledger that had been put aside are written");
+        tracing::info!(batches, "what the ledger had put aside is written");
         Ok(())
     }
 
@@ -286,6 +290,80 @@ impl Ledger {
     }
 }
 
+impl State {
+    fn note(&mut self, exchange: &Exchange, hop: &Exchange, at_ms: i64, number: usize) {
+        let same = Same::of(exchange, hop, at_ms);
+        let used = used(hop, at_ms);
+        let (_, spender, sum) = self.sums.entry(same).or_insert_with(|| {
+            let slot_ms = at_ms - at_ms.rem_euclid(SLOT_MS);
+            let spender = spender(exchange, hop);
+            let sum = UsageSum { slot_ms, spender: spender.clone(), ..UsageSum::default() };
+            (Kept::of(exchange, hop), spender, sum)
+        });
+        sum.add(&used);
+        sum.failed += i64::from(hop.outcome == Outcome::Failed);
+        // Without a cost there is nothing to account for but that it was used.
+        if used.cost.is_none_or(|cost| cost == 0) {
+            return;
+        }
+        let id = &exchange.request_id;
+        let id = if number == 0 { format!("{id}") } else { format!("{id}.{number}") };
+        let outcome = hop.outcome.name().to_owned();
+        let row = LedgerRow { id, spender: spender.clone(), outcome, ..used };
+        if self.rows.len() < WAITING { self.rows.push(row) } else { self.lost += 1 }
+    }
+
+    /// What is to be written now.
+    fn batch(&mut self) -> LedgerBatch {
+        if let Some(stuck) = self.stuck.take() {
+            return stuck;
+        }
+        let count = self.rows.len().min(BATCH);
+        LedgerBatch {
+            id: format!("{}", RequestId::random()),
+            rows: self.rows.drain(..count).collect(),
+            sums: self.sums.drain().map(|(_, (_, _, sum))| sum).collect(),
+        }
+    }
+}
+
+/// Where the names of a call stand, which tells most calls apart without comparing a letter. What is the same and stands
+/// elsewhere becomes one sum in the store.
+#[derive(PartialEq, Eq, Hash)]
+struct Same {
+    slot: i64,
+    names: [usize; 5],
+    operation: Option<Operation>,
+}
+
+impl Same {
+    fn of(exchange: &Exchange, hop: &Exchange, at_ms: i64) -> Self {
+        let name = |name: &Option<Arc<str>>| name.as_ref().map_or(0, |name| name.as_ptr() as usize);
+        let owner = exchange.owner.as_ref().map_or(0, |owner| Arc::as_ptr(owner) as usize);
+        let names = [
+            name(&exchange.principal),
+            owner,
+            name(&exchange.endpoint),
+            name(&hop.target),
+            name(&hop.model_version),
+        ];
+        Self { slot: at_ms.div_euclid(SLOT_MS), names, operation: hop.operation.or(exchange.operation) }
+    }
+}
+
+/// Keeps names where they stand as long as [`Same`] goes by that.
+struct Kept {
+    _names: [Option<Arc<str>>; 4],
+    _owner: Option<Arc<Owner>>,
+}
+
+impl Kept {
+    fn of(exchange: &Exchange, hop: &Exchange) -> Self {
+        let names = [&exchange.principal, &exchange.endpoint, &hop.target, &hop.model_version];
+        Self { _names: names.map(Clone::clone), _owner: exchange.owner.clone() }
+    }
+}
+
 /// What sums say was spent of a budget since `from`, and by whom.
 fn spent<'a>(rule: &'a Rule, sums: &'a [UsageSum], from: i64) -> impl Iterator<Item = (Arc<str>, u64)> + 'a {
     let counts = move |sum: &&UsageSum| sum.slot_ms >= from && rule.covers(&sum.spender.endpoint);
@@ -305,20 +383,17 @@ fn spent<'a>(rule: &'a Rule, sums: &'a [UsageSum], from: i64) -> impl Iterator<I
     })
 }
 
-/// The row of a call, or of one of its hops.
-fn row(exchange: &Exchange, hop: &Exchange, at_ms: i64, number: usize) -> LedgerRow {
-    let id = &exchange.request_id;
+/// What a call used, or one of its hops.
+fn used(hop: &Exchange, at_ms: i64) -> LedgerRow {
     let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     LedgerRow {
-        id: if number == 0 { format!("{id}") } else { format!("{id}.{number}") },
         at_ms,
-        spender: spender(exchange, hop),
-        outcome: hop.outcome.name().to_owned(),
         input_tokens: count(hop.usage.prompt_total()),
         output_tokens: count(hop.usage.completion_total()),
         rows: count(hop.rows),
         cost: hop.cost.map(|cost| cost.0),
         estimated: hop.usage.estimated,
+        ..LedgerRow::default()
     }
 }
 
@@ -346,7 +421,7 @@ pub(crate) fn spender(exchange: &Exchange, hop: &Exchange) -> Spender {
 }
 
 async fn follow(ledger: Weak<Ledger>) {
-    let mut looked = SystemTime::now();
+    let mut looked = Instant::now();
     loop {
         tokio::time::sleep(PAUSE).await;
         let Some(ledger) = ledger.upgrade() else { return };
@@ -358,13 +433,18 @@ async fn follow(ledger: Weak<Ledger>) {
         if lost > 0 {
             tracing::error!(rows = lost, "the ledger is behind; rows are lost");
         }
-        if ledger.store.kind() != "sqlite"
-            && looked.elapsed().is_ok_and(|since| since > Duration::from_secs(20))
-        {
-            looked = SystemTime::now();
-            if let Err(error) = ledger.store.settle_the_dead(now_ms() - DEAD_AFTER_MS, now_ms()).await {
-                tracing::warn!(%error, "what dead processes left could not be settled");
-            }
+        if looked.elapsed() < LOOK {
+            continue;
+        }
+        looked = Instant::now();
+        if let Err(error) = ledger.store.forget_batches(now_ms() - 86_400_000).await {
+            tracing::debug!(%error, "batches of the ledger are not forgotten");
+        }
+        if ledger.store.kind() == "sqlite" {
+            continue;
+        }
+        if let Err(error) = ledger.store.settle_the_dead(now_ms() - DEAD_AFTER_MS, now_ms()).await {
+            tracing::warn!(%error, "what dead processes left could not be settled");
         }
     }
 }

@@ -1,4 +1,4 @@
--- What calls used and cost: one row per call and target, written once and never changed. Times are milliseconds since
+-- What calls cost: one row per call and target, written once and never changed. Times are milliseconds since
 -- 1970, money is nano-USD, tags are JSON. A cost of NULL is not known.
 CREATE TABLE ledger (
     id            TEXT PRIMARY KEY,
@@ -58,4 +58,10 @@ CREATE TABLE ledger_open (
 CREATE TABLE ledger_writers (
     replica       TEXT PRIMARY KEY,
     seen_ms       BIGINT NOT NULL
+);
+
+-- What was written last: an answer that was lost on the way is no reason to write a batch twice.
+CREATE TABLE ledger_batches (
+    id            TEXT PRIMARY KEY,
+    at_ms         BIGINT NOT NULL
 );

@@ -41,10 +41,10 @@ pub struct Spender {
     pub operation: String,
 }
 
-/// One call at one target.
+/// One call at one target, which cost something or may have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerRow {
-    /// The request's id, and the number of the target within it. A row that is there is not written again.
+    /// The request's id, and the number of the target within it.
     pub id: String,
     /// When it ended, in milliseconds since 1970.
     pub at_ms: i64,
@@ -160,7 +160,7 @@ fn tags(spender: &Spender) -> String {
     serde_json::to_string(&spender.tags).unwrap_or_else(|_| "{}".to_owned())
 }
 
-async fn insert(connection: &mut AnyConnection, rows: &[LedgerRow]) -> Result<u64, sqlx::Error> {
+async fn insert(connection: &mut AnyConnection, rows: &[LedgerRow]) -> Result<(), sqlx::Error> {
     // Only these two texts: a statement is prepared once.
     let sql: &'static str = if rows.len() == ROWS { &WHOLE } else { &SINGLE };
     let mut query = sqlx::query(AssertSqlSafe(sql));
@@ -186,7 +186,7 @@ async fn insert(connection: &mut AnyConnection, rows: &[LedgerRow]) -> Result<u6
             .bind(row.cost)
             .bind(i64::from(row.estimated));
     }
-    Ok(query.execute(connection).await?.rows_affected())
+    query.execute(connection).await.map(drop)
 }
 
 async fn add_sum(connection: &mut AnyConnection, sum: &UsageSum) -> Result<(), sqlx::Error> {
@@ -247,6 +247,25 @@ fn spender(row: &AnyRow) -> Result<Spender, sqlx::Error> {
     })
 }
 
+/// What is written at once: rows of calls that cost something, and sums over them and all others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerBatch {
+    /// Random. A batch that is there is not written again.
+    pub id: String,
+    /// Calls that cost something.
+    pub rows: Vec<LedgerRow>,
+    /// What all calls used.
+    pub sums: Vec<UsageSum>,
+}
+
+impl LedgerBatch {
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.sums.is_empty()
+    }
+}
+
 /// Sums of rows by slot and spender.
 #[must_use]
 pub fn sums(rows: &[LedgerRow]) -> Vec<UsageSum> {
@@ -264,43 +283,36 @@ pub fn sums(rows: &[LedgerRow]) -> Vec<UsageSum> {
 }
 
 impl Store {
-    /// Appends rows, with the sums, and notes which calls are under way now; all of it or nothing. Rows that are there
-    /// already are left out. Gives how many were new.
+    /// Writes a batch, and notes which calls are under way now; all of it or nothing. `false`: the batch was there already.
     pub async fn write_ledger(
         &self,
         replica: &str,
         now_ms: i64,
-        rows: &[LedgerRow],
+        batch: &LedgerBatch,
         opened: &[LedgerRow],
         closed: &[String],
-    ) -> Result<u64, StoreError> {
+    ) -> Result<bool, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let mut fresh = 0;
-        let mut counted = Vec::with_capacity(rows.len());
-        for chunk in rows.chunks(ROWS) {
-            // A whole chunk of new rows is the rule. After an answer of the database was lost, some may be there.
-            if chunk.len() == ROWS {
-                let new = insert(&mut transaction, chunk).await?;
-                if new as usize == ROWS {
-                    counted.extend_from_slice(chunk);
-                    fresh += new;
+        let noted =
+            sqlx::query("INSERT INTO ledger_batches (id, at_ms) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING")
+                .bind(&batch.id)
+                .bind(now_ms)
+                .execute(&mut *transaction)
+                .await?;
+        let fresh = noted.rows_affected() == 1;
+        if fresh {
+            for chunk in batch.rows.chunks(ROWS) {
+                if chunk.len() == ROWS {
+                    insert(&mut transaction, chunk).await?;
                     continue;
                 }
-                if new > 0 {
-                    return Err(StoreError::Database("rows of the ledger were written in part".to_owned()));
-                }
-                continue;
-            }
-            for row in chunk {
-                let new = insert(&mut transaction, std::slice::from_ref(row)).await?;
-                fresh += new;
-                if new == 1 {
-                    counted.push(row.clone());
+                for row in chunk {
+                    insert(&mut transaction, std::slice::from_ref(row)).await?;
                 }
             }
-        }
-        for sum in sums(&counted) {
-            add_sum(&mut transaction, &sum).await?;
+            for sum in &batch.sums {
+                add_sum(&mut transaction, sum).await?;
+            }
         }
         for row in opened {
             let text = serde_json::to_string(row).unwrap_or_default();
@@ -326,6 +338,15 @@ impl Store {
         .await?;
         transaction.commit().await?;
         Ok(fresh)
+    }
+
+    /// Forgets which batches were written before a moment: nobody tries them again.
+    pub async fn forget_batches(&self, before_ms: i64) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM ledger_batches WHERE at_ms < $1")
+            .bind(before_ms)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
     }
 
     /// Ends what writers left that were not seen since `before_ms`: what they had reserved becomes rows with the outcome

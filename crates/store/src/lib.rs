@@ -13,7 +13,7 @@ use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
 
 pub use keys::{KeyRecord, SecretRecord};
-pub use ledger::{LedgerRow, SLOT_MS, Spender, UsageSum, sums};
+pub use ledger::{LedgerBatch, LedgerRow, SLOT_MS, Spender, UsageSum, sums};
 pub use shared::{Shared, SharedAnswer, SharedAsk, SharedCell, SharedKind};
 
 /// How long a statement waits for a connection, and SQLite for a lock.
