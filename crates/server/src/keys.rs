@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::identity::{Identity, globs};
+use crate::identity::{Identity, scope};
 
 /// How keys begin: found in a place where they should not be, they are known for what they are.
 const PREFIX: &str = "mgk-";
@@ -45,7 +45,7 @@ pub(crate) struct Reach {
 
 impl Reach {
     pub(crate) fn scope(&self) -> Scope {
-        Scope { endpoints: globs(&self.endpoints), targets: globs(&self.targets), deny: globs(&self.deny) }
+        scope(&self.endpoints, &self.targets, &self.deny)
     }
 }
 

@@ -26,7 +26,7 @@ use millgate_models::{
     Batching, ChatModel, Deployment, DeploymentSpec, Instances, Models, Registry, RegistryAuth,
     RegistryConfig, Window,
 };
-use millgate_policy::{Limiter, Rate, Route, Scope};
+use millgate_policy::{Limiter, Rate, Route};
 use millgate_provider::{Family, ProviderKind};
 use millgate_scoring::Template;
 use millgate_types::{Dialect, ModelRef, Operation, Permission, Permissions, Principal};
@@ -35,7 +35,7 @@ use sha2::{Digest, Sha256};
 
 use crate::body::BodyLimits;
 use crate::dispatch::{ChatTarget, Described};
-use crate::identity::{Identity, globs};
+use crate::identity::{Identity, scope};
 use crate::keys::Keys;
 use crate::native::{self, Native};
 use crate::openapi::OpenApi;
@@ -435,11 +435,7 @@ impl Builder {
             let declared = config.access.declared.iter().map(|key| {
                 let permissions = key.roles.iter().copied().map(Permission::from).collect();
                 let principal = Principal::Key(key.name.as_str().into());
-                let scope = Scope {
-                    endpoints: globs(&key.endpoints),
-                    targets: globs(&key.targets),
-                    deny: globs(&key.deny),
-                };
+                let scope = scope(&key.endpoints, &key.targets, &key.deny);
                 let owner = Arc::new(key.owner.owner());
                 let identity = Identity { principal, owner, permissions, scope };
                 (digest(key.key.expose().as_bytes()), Arc::new(identity))
