@@ -9,6 +9,7 @@ use millgate_types::{Operation, Owner, Permission};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::access::{IntrospectionConfig, IssuerConfig, TrustedProxiesConfig};
 use crate::credential::CredentialConfig;
 use crate::route::RouteConfig;
 use crate::serving::{BatchingConfig, BulkConfig, InstancesConfig};
@@ -663,6 +664,15 @@ pub struct AccessConfig {
     /// random one in the data folder. Another one makes all issued keys unknown. Read at start only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_pepper: Option<Secret>,
+    /// Issuers whose signed tokens (JWT) are good in place of a key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<IssuerConfig>,
+    /// Where other tokens are asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub introspection: Option<IntrospectionConfig>,
+    /// Proxies that say where requests come from, and whose they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_proxies: Option<TrustedProxiesConfig>,
     /// Serve without keys on an address other than loopback. Without it such a start is refused.
     pub allow_open_on_network: bool,
     /// Callers may name `provider/model` as the model, beside the endpoints. Default `false`.

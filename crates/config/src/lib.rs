@@ -2,6 +2,7 @@
 //! give one canonical [`Config`]. Must not start, connect to or write anything; environment variables and
 //! secret files are the only things it reads besides the document.
 
+mod access;
 mod check;
 mod credential;
 mod document;
@@ -14,6 +15,7 @@ mod schema;
 mod serving;
 mod value;
 
+pub use access::{IntrospectionConfig, IssuerConfig, RoleRuleConfig, TrustedProxiesConfig};
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
     AccessConfig, AccessLog, AuditConfig, Capability, CatalogueConfig, ChatApi, Compat, Config,

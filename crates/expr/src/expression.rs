@@ -8,7 +8,11 @@ use serde_json::Value as Json;
 
 use crate::condition::{ENV, compile, plain};
 
-/// An expression, with the bounds of a [`Condition`](crate::Condition).
+/// The most parts that `split` gives.
+const MAX_PARTS: usize = 1000;
+
+/// An expression, with the bounds of a [`Condition`](crate::Condition). Beside what CEL has, `split(text, separator)` gives
+/// the parts of a text without the space around them.
 pub struct Expression {
     text: String,
     name: &'static str,
@@ -53,6 +57,12 @@ impl Expression {
         let mut context = Context::with_env(Arc::clone(&ENV));
         let value = cel::to_value(value).map_err(|_| "a value has no counterpart in CEL".to_owned())?;
         context.add_variable_from_value(self.name, value);
+        let split = |text: Arc<String>, separator: Arc<String>| -> Value {
+            let parts = text.split(separator.as_str()).take(MAX_PARTS);
+            let parts = parts.map(|part| Value::String(Arc::new(part.trim().to_owned())));
+            Value::List(Arc::new(parts.collect()))
+        };
+        context.add_function("split", split).map_err(|_| "a function is there twice".to_owned())?;
         self.program.execute(&context).map_err(|error| plain(&error))
     }
 }
@@ -74,6 +84,7 @@ mod tests {
             ("'ml' in claims.groups", Ok(true)),
             ("has(claims.groups) && claims.groups.exists(g, g.startsWith('op'))", Ok(true)),
             ("has(claims.team)", Ok(false)),
+            ("'b' in split(claims.sub + ', b ,c', ',')", Ok(true)),
             ("claims.sub.endsWith('@corp')", Ok(false)),
         ] {
             assert_eq!(claims(text).holds(&value), expected, "{text}");

@@ -3,6 +3,7 @@
 
 mod admin;
 mod body;
+mod directory;
 mod dispatch;
 mod flight;
 mod gateway;
@@ -15,6 +16,7 @@ mod openapi;
 mod pipeline;
 mod reload;
 mod reply;
+mod sign_on;
 mod snapshot;
 mod surface;
 mod webhook;

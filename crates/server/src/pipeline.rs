@@ -27,9 +27,10 @@ use millgate_types::{Dialect, Fault, Operation, Permission, Principal, code};
 use crate::dispatch::{self, Facts, Pins};
 use crate::flight::Flight;
 use crate::identity::Identity;
+use crate::keys::{Keys, now_ms};
 use crate::native::Native;
 use crate::reply::{Reply, ReplyBody, names, number};
-use crate::snapshot::{Endpoint, Limit, Sharer, Snapshot, Target};
+use crate::snapshot::{Endpoint, Limit, Sharer, Shown, Snapshot, Target};
 use crate::surface::{self, Surface};
 use crate::{Gateway, admin, body, listing, webhook};
 
@@ -41,10 +42,12 @@ pub(crate) async fn serve(
 ) -> Response<ReplyBody> {
     let snapshot = gateway.snapshot();
     let (head, body) = request.into_parts();
+    let link = peer;
+    let peer = snapshot.sign_on.as_ref().map_or(link, |sign_on| sign_on.client(link, &head.headers));
     let mut flight = Flight::begin(&gateway, &head, peer, snapshot.generation);
     // Pinned here and not wrapped: the future is large, and every wrapper would move it.
     let handled = {
-        let mut handled = pin!(handle(&gateway, &snapshot, &head, body, peer, &mut flight));
+        let mut handled = pin!(handle(&gateway, &snapshot, &head, body, Peer { link, client: peer }, &mut flight));
         poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(context))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
@@ -73,7 +76,7 @@ async fn handle(
     snapshot: &Arc<Snapshot>,
     head: &Parts,
     body: Incoming,
-    peer: IpAddr,
+    peer: Peer,
     flight: &mut Flight,
 ) -> Result<Reply, Fault> {
     surface::check_head(head)?;
@@ -89,7 +92,8 @@ async fn handle(
         return Box::pin(webhook::receive(snapshot, registry, head, body)).await;
     }
     // Before any look-up: who has no key does not learn which endpoints there are.
-    let identity = identify(gateway, snapshot, head, peer, flight)?;
+    let identity = identify(gateway, snapshot, head, peer, flight).await?;
+    let peer = peer.client;
     if surface == Surface::Admin {
         return Box::pin(admin::serve(gateway, snapshot, identity, head, body, flight)).await;
     }
@@ -246,12 +250,21 @@ const KEY_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-goog-api-key"),
 ];
 
+/// Where a request comes from.
+#[derive(Clone, Copy)]
+struct Peer {
+    /// The other end of the connection.
+    link: IpAddr,
+    /// The same, or whom a trusted proxy there speaks for.
+    client: IpAddr,
+}
+
 /// Who calls, from headers alone: not a byte of the body is read before this.
-fn identify(
+async fn identify(
     gateway: &Gateway,
     snapshot: &Snapshot,
     head: &Parts,
-    peer: IpAddr,
+    peer: Peer,
     flight: &mut Flight,
 ) -> Result<Arc<Identity>, Fault> {
     let refused = || Fault::client(code::INVALID_API_KEY, "the API key is missing or not known");
@@ -263,7 +276,22 @@ fn identify(
     let bearer = authorization.and_then(|value| bearer(value.as_bytes()));
     let key = bearer
         .or_else(|| KEY_HEADERS.iter().find_map(|name| head.headers.get(name).map(HeaderValue::as_bytes)));
-    let identity = snapshot.identity(gateway.keys.as_deref(), key, peer).ok_or_else(refused)?;
+    let shown = key.filter(|_| snapshot.asks_for_keys()).map(Shown::new);
+    let directory = || gateway.keys.as_deref().map(Keys::directory);
+    let known = snapshot.identity(gateway.keys.as_deref(), shown.as_ref(), peer.client);
+    let identity = match (known, &snapshot.sign_on, &shown) {
+        (Some(identity), ..) => identity,
+        (None, Some(sign_on), Some(shown)) => {
+            // The first request with a token: it is checked, and perhaps asked about.
+            let directory = directory();
+            let found = sign_on.identify(shown.bytes, shown.digest, directory.as_deref(), now_ms());
+            Box::pin(found).await.map_err(|reason| refused().with_cause(reason))?
+        }
+        (None, Some(sign_on), None) => {
+            sign_on.vouched(peer.link, &head.headers, directory().as_deref()).ok_or_else(refused)?
+        },
+        (None, None, _) => return Err(refused()),
+    };
     if let Principal::Key(name) = &identity.principal {
         let record = flight.record();
         record.principal = Some(Arc::clone(name));

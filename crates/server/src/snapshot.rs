@@ -36,9 +36,10 @@ use sha2::{Digest, Sha256};
 use crate::body::BodyLimits;
 use crate::dispatch::{ChatTarget, Described};
 use crate::identity::{Identity, scope};
-use crate::keys::Keys;
+use crate::keys::{Keys, now_ms};
 use crate::native::{self, Native};
 use crate::openapi::OpenApi;
+use crate::sign_on::{SignOn, Sources};
 use crate::webhook::Webhooks;
 
 /// Who shares a counter: an endpoint, a key's name, or an address.
@@ -271,6 +272,8 @@ pub(crate) struct Snapshot {
     pub(crate) moderations: Option<Arc<Endpoint>>,
     natives: HashMap<String, Arc<Native>>,
     keys: Option<HashMap<[u8; 32], Arc<Identity>>>,
+    /// Who else may call; `None`: nobody.
+    pub(crate) sign_on: Option<Arc<SignOn>>,
     /// Everybody where no keys are asked for: on this machine, and elsewhere.
     anonymous: [Arc<Identity>; 2],
     pub(crate) registries: HashMap<String, Arc<Registry>>,
@@ -319,12 +322,17 @@ impl Snapshot {
         native::find(&self.natives, path)
     }
 
+    /// Whether callers need a key.
+    pub(crate) fn asks_for_keys(&self) -> bool {
+        self.keys.is_some()
+    }
+
     /// Whose key it is; everybody is anonymous where no keys are asked for. This machine alone is then trusted with more
     /// than calls.
     pub(crate) fn identity(
         &self,
         issued: Option<&Keys>,
-        key: Option<&[u8]>,
+        key: Option<&Shown<'_>>,
         peer: IpAddr,
     ) -> Option<Arc<Identity>> {
         let Some(keys) = &self.keys else {
@@ -332,11 +340,27 @@ impl Snapshot {
             return Some(Arc::clone(if peer.is_loopback() { here } else { elsewhere }));
         };
         let key = key?;
-        keys.get(&digest(key)).cloned().or_else(|| issued?.identity(key))
+        let token = || {
+            let directory = issued.map(Keys::directory);
+            self.sign_on.as_ref()?.known(&key.digest, directory.as_deref(), now_ms())
+        };
+        keys.get(&key.digest).cloned().or_else(token).or_else(|| issued?.identity(key.bytes))
     }
 }
 
-/// Keys are looked up by digest: the comparison's time says nothing about a key.
+/// What a caller shows, with its digest: keys are looked up by that, so that the comparison's time says nothing about a
+/// key.
+pub(crate) struct Shown<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) digest: [u8; 32],
+}
+
+impl<'a> Shown<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, digest: digest(bytes) }
+    }
+}
+
 fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
 }
@@ -350,6 +374,7 @@ pub(crate) struct Builder {
     credentials: Credentials,
     limiters: Limiters,
     registries: HashMap<String, (String, Arc<Registry>)>,
+    sources: Sources,
     generation: u64,
 }
 
@@ -357,7 +382,7 @@ impl Builder {
     /// Call it on the runtime where tokens are to be fetched.
     pub(crate) fn new(models: Arc<Models>) -> Self {
         let credentials = Credentials::new(tokio::runtime::Handle::current());
-        Self { models, credentials, limiters: HashMap::new(), registries: HashMap::new(), generation: 0 }
+        Self { models, credentials, limiters: HashMap::new(), registries: HashMap::new(), sources: Sources::new(), generation: 0 }
     }
 
     /// Resolves a checked config. Errors are those that only show when things are opened; then nothing has
@@ -427,6 +452,8 @@ impl Builder {
         let mut patterns: Vec<_> = endpoints.iter().filter(|e| e.name.contains('*')).cloned().collect();
         patterns.sort_by_key(|endpoint| std::cmp::Reverse(endpoint.name.len()));
         let deployments = resolver.deployments;
+        // The last that may fail: what it keeps is replaced only with everything else.
+        let sign_on = SignOn::open(&config.access, &mut self.sources, self.models.handle())?;
         self.credentials.keep(credentials);
         self.limiters = limiters;
         self.registries = registries;
@@ -454,6 +481,7 @@ impl Builder {
             direct,
             natives,
             keys,
+            sign_on,
             anonymous: [
                 Identity::anonymous(Permissions::ALL),
                 Identity::anonymous([Permission::Invoke].into_iter().collect()),

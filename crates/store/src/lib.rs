@@ -1,8 +1,9 @@
-//! What changes at run time and must outlive the process: virtual keys. SQLite in the data folder by default, PostgreSQL
+//! What changes at run time and must outlive the process: virtual keys, teams and users. SQLite in the data folder by default, PostgreSQL
 //! for several replicas; the same statements run on both. Nothing here is asked on the request path: callers hold what
 //! they need in memory and write behind.
 
 mod keys;
+mod principals;
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
 
 pub use keys::{KeyRecord, SecretRecord};
+pub use principals::PrincipalRecord;
 
 /// How long a statement waits for a connection, and SQLite for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use millgate_store::{KeyRecord, SecretRecord, Store, StoreError};
+use millgate_store::{KeyRecord, PrincipalRecord, SecretRecord, Store, StoreError};
 use serde_json::json;
 
 async fn on_every_engine<F: AsyncFn(Store)>(suite: F) {
@@ -117,4 +117,43 @@ async fn a_file_is_opened_again_with_what_it_held_and_a_foreign_one_is_refused()
     assert!(Store::open_file(&foreign).await.is_err());
     let error = Store::open("postgres://user:hunter2@127.0.0.1:1/x").await.unwrap_err();
     assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn teams_and_users_are_kept_and_changed_by_one_at_a_time() {
+    on_every_engine(async |store| {
+        let at = 4_000_000_000_000;
+        let name = unique("team");
+        let team = PrincipalRecord {
+            kind: "team".to_owned(),
+            name: name.clone(),
+            roles: vec!["invoke".to_owned()],
+            scope: json!({ "endpoints": ["chat-*"] }),
+            tags: BTreeMap::from([("cost".to_owned(), "17".to_owned())]),
+            created_by: "owner".to_owned(),
+            created_ms: at,
+            updated_ms: at,
+            ..PrincipalRecord::default()
+        };
+        store.add_principal(&team).await.unwrap();
+        assert!(store.add_principal(&team).await.is_err(), "the name is taken");
+        let user = PrincipalRecord { kind: "user".to_owned(), parent: Some(name.clone()), ..team.clone() };
+        store.add_principal(&user).await.unwrap();
+        let found = async |since| {
+            let all = store.principals_since(since).await.unwrap();
+            all.into_iter().filter(|record| record.name == name).collect::<Vec<_>>()
+        };
+        assert_eq!(found(at).await, [team.clone(), user.clone()]);
+        assert_eq!(found(at + 1).await, []);
+
+        let disabled = PrincipalRecord { updated_ms: at + 5, disabled_ms: Some(at + 5), ..team.clone() };
+        assert!(store.change_principal(&disabled, at).await.unwrap());
+        assert!(!store.change_principal(&team, at).await.unwrap(), "somebody else was first");
+        assert_eq!(found(at + 1).await, [disabled.clone()]);
+        let removed = PrincipalRecord { updated_ms: at + 9, removed_ms: Some(at + 9), ..disabled };
+        assert!(store.change_principal(&removed, at + 5).await.unwrap());
+        assert!(!store.change_principal(&team, at + 9).await.unwrap(), "what is gone stays gone");
+        assert!(store.add_principal(&team).await.is_err(), "and so does its name");
+    })
+    .await;
 }

@@ -8,6 +8,7 @@ mod endpoints;
 mod keys;
 mod models;
 mod openapi;
+mod principals;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -69,6 +70,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     routes.extend(deployments::routes());
     routes.extend(keys::routes());
     routes.extend(models::routes());
+    routes.extend(principals::routes());
     routes.extend(openapi::routes());
     routes
 });

@@ -25,6 +25,7 @@ mod operations;
 mod pass;
 mod reload;
 mod responses;
+mod sign_on;
 mod translate;
 mod vertex;
 
