@@ -127,6 +127,37 @@ pub struct TrustedProxiesConfig {
     pub roles: Vec<RoleRuleConfig>,
 }
 
+/// How people sign on with a browser: OpenID Connect, authorization code with PKCE. They may use the admin API then, as far
+/// as their roles go.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignOnConfig {
+    /// The name of the issuer in `access.issuers`, whose discovery document says where to sign on.
+    pub issuer: String,
+    /// What the provider knows this gateway by.
+    pub client_id: Expanded,
+    /// The client's secret, by reference. Default: the client has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<Secret>,
+    /// What browsers reach this gateway by, for example `https://gateway.example`. Register `<public_url>/auth/callback`
+    /// at the provider. With `https://` the cookies are `Secure`.
+    pub public_url: Expanded,
+    /// What is asked of the provider; `openid` is among it.
+    #[serde(default = "scopes")]
+    pub scopes: Vec<String>,
+    /// How long somebody stays signed on.
+    #[serde(default = "working_day")]
+    pub session: Period,
+}
+
+fn scopes() -> Vec<String> {
+    ["openid", "profile", "email"].map(str::to_owned).to_vec()
+}
+
+fn working_day() -> Period {
+    Period::seconds(8 * 3600)
+}
+
 fn algorithms() -> Vec<String> {
     ["RS256", "ES256", "EdDSA"].map(str::to_owned).to_vec()
 }

@@ -22,12 +22,13 @@ use crate::value::Period;
 use route::Expected;
 
 /// Paths that the gateway itself serves.
-const RESERVED: [&str; 17] = [
+const RESERVED: [&str; 18] = [
     "/v1",
     "/v1beta",
     "/v2",
     "/api",
     "/admin",
+    "/auth",
     "/gateway",
     "/endpoints",
     "/ui",

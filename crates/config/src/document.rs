@@ -9,7 +9,7 @@ use millgate_types::{Operation, Owner, Permission};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::access::{IntrospectionConfig, IssuerConfig, TrustedProxiesConfig};
+use crate::access::{IntrospectionConfig, IssuerConfig, SignOnConfig, TrustedProxiesConfig};
 use crate::credential::CredentialConfig;
 use crate::route::RouteConfig;
 use crate::serving::{BatchingConfig, BulkConfig, InstancesConfig};
@@ -670,6 +670,9 @@ pub struct AccessConfig {
     /// Where other tokens are asked about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub introspection: Option<IntrospectionConfig>,
+    /// How people sign on with a browser.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sign_on: Option<SignOnConfig>,
     /// Proxies that say where requests come from, and whose they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trusted_proxies: Option<TrustedProxiesConfig>,

@@ -15,7 +15,7 @@ mod schema;
 mod serving;
 mod value;
 
-pub use access::{IntrospectionConfig, IssuerConfig, RoleRuleConfig, TrustedProxiesConfig};
+pub use access::{IntrospectionConfig, IssuerConfig, RoleRuleConfig, SignOnConfig, TrustedProxiesConfig};
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
     AccessConfig, AccessLog, AuditConfig, Capability, CatalogueConfig, ChatApi, Compat, Config,

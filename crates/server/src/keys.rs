@@ -145,7 +145,7 @@ fn unavailable(error: StoreError) -> Fault {
         .with_cause(error)
 }
 
-fn random<const N: usize>() -> Result<[u8; N], Fault> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Fault> {
     let mut bytes = [0; N];
     rand::fill(&mut bytes)
         .map_err(|_| Fault::gateway(code::INTERNAL_ERROR, "the machine gives no random numbers"))?;
@@ -222,6 +222,20 @@ impl Keys {
         let mut hash = [0; 32];
         hash.copy_from_slice(hmac::sign(&self.pepper, key).as_ref());
         hash
+    }
+
+    /// A key for another purpose, the same at all replicas.
+    pub(crate) fn derive(&self, purpose: &str) -> [u8; 32] {
+        self.hash(purpose.as_bytes())
+    }
+
+    /// What the store knows a session by.
+    pub(crate) fn session_hash(&self, token: &str) -> String {
+        hex(&self.hash(format!("session {token}").as_bytes()))
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Whose key it is, if it is good.

@@ -32,7 +32,7 @@ use crate::native::Native;
 use crate::reply::{Reply, ReplyBody, names, number};
 use crate::snapshot::{Endpoint, Limit, Sharer, Shown, Snapshot, Target};
 use crate::surface::{self, Surface};
-use crate::{Gateway, admin, body, listing, webhook};
+use crate::{Gateway, admin, body, listing, sign_on, webhook};
 
 /// Serves one request; never fails, a fault is an answer too.
 pub(crate) async fn serve(
@@ -91,8 +91,12 @@ async fn handle(
         // Signed with the registry's secret, which stands in for a key.
         return Box::pin(webhook::receive(snapshot, registry, head, body)).await;
     }
+    if let Surface::Auth(step) = surface {
+        check_method(surface, head, flight)?;
+        return Box::pin(sign_on::auth(gateway, snapshot, step, head)).await;
+    }
     // Before any look-up: who has no key does not learn which endpoints there are.
-    let identity = identify(gateway, snapshot, head, peer, flight).await?;
+    let identity = identify(gateway, snapshot, surface, head, peer, flight).await?;
     let peer = peer.client;
     if surface == Surface::Admin {
         return Box::pin(admin::serve(gateway, snapshot, identity, head, body, flight)).await;
@@ -263,11 +267,12 @@ struct Peer {
 async fn identify(
     gateway: &Gateway,
     snapshot: &Snapshot,
+    surface: Surface<'_>,
     head: &Parts,
     peer: Peer,
     flight: &mut Flight,
 ) -> Result<Arc<Identity>, Fault> {
-    let refused = || Fault::client(code::INVALID_API_KEY, "the API key is missing or not known");
+    let refused = sign_on::unknown;
     let mut authorizations = head.headers.get_all(header::AUTHORIZATION).iter();
     let authorization = authorizations.next();
     if authorizations.next().is_some() {
@@ -288,7 +293,12 @@ async fn identify(
             Box::pin(found).await.map_err(|reason| refused().with_cause(reason))?
         }
         (None, Some(sign_on), None) => {
-            sign_on.vouched(peer.link, &head.headers, directory().as_deref()).ok_or_else(refused)?
+            match sign_on.vouched(peer.link, &head.headers, directory().as_deref()) {
+                Some(identity) => identity,
+                // A browser says who it is without being asked: only where that is meant, and of changes only its own.
+                None if surface == Surface::Admin => Box::pin(sign_on.signed_on(gateway, head)).await?,
+                None => return Err(refused()),
+            }
         },
         (None, None, _) => return Err(refused()),
     };

@@ -30,6 +30,8 @@ pub(crate) enum Surface<'a> {
     Webhook(&'a str),
     /// The admin API, which has a table of its own.
     Admin,
+    /// People sign on with a browser.
+    Auth(Auth),
     /// A call at a path that may belong to an endpoint.
     OwnPath,
     /// OpenAI's model list.
@@ -66,6 +68,14 @@ pub(crate) enum Surface<'a> {
     Root,
 }
 
+/// The steps of signing on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Auth {
+    Login,
+    Callback,
+    Logout,
+}
+
 impl Surface<'_> {
     /// The methods it answers, for `Allow`.
     pub(crate) fn methods(self) -> &'static [Method] {
@@ -75,7 +85,9 @@ impl Surface<'_> {
             | Self::Invocations(_)
             | Self::Infer { .. }
             | Self::Webhook(_)
+            | Self::Auth(Auth::Logout)
             | Self::OwnPath => &[Method::POST],
+            Self::Auth(_) => &[Method::GET],
             Self::MlflowLimits => &[Method::GET, Method::POST],
             _ => &[Method::GET, Method::HEAD],
         }
@@ -100,7 +112,7 @@ impl Surface<'_> {
             | Self::MlflowRoute(_)
             | Self::MlflowLimits => Dialect::Mlflow,
             Self::Ping | Self::Version => Dialect::Scoring,
-            Self::Admin => Dialect::Problem,
+            Self::Admin | Self::Auth(_) => Dialect::Problem,
             Self::Infer { .. } | Self::InferenceModel { .. } | Self::InferenceServer => Dialect::Inference,
             _ => Dialect::OpenAi,
         }
@@ -136,6 +148,9 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
         "/openapi.json" => return Surface::OpenApi,
         "/ping" => return Surface::Ping,
         "/version" => return Surface::Version,
+        "/auth/login" => return Surface::Auth(Auth::Login),
+        "/auth/callback" => return Surface::Auth(Auth::Callback),
+        "/auth/logout" => return Surface::Auth(Auth::Logout),
         "/" => return Surface::Root,
         _ => {}
     }

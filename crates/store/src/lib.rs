@@ -1,9 +1,10 @@
-//! What changes at run time and must outlive the process: virtual keys, teams and users. SQLite in the data folder by default, PostgreSQL
+//! What changes at run time and must outlive the process: virtual keys, teams and users, browsers that are signed on. SQLite in the data folder by default, PostgreSQL
 //! for several replicas; the same statements run on both. Nothing here is asked on the request path: callers hold what
 //! they need in memory and write behind.
 
 mod keys;
 mod principals;
+mod sessions;
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use sqlx::any::AnyPoolOptions;
 
 pub use keys::{KeyRecord, SecretRecord};
 pub use principals::PrincipalRecord;
+pub use sessions::SessionRecord;
 
 /// How long a statement waits for a connection, and SQLite for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use millgate_store::{KeyRecord, PrincipalRecord, SecretRecord, Store, StoreError};
+use millgate_store::{KeyRecord, PrincipalRecord, SecretRecord, SessionRecord, Store, StoreError};
 use serde_json::json;
 
 async fn on_every_engine<F: AsyncFn(Store)>(suite: F) {
@@ -154,6 +154,33 @@ async fn teams_and_users_are_kept_and_changed_by_one_at_a_time() {
         assert!(store.change_principal(&removed, at + 5).await.unwrap());
         assert!(!store.change_principal(&team, at + 9).await.unwrap(), "what is gone stays gone");
         assert!(store.add_principal(&team).await.is_err(), "and so does its name");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sessions_end_by_themselves_and_when_they_are_told_to() {
+    on_every_engine(async |store| {
+        let principal = unique("corp:alice");
+        let session = |ends| SessionRecord {
+            hash: unique("hash"),
+            principal: principal.clone(),
+            person: json!({ "by": "corp" }),
+            created_ms: 100,
+            expires_ms: ends,
+        };
+        let (one, two, three) = (session(200), session(300), session(300));
+        for session in [&one, &two, &three] {
+            store.add_session(session).await.unwrap();
+        }
+        assert_eq!(store.session(&one.hash, 199).await.unwrap(), Some(one.clone()));
+        assert_eq!(store.session(&one.hash, 200).await.unwrap(), None);
+        store.end_session(&two.hash).await.unwrap();
+        assert_eq!(store.session(&two.hash, 199).await.unwrap(), None);
+        store.add_session(&SessionRecord { created_ms: 250, ..session(400) }).await.unwrap();
+        assert_eq!(store.session(&one.hash, 0).await.unwrap(), None, "what has ended is forgotten");
+        assert_eq!(store.end_sessions(&principal).await.unwrap(), 2);
+        assert_eq!(store.session(&three.hash, 0).await.unwrap(), None);
     })
     .await;
 }

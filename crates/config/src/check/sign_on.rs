@@ -1,18 +1,22 @@
 //! Rules of issuers, introspection and trusted proxies.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use millgate_expr::Expression;
 use url::{Host, Url};
 
 use super::{Checker, check_base_url, is_name, steps};
-use crate::access::{ALGORITHMS, IssuerConfig, RoleRuleConfig};
+use crate::access::{ALGORITHMS, IssuerConfig, RoleRuleConfig, SignOnConfig};
 use crate::document::KeyMode;
 use crate::load::nearest;
 use crate::node::Step;
+use crate::value::Secret;
 
 /// Names by which others than issuers are known.
 const TAKEN: [&str; 3] = ["introspection", "proxy", "certificate"];
+/// The longest session.
+const MAX_SESSION: Duration = Duration::from_hours(30 * 24);
 /// A clock that differs by more is wrong.
 const MAX_SKEW: u64 = 600;
 
@@ -35,6 +39,9 @@ impl Checker<'_> {
             self.expression(&at("app"), introspection.app.as_deref(), &["claims"]);
             self.expression(&at("organization"), introspection.organization.as_deref(), &["claims"]);
             self.rules(&at("roles"), &introspection.roles, &["claims"]);
+        }
+        if let Some(sign_on) = &access.sign_on {
+            self.browser(sign_on);
         }
         if let Some(proxies) = &access.trusted_proxies {
             let at = |field: &str| steps!["access", "trusted_proxies", field].to_vec();
@@ -64,6 +71,36 @@ impl Checker<'_> {
             self.expression(&at("app"), proxies.app.as_deref(), &["headers"]);
             self.expression(&at("organization"), proxies.organization.as_deref(), &["headers"]);
             self.rules(&at("roles"), &proxies.roles, &["headers"]);
+        }
+    }
+
+    fn browser(&mut self, sign_on: &SignOnConfig) {
+        let at = |field: &str| steps!["access", "sign_on", field].to_vec();
+        let issuers = &self.config.access.issuers;
+        match issuers.iter().find(|issuer| issuer.name == sign_on.issuer) {
+            None => {
+                let hint = nearest(&sign_on.issuer, issuers.iter().map(|issuer| issuer.name.as_str()));
+                self.error(&at("issuer"), format!("no issuer `{}` stands in `access.issuers`", sign_on.issuer), hint);
+            }
+            Some(issuer) if issuer.jwks_uri.is_some() => {
+                let hint = "leave the issuer's `jwks_uri` out";
+                self.error(&at("issuer"), "where to sign on stands in the issuer's discovery document", hint);
+            }
+            Some(_) => {}
+        }
+        self.control_url(&at("public_url"), sign_on.public_url.as_str());
+        if Url::parse(sign_on.public_url.as_str()).is_ok_and(|url| url.path() != "/") {
+            self.error(&at("public_url"), "the gateway is served at `/`", "for example `https://gateway.example`");
+        }
+        if !sign_on.scopes.iter().any(|scope| scope == "openid") {
+            self.error(&at("scopes"), "`openid` is missing", "without it the provider says not who signed on");
+        }
+        self.above_zero(&at("session"), Some(sign_on.session));
+        if sign_on.session.0 > MAX_SESSION {
+            self.error(&at("session"), "nobody stays signed on for more than 30 days", "");
+        }
+        if sign_on.client_secret.as_ref().is_some_and(Secret::is_clear_text) {
+            self.warning(&at("client_secret"), "the secret stands in clear text", "use `env:NAME` or `file:PATH`");
         }
     }
 

@@ -178,7 +178,7 @@ pub(crate) async fn serve(
 
 /// A page of another site must not act through a browser of somebody whom a gateway without keys trusts: browsers say
 /// where a request comes from.
-fn from_elsewhere(headers: &HeaderMap, uri: &Uri) -> Result<(), Fault> {
+pub(crate) fn from_elsewhere(headers: &HeaderMap, uri: &Uri) -> Result<(), Fault> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
     if origin.is_some() && origin == host(headers, uri) {

@@ -2,23 +2,31 @@
 //! checked once and then known by its digest until it expires; what must be fetched for that is fetched on the control
 //! runtime, once for all who wait.
 
+mod browser;
 mod fetch;
 mod introspection;
 mod proxies;
+mod seal;
 mod source;
 mod tokens;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::request::Parts;
+use http::{HeaderMap, Method, header};
 use millgate_config::{AccessConfig, RoleRuleConfig};
-use millgate_identity::{Mapping, MappingConfig, Person, Refusal, Rules, Unverified};
-use millgate_types::{Permission, Permissions, Principal};
+use millgate_identity::{Claims, KeySet, Mapping, MappingConfig, Person, Refusal, Rules, Unverified};
+use millgate_types::{Fault, Permission, Permissions, Principal, code};
 use tokio::runtime::Handle;
 
 use crate::directory::Directory;
 use crate::identity::{Identity, scope};
+use crate::reply::Reply;
+use crate::snapshot::Snapshot;
+use crate::surface::Auth;
+use crate::{Gateway, admin};
+use browser::Browser;
 use introspection::Introspection;
 use proxies::Proxies;
 use source::Source;
@@ -34,13 +42,15 @@ pub(crate) struct SignOn {
     issuers: Vec<Issuer>,
     introspection: Option<Introspection>,
     proxies: Option<Proxies>,
+    /// How people sign on with a browser.
+    pub(crate) browser: Option<Browser>,
     tokens: Tokens,
 }
 
 struct Issuer {
     name: String,
     rules: Rules,
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
     source: Arc<Source>,
 }
 
@@ -79,7 +89,7 @@ impl SignOn {
                     algorithms: written.algorithms.clone(),
                     skew: i64::try_from(written.clock_skew.0.as_secs()).unwrap_or(0),
                 },
-                mapping: Mapping::compile(&mapping, &["claims"]).map_err(fail)?,
+                mapping: Arc::new(Mapping::compile(&mapping, &["claims"]).map_err(fail)?),
                 source: Arc::clone(&source),
             });
             sources.push(source);
@@ -87,9 +97,17 @@ impl SignOn {
         let introspection =
             access.introspection.as_ref().map(|written| Introspection::open(written, handle)).transpose()?;
         let proxies = access.trusted_proxies.as_ref().map(Proxies::open).transpose()?;
+        let browser = match &access.sign_on {
+            Some(written) => {
+                let issuer = issuers.iter().find(|issuer| issuer.name == written.issuer);
+                let issuer = issuer.ok_or_else(|| format!("access.sign_on: no issuer `{}`", written.issuer))?;
+                Some(Browser::open(written, issuer, handle)?)
+            }
+            None => None,
+        };
         *kept = sources;
         let nobody = issuers.is_empty() && introspection.is_none() && proxies.is_none();
-        let sign_on = Self { issuers, introspection, proxies, tokens: Tokens::default() };
+        let sign_on = Self { issuers, introspection, proxies, browser, tokens: Tokens::default() };
         Ok((!nobody).then(|| Arc::new(sign_on)))
     }
 
@@ -117,8 +135,8 @@ impl SignOn {
             self.issuers.iter().find(|issuer| issuer.rules.issuer == named)
         });
         let (name, person, until_ms) = match (signed, issuer, &self.introspection) {
-            (Some(signed), Some(issuer), _) => {
-                let claims = verify(issuer, signed, token, now_ms).await?;
+            (Some(_), Some(issuer), _) => {
+                let claims = verify(&issuer.source, &issuer.rules, token, now_ms).await?;
                 let person = issuer.mapping.person(&claims.value).ok_or("the token names no user")?;
                 (issuer.name.as_str(), person, claims.expires.saturating_mul(1000))
             }
@@ -150,28 +168,65 @@ impl SignOn {
     }
 }
 
+/// What everybody is told who showed nothing that is good.
+pub(crate) fn unknown() -> Fault {
+    Fault::client(code::INVALID_API_KEY, "the API key is missing or not known")
+}
+
+impl SignOn {
+    /// Who is signed on with the browser that sends this request. Of what changes something it must say itself that one
+    /// of our pages sends it.
+    pub(crate) async fn signed_on(&self, gateway: &Gateway, head: &Parts) -> Result<Arc<Identity>, Fault> {
+        let (Some(browser), Some(keys)) = (&self.browser, &gateway.keys) else { return Err(unknown()) };
+        let session = browser.session(gateway, keys, &head.headers).await;
+        let identity = session.map_err(|reason| unknown().with_cause(reason))?;
+        let only_looks = matches!(head.method, Method::GET | Method::HEAD);
+        if !only_looks && !head.headers.contains_key(header::ORIGIN) {
+            let text = "a browser's changes must come from a page of this gateway";
+            return Err(Fault::client(code::PERMISSION_DENIED, text));
+        }
+        Ok(identity)
+    }
+}
+
+/// A step of signing on with a browser. Faults: `not_found` where nobody can, `invalid_api_key` where it did not
+/// succeed, `dependency_unavailable` where the provider or the store does not answer.
+pub(crate) async fn auth(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    step: Auth,
+    head: &Parts,
+) -> Result<Reply, Fault> {
+    let browser = snapshot.sign_on.as_ref().and_then(|sign_on| sign_on.browser.as_ref());
+    let (Some(browser), Some(keys)) = (browser, &gateway.keys) else {
+        return Err(Fault::client(code::NOT_FOUND, "nothing is served at this path"));
+    };
+    match step {
+        Auth::Login => browser.login(keys, head),
+        Auth::Callback => browser.callback(gateway, keys, head).await,
+        Auth::Logout => {
+            admin::from_elsewhere(&head.headers, &head.uri)?;
+            browser.logout(gateway, keys, head).await
+        }
+    }
+}
+
 /// Checks a token with the keys known now, and once more with new ones where its key is not among them.
-async fn verify(
-    issuer: &Issuer,
-    signed: Unverified<'_>,
-    token: &[u8],
-    now_ms: i64,
-) -> Result<millgate_identity::Claims, Refused> {
-    let now = now_ms / 1000;
-    let refused = match issuer.source.keys() {
-        Some(keys) => match signed.verify(&keys, &issuer.rules, now) {
-            Ok(claims) => return Ok(claims),
-            Err(Refusal::UnknownKey) => Refusal::UnknownKey.text(),
-            Err(refusal) => return Err(refusal.text()),
-        },
+async fn verify(source: &Arc<Source>, rules: &Rules, token: &[u8], now_ms: i64) -> Result<Claims, Refused> {
+    let check = |keys: Arc<KeySet>| {
+        Unverified::read(token).ok_or(Refusal::Malformed)?.verify(&keys, rules, now_ms / 1000)
+    };
+    let refused = match source.keys().map(check) {
+        Some(Ok(claims)) => return Ok(claims),
+        Some(Err(refusal)) if refusal != Refusal::UnknownKey => return Err(refusal.text()),
+        Some(Err(refusal)) => refusal.text(),
         None => "the issuer's keys are not known",
     };
-    if !issuer.source.refresh().await {
+    if !source.refresh().await {
         return Err(refused);
     }
-    let keys = issuer.source.keys().ok_or("the issuer's keys are not known")?;
-    let signed = Unverified::read(token).ok_or(Refusal::Malformed.text())?;
-    signed.verify(&keys, &issuer.rules, now).map_err(Refusal::text)
+    let keys = source.keys().ok_or(refused)?;
+    check(keys).map_err(Refusal::text)
 }
 
 /// Somebody as a caller: known by who says so and their name there, within what the directory gives them. `None`: it

@@ -30,6 +30,8 @@ const WAIT: Duration = Duration::from_secs(5);
 pub(super) struct Metadata {
     issuer: String,
     jwks_uri: String,
+    pub(super) authorization_endpoint: Option<String>,
+    pub(super) token_endpoint: Option<String>,
 }
 
 struct Held {
@@ -46,6 +48,7 @@ pub(crate) struct Source {
     client: reqwest::Client,
     handle: Handle,
     held: ArcSwapOption<Held>,
+    metadata: ArcSwapOption<Metadata>,
     pace: Mutex<Pace>,
     /// Fetches that ended.
     ended: watch::Sender<u64>,
@@ -82,6 +85,7 @@ impl Source {
             issuer: url,
             handle: handle.clone(),
             held: ArcSwapOption::empty(),
+            metadata: ArcSwapOption::empty(),
             pace: Mutex::default(),
             ended: watch::Sender::new(0),
         });
@@ -131,14 +135,28 @@ impl Source {
     async fn fetch(&self) -> Result<KeySet, String> {
         let jwks_uri = match &self.jwks_uri {
             Some(uri) => uri.clone(),
-            None => fetch::address(&self.metadata().await?.jwks_uri, &self.issuer)?,
+            None => {
+                let metadata = self.describe().await?;
+                let place = fetch::address(&metadata.jwks_uri, &self.issuer)?;
+                self.metadata.store(Some(Arc::new(metadata)));
+                place
+            }
         };
         let document = fetch::bytes(self.client.get(jwks_uri)).await?;
         KeySet::read(&document).map_err(|error| error.to_string())
     }
 
-    /// What the provider says of itself.
-    pub(super) async fn metadata(&self) -> Result<Metadata, String> {
+    /// What the provider says of itself, as far as it was asked already.
+    pub(super) fn described(&self) -> Option<Arc<Metadata>> {
+        self.metadata.load_full()
+    }
+
+    /// The issuer's address.
+    pub(super) fn url(&self) -> &Url {
+        &self.issuer
+    }
+
+    async fn describe(&self) -> Result<Metadata, String> {
         let place = format!("{}/.well-known/openid-configuration", self.written.trim_end_matches('/'));
         let metadata: Metadata = fetch::json(self.client.get(place)).await?;
         if metadata.issuer != self.written {

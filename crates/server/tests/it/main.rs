@@ -23,6 +23,7 @@ mod ollama;
 mod openapi;
 mod operations;
 mod pass;
+mod principals;
 mod reload;
 mod responses;
 mod sign_on;

@@ -297,3 +297,153 @@ access: { trusted_proxies: { from: [127.0.0.1] } }
     assert_eq!(send(&gateway, &headers, "GET", "/admin/v1/endpoints", &json!({})).await.status, 403);
     gateway.close().await;
 }
+
+mod browser {
+    use super::*;
+
+    fn with_browser(idp: &FakeIssuer) -> String {
+        issuer(
+            idp,
+            &format!(
+                "  sign_on: {{ issuer: corp, client_id: {CLIENT}, client_secret: {CLIENT_SECRET}, \
+                 public_url: 'http://127.0.0.1:9' }}\n"
+            ),
+        )
+    }
+
+    /// The cookies that an answer sets, and their attributes.
+    fn cookies(answer: &Answer) -> Vec<(String, String)> {
+        let set = answer.headers.iter().filter(|(name, _)| name == "set-cookie");
+        let split = |(_, value): &(String, String)| {
+            let (pair, more) = value.split_once("; ").unwrap();
+            (pair.to_owned(), more.to_owned())
+        };
+        set.map(split).collect()
+    }
+
+    async fn get(gateway: &TestGateway, path: &str, headers: &[(&str, &str)]) -> Answer {
+        gateway.get_with(path, headers).await
+    }
+
+    /// Follows the provider's address; gives the path to come back to, and the login's cookie.
+    async fn at_provider(gateway: &TestGateway, idp: &FakeIssuer, user: &str, return_to: &str) -> (String, String) {
+        let end = Instant::now() + Duration::from_secs(10);
+        let login = loop {
+            let login = get(gateway, &format!("/auth/login?return_to={return_to}"), &[]).await;
+            if login.status == 302 || Instant::now() > end {
+                break login;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(login.status, 302, "{}", login.text());
+        let place = login.header("location").unwrap();
+        let path = place.strip_prefix(&idp.url()).unwrap();
+        assert!(path.contains("code_challenge_method=S256") && path.contains("nonce="), "{path}");
+        let address = idp.url().strip_prefix("http://").unwrap().parse().unwrap();
+        let back = client::send(address, "GET", &format!("{path}&login_hint={user}"), &[], b"").await.unwrap();
+        let back = back.header("location").unwrap().strip_prefix("http://127.0.0.1:9").unwrap().to_owned();
+        (back, cookies(&login)[0].0.clone())
+    }
+
+    async fn sign_on(gateway: &TestGateway, idp: &FakeIssuer, user: &str) -> String {
+        let (back, login) = at_provider(gateway, idp, user, "/admin/v1/keys").await;
+        let done = get(gateway, &back, &[("Cookie", &login)]).await;
+        assert_eq!((done.status, done.header("location")), (303, Some("/admin/v1/keys")), "{}", done.text());
+        let (session, attributes) = cookies(&done).remove(0);
+        assert!(session.starts_with("millgate-session="), "{session}");
+        assert_eq!(attributes, "Path=/; Max-Age=28800; HttpOnly; SameSite=Lax");
+        session
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn people_sign_on_use_the_admin_api_and_sign_off() {
+        let (fake, idp) = (FakeProvider::start().unwrap(), FakeIssuer::start().unwrap());
+        let gateway = start(&fake, &with_browser(&idp)).await;
+        idp.claims(json!({ "groups": ["admins"] }));
+        let session = sign_on(&gateway, &idp, "alice").await;
+        let cookie = ("Cookie", &*session);
+        assert_eq!(get(&gateway, "/admin/v1/keys", &[cookie]).await.status, 200);
+        // Nowhere else: a browser says who it is without being asked.
+        let call = send(&gateway, &[cookie], "POST", "/v1/chat/completions", &chat("openai-ok")).await;
+        assert_eq!(call.status, 401);
+        assert_eq!(get(&gateway, "/v1/models", &[cookie]).await.status, 401);
+        // Changes come from our own pages.
+        let own = format!("http://{}", gateway.address());
+        let new = json!({ "name": "made-by-alice" });
+        for (origin, status) in [(None, 403), (Some("https://evil.example"), 403), (Some(&*own), 201)] {
+            let mut headers = vec![cookie];
+            headers.extend(origin.map(|origin| ("Origin", origin)));
+            let answer = send(&gateway, &headers, "POST", "/admin/v1/keys", &new).await;
+            assert_eq!(answer.status, status, "{origin:?}: {}", answer.text());
+        }
+        let listed = get(&gateway, "/admin/v1/keys", &[cookie]).await.json();
+        assert_eq!(listed["keys"][1]["created_by"], "corp:alice");
+        // Signed off, on the server too.
+        let foreign = [cookie, ("Origin", "https://evil.example")];
+        assert_eq!(send(&gateway, &foreign, "POST", "/auth/logout", &json!({})).await.status, 403);
+        assert_eq!(get(&gateway, "/auth/logout", &[cookie]).await.status, 405);
+        let off = send(&gateway, &[cookie], "POST", "/auth/logout", &json!({})).await;
+        assert_eq!((off.status, cookies(&off)[0].0.as_str()), (303, "millgate-session="));
+        assert_eq!(get(&gateway, "/admin/v1/keys", &[cookie]).await.status, 401);
+        gateway.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_session_is_bounded_by_roles_and_the_directory() {
+        let (fake, idp) = (FakeProvider::start().unwrap(), FakeIssuer::start().unwrap());
+        let gateway = start(&fake, &with_browser(&idp)).await;
+        let session = sign_on(&gateway, &idp, "bob").await;
+        assert_eq!(get(&gateway, "/admin/v1/keys", &[("Cookie", &session)]).await.status, 403);
+        let owner = [("Authorization", "Bearer mg-owner-key-0123456789ab")];
+        let bob = json!({ "name": "bob", "roles": ["read"] });
+        assert_eq!(send(&gateway, &owner, "POST", "/admin/v1/users", &bob).await.status, 201);
+        assert_eq!(get(&gateway, "/admin/v1/keys", &[("Cookie", &session)]).await.status, 403, "roles are the token's");
+        let off = send(&gateway, &owner, "PATCH", "/admin/v1/users/bob", &json!({ "disabled": true })).await;
+        assert_eq!(off.status, 200);
+        assert_eq!(get(&gateway, "/admin/v1/keys", &[("Cookie", &session)]).await.status, 401);
+        gateway.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_login_that_is_not_whole_lets_nobody_in() {
+        let (fake, idp) = (FakeProvider::start().unwrap(), FakeIssuer::start().unwrap());
+        let gateway = start(&fake, &with_browser(&idp)).await;
+        let (back, login) = at_provider(&gateway, &idp, "alice", "/").await;
+        let (other_back, _) = at_provider(&gateway, &idp, "mallory", "/").await;
+        let state = back.split_once("&state=").unwrap().1.to_owned();
+        for (what, path, cookie) in [
+            ("without the cookie", back.clone(), ""),
+            ("another's state: the login of somebody else", other_back, &*login),
+            ("no state", back.split_once("&state=").unwrap().0.to_owned(), &*login),
+            ("an unknown code", format!("/auth/callback?code=x&state={state}"), &*login),
+            ("an error", format!("/auth/callback?error=access_denied&state={state}"), &*login),
+            ("another issuer", format!("{back}&iss=https://evil.example"), &*login),
+            ("a cookie of one's own making", back.clone(), "millgate-login=AAAA"),
+            ("two cookies", back.clone(), "millgate-login=AAAA; millgate-login=BBBB"),
+        ] {
+            let answer = get(&gateway, &path, &[("Cookie", cookie)]).await;
+            assert_eq!((answer.status, cookies(&answer).len()), (401, 0), "{what}: {}", answer.text());
+        }
+        let done = get(&gateway, &back, &[("Cookie", &login)]).await;
+        assert_eq!(done.status, 303);
+        assert_eq!(get(&gateway, &back, &[("Cookie", &login)]).await.status, 401, "a code is good once");
+        idp.fault("wrong-nonce");
+        let (back, login) = at_provider(&gateway, &idp, "alice", "/").await;
+        assert_eq!(get(&gateway, &back, &[("Cookie", &login)]).await.status, 401);
+        for place in ["//evil.example", "https://evil.example", "/%5Cevil.example", "/%0d%0aSet-Cookie:x"] {
+            let answer = get(&gateway, &format!("/auth/login?return_to={place}"), &[]).await;
+            assert_eq!(answer.status, 400, "{place}");
+        }
+        gateway.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn without_sign_on_there_is_nothing_at_its_paths() {
+        let (fake, idp) = (FakeProvider::start().unwrap(), FakeIssuer::start().unwrap());
+        let gateway = start(&fake, &issuer(&idp, "")).await;
+        for path in ["/auth/login", "/auth/callback"] {
+            assert_eq!(get(&gateway, path, &[]).await.status, 404, "{path}");
+        }
+        gateway.close().await;
+    }
+}

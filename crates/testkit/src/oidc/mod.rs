@@ -99,6 +99,11 @@ impl FakeIssuer {
         lock(&self.state).opaque.insert(token.to_owned(), answer);
     }
 
+    /// What each ID token says beside the usual claims.
+    pub fn claims(&self, claims: Value) {
+        lock(&self.state).claims = claims;
+    }
+
     /// How often a path was asked for.
     #[must_use]
     pub fn hits(&self, path: &str) -> usize {
