@@ -356,6 +356,66 @@ mod tests {
         assert_eq!(read("/v2/models/a/b/infer"), Surface::OwnPath);
     }
 
+    /// The row of the access matrix that a path belongs to. A new meaning does not compile before it has one.
+    fn row(surface: Surface<'_>) -> &'static str {
+        match surface {
+            Surface::ByModel(Dialect::Anthropic, Operation::CountTokens) => "/v1/messages/count_tokens",
+            Surface::ByModel(Dialect::Anthropic, _) => "/v1/messages",
+            Surface::ByModel(Dialect::Responses, _) => "/v1/responses",
+            Surface::ByModel(_, Operation::Completions) => "/v1/completions",
+            Surface::ByModel(_, Operation::Embeddings) => "/v1/embeddings",
+            Surface::ByModel(_, Operation::Moderations) => "/v1/moderations",
+            Surface::ByModel(_, Operation::Rerank) => "/v1/rerank",
+            Surface::ByModel(..) => "/v1/chat/completions",
+            Surface::Action { .. } => "/v1beta/models/{model}:{action}",
+            Surface::Invocations(_) => "/gateway/{endpoint}/invocations",
+            Surface::Infer { .. } => "/v2/models/{model}/infer",
+            Surface::InferenceModel { .. } => "/v2/models/{model}",
+            Surface::InferenceServer => "/v2",
+            Surface::Webhook(_) => "/webhooks/mlflow/{registry}",
+            Surface::Admin => "/keys/{id}",
+            Surface::Auth(Auth::Login) => "/auth/login",
+            Surface::Auth(Auth::Callback) => "/auth/callback",
+            Surface::Auth(Auth::Logout) => "/auth/logout",
+            Surface::OwnPath => "/{path of an endpoint}",
+            Surface::Models => "/v1/models",
+            Surface::Model(_) => "/v1/models/{model}",
+            Surface::GeminiModels => "/v1beta/models",
+            Surface::GeminiModel(_) => "/v1beta/models/{model}",
+            Surface::MlflowEndpoints { legacy: false } => "/api/2.0/endpoints/",
+            Surface::MlflowEndpoints { legacy: true } => "/api/2.0/gateway/routes/",
+            Surface::MlflowEndpoint { .. } => "/api/2.0/endpoints/{endpoint}",
+            Surface::MlflowRoute(_) => "/api/3.0/gateway/route/{route}",
+            Surface::MlflowLimits => "/api/2.0/endpoints/limits",
+            Surface::Health => "/health",
+            Surface::Live => "/livez",
+            Surface::Ready => "/readyz",
+            Surface::Metrics => "/metrics",
+            Surface::OpenApi => "/openapi.json",
+            Surface::Ping => "/ping",
+            Surface::Version => "/version",
+            Surface::Root => "/",
+        }
+    }
+
+    #[test]
+    fn every_path_has_a_row_in_the_access_matrix() {
+        let page = include_str!("../../../docs/reference/access.md");
+        let shown: Vec<_> = page.lines().filter_map(|line| line.split('`').nth(1)).collect();
+        let source = include_str!("surface.rs");
+        // All literal paths of the table above, read as the table reads them.
+        let reader = source.split_once("pub(crate) fn read(").map_or("", |(_, rest)| rest);
+        let reader = reader.split_once("#[cfg(test)]").map_or(reader, |(table, _)| table);
+        let literals = reader.split('"').skip(1).step_by(2).filter(|text| text.starts_with('/'));
+        let mut count = 0;
+        for path in literals {
+            let row = row(read(path));
+            assert!(shown.contains(&row), "{path}: no row {row}");
+            count += 1;
+        }
+        assert!(count >= 30, "only {count} paths found");
+    }
+
     #[test]
     fn paths_with_two_readings_are_refused() {
         for path in ["/a/../b", "/a/%2e%2E/b", "/a%2fb", "/a%5cb", "/a%00", "/a%252f", "/a%zz", "/a\\b"] {

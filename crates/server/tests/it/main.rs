@@ -1,6 +1,7 @@
 //! The gateway over real sockets, in front of a provider that records what it was sent and fails on demand.
 
 mod access;
+mod access_matrix;
 mod admin;
 mod audit;
 mod bad_input;
