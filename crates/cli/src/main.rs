@@ -14,6 +14,7 @@ mod rollout;
 mod run;
 mod serve;
 mod store;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,9 @@ fn main() -> ExitCode {
         Command::Keys(command) => keys::keys(&command),
         Command::Teams(command) => principals::principals(principals::Kind::Teams, &command),
         Command::Users(command) => principals::principals(principals::Kind::Users, &command),
+        Command::Usage(arguments) => usage::usage(&arguments),
+        Command::Limits(reach) => usage::limits(&reach),
+        Command::Budgets(reach) => usage::budgets(&reach),
         Command::Rollout(command) => rollout::rollout(&command),
         Command::Check(arguments) => check::check(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),

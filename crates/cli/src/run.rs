@@ -182,6 +182,7 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     // The demo and `models serve` keep nothing.
     let kept = if plan.keeps { Some(store::kept(&config, &plan.data_dir).await?) } else { None };
     let gateway = Gateway::new(&config, models, metrics, recorder, kept)?;
+    gateway.begin_budgets().await.context("what was spent cannot be read from the ledger")?;
     let limits = ListenerLimits {
         threads: config.server.threads.map_or_else(cores, |threads| threads as usize),
         connections: config.server.max_connections,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use millgate_audit::{Audit, Settings};
 use millgate_config::{Config, KeyMode, Role};
-use millgate_server::{Kept, Keys};
+use millgate_server::{Kept, Keys, Ledger};
 use millgate_store::{Store, StoreError};
 
 /// Opens the store that the configuration names, or the file in the data folder.
@@ -33,7 +33,9 @@ pub(crate) async fn kept(config: &Config, data: &Path) -> anyhow::Result<Kept> {
         "the audit log cannot be opened; `millgate audit verify` looks at it, and one that was \
          changed must be moved aside before another begins",
     )?;
-    Ok(Kept { keys, audit })
+    let ledger = Ledger::open(keys.store().clone(), data).await.context("the ledger")?;
+    ledger.follow();
+    Ok(Kept { keys, audit, ledger })
 }
 
 /// What the audit log is bound with.

@@ -7,6 +7,7 @@ mod check;
 mod credential;
 mod document;
 mod forms;
+mod limits;
 mod load;
 mod node;
 mod route;
@@ -19,9 +20,13 @@ pub use access::{IntrospectionConfig, IssuerConfig, RoleRuleConfig, SignOnConfig
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
     AccessConfig, AccessLog, AuditConfig, Capability, CatalogueConfig, ChatApi, Compat, Config,
-    EndpointConfig, EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LimitBy,
-    LimitConfig, LogConfig, ModelConfig, ModelsConfig, NativeConfig, Network, OwnerConfig, ProviderConfig,
-    RegistryConfig, Role, RuntimeChoice, ServerConfig, ServingConfig, TokenPrices,
+    EndpointConfig, EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LogConfig,
+    ModelConfig, ModelsConfig, NativeConfig, Network, OwnerConfig, ProviderConfig, RegistryConfig, Role,
+    RuntimeChoice, ServerConfig, ServingConfig, TokenPrices,
+};
+pub use limits::{
+    BudgetConfig, BudgetKind, LimitConfig, PredictionPrice, Selector, Sharer, Sharers, Unpriced, Usd,
+    WindowKind,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
 pub use route::{

@@ -11,11 +11,14 @@ use millgate_config::Config;
 use millgate_credential::Credential;
 use millgate_models::{Deployment, DeploymentStatus, Models, Registry};
 use millgate_observe::{Metrics, Recorder};
+use millgate_policy::Now;
+use millgate_store::StoreError;
 use serde::Serialize;
 
 use crate::admin;
 use crate::dispatch::mismatches;
-use crate::keys::Keys;
+use crate::keys::{Keys, now_ms};
+use crate::ledger::Ledger;
 use crate::snapshot::{Builder, Snapshot, registry};
 
 /// Everything that requests share.
@@ -29,6 +32,7 @@ pub struct Gateway {
     /// Keys issued at run time, where there is a store.
     pub(crate) keys: Option<Arc<Keys>>,
     pub(crate) audit: Option<Arc<Audit>>,
+    pub(crate) ledger: Option<Arc<Ledger>>,
     draining: AtomicBool,
     /// The zero of the limiters' clock.
     epoch: Instant,
@@ -41,6 +45,8 @@ pub struct Kept {
     pub keys: Arc<Keys>,
     /// The audit log.
     pub audit: Arc<Audit>,
+    /// What was spent.
+    pub ledger: Arc<Ledger>,
 }
 
 /// Why a checked config could not be put to use; the old one stays.
@@ -88,7 +94,11 @@ impl Gateway {
         recorder: Recorder,
         kept: Option<Kept>,
     ) -> Result<Arc<Self>, ApplyError> {
-        let (keys, audit) = kept.map_or((None, None), |kept| (Some(kept.keys), Some(kept.audit)));
+        let (keys, audit, ledger) =
+            kept.map_or((None, None, None), |kept| (Some(kept.keys), Some(kept.audit), Some(kept.ledger)));
+        if let Some(ledger) = ledger.clone() {
+            recorder.tell(move |record| ledger.record(record));
+        }
         if let Some(audit) = audit.clone().filter(|_| config.audit.calls) {
             recorder.copy_to(move |line| audit.submit(admin::call(line)));
         }
@@ -103,6 +113,7 @@ impl Gateway {
             recorder,
             keys,
             audit,
+            ledger,
             draining: AtomicBool::new(false),
             epoch: Instant::now(),
         }))
@@ -122,10 +133,24 @@ impl Gateway {
         };
         let generation = snapshot.generation;
         let deployments = snapshot.deployments.clone();
+        if let Some(ledger) = self.ledger.clone() {
+            let (rules, now) = (snapshot.rules.clone(), self.clock());
+            self.models.handle().spawn(async move {
+                if let Err(error) = ledger.begin_budgets(&rules, now).await {
+                    tracing::error!(%error, "new budgets begin with nothing: the ledger cannot be read");
+                }
+            });
+        }
         self.snapshot.store(Arc::new(snapshot));
         self.models.retain(&deployments);
         self.metrics.config_generation.set(generation as i64);
         Ok(generation)
+    }
+
+    /// Lets budgets begin with what the ledger says was spent before. Until then they begin with nothing.
+    pub async fn begin_budgets(&self) -> Result<(), StoreError> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        ledger.begin_budgets(&self.snapshot().rules, self.clock()).await
     }
 
     /// The registries of a config, opened apart from any gateway, for `doctor`.
@@ -161,6 +186,9 @@ impl Gateway {
     pub async fn shutdown(&self) {
         self.models.shutdown().await;
         self.recorder.stop();
+        if let Some(ledger) = &self.ledger {
+            ledger.close().await;
+        }
         if let Some(keys) = &self.keys {
             keys.close().await;
         }
@@ -201,8 +229,8 @@ impl Gateway {
         self.snapshot.load_full()
     }
 
-    /// Nanoseconds since the gateway began.
-    pub(crate) fn now(&self) -> u64 {
-        self.epoch.elapsed().as_nanos() as u64
+    /// The present, as limits see it.
+    pub(crate) fn clock(&self) -> Now {
+        Now { monotonic: self.epoch.elapsed().as_nanos() as u64, wall_ms: now_ms() }
     }
 }

@@ -166,6 +166,12 @@ impl Keys {
         Ok(keys)
     }
 
+    /// Where they are kept.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Follows what other replicas change, and notes when keys are used, as long as somebody holds the keys.
     pub fn follow(self: &Arc<Self>) {
         if self.noted.set(()).is_err() {
@@ -232,10 +238,6 @@ impl Keys {
     /// What the store knows a session by.
     pub(crate) fn session_hash(&self, token: &str) -> String {
         hex(&self.hash(format!("session {token}").as_bytes()))
-    }
-
-    pub(crate) fn store(&self) -> &Store {
-        &self.store
     }
 
     /// Whose key it is, if it is good.

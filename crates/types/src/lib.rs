@@ -21,7 +21,7 @@ pub use call::{
     Block, Call, ChatCall, CompletionCall, Dialect, EmbeddingCall, EmbeddingFormat, Extra, MediaSource,
     Message, Operation, Prompt, Reasoning, ResponseFormat, Role, Sampling, Tool, ToolChoice,
 };
-pub use exchange::{Exchange, Lane, Outcome, Unsettled};
+pub use exchange::{Exchange, Lane, Outcome, Settlement, Unsettled};
 pub use fault::{BoxError, CODES, Code, Fault, Retry, Source, code};
 pub use id::RequestId;
 pub use model_ref::{ModelRef, ModelRefError, VersionSelector};

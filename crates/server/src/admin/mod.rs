@@ -6,9 +6,11 @@ mod context;
 mod deployments;
 mod endpoints;
 mod keys;
+mod limits;
 mod models;
 mod openapi;
 mod principals;
+mod usage;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -40,6 +42,8 @@ const MAX_BODY: usize = 8 << 20;
 /// What a handler gives: JSON, and whether it is done or under way.
 pub(crate) struct Answer {
     status: StatusCode,
+    /// The media type, where it is not JSON.
+    media: Option<&'static str>,
     body: Vec<u8>,
     /// For the audit log: what was there before a change, and what there is after it, without any secret.
     before: Option<Value>,
@@ -69,9 +73,11 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     routes.extend(endpoints::routes());
     routes.extend(deployments::routes());
     routes.extend(keys::routes());
+    routes.extend(limits::routes());
     routes.extend(models::routes());
     routes.extend(principals::routes());
     routes.extend(openapi::routes());
+    routes.extend(usage::routes());
     routes
 });
 
@@ -101,7 +107,12 @@ impl Answer {
         let body = serde_json::to_vec(body).map_err(|error| {
             Fault::gateway(code::INTERNAL_ERROR, "the answer could not be written").with_cause(error)
         })?;
-        Ok(Self { status, body, before: None, after: None })
+        Ok(Self { status, media: None, body, before: None, after: None })
+    }
+
+    /// Text of another media type than JSON.
+    fn text(status: StatusCode, media: &'static str, text: String) -> Result<Self, Fault> {
+        Ok(Self { media: Some(media), body: text.into_bytes(), ..Self::with(status, &())? })
     }
 
     /// Notes what a change found and what it left.
@@ -173,6 +184,9 @@ pub(crate) async fn serve(
     let mut reply =
         Reply::json(answer.body).with(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply.status = answer.status;
+    if let Some(media) = answer.media {
+        reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    }
     Ok(reply)
 }
 
