@@ -150,6 +150,60 @@ pub struct SignOnConfig {
     pub session: Period,
 }
 
+/// TLS at the listener. The files are looked at every second; new ones count for the next connection.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The file of the certificate and those between it and its authority, PEM.
+    pub cert: Expanded,
+    /// The file of its private key, PEM.
+    pub key: Expanded,
+    /// The file of the authorities whose certificates clients may show, PEM. Default: clients are not asked for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<Expanded>,
+    /// Whether clients must show a certificate.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+}
+
+/// Whether clients must show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertificates {
+    /// They may; others show a key or a token.
+    #[default]
+    Optional,
+    /// Who shows none is not spoken with.
+    Required,
+}
+
+/// Clients whose certificates say who they are, in place of a key. They are good when an authority of `server.tls.client_ca`
+/// has signed them.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificatesConfig {
+    /// Who it is: a CEL expression over `certificate`, which has `cn`, `organization`, `unit` and `serial`, and the lists
+    /// `dns`, `email` and `uri`. Logs, records and limits know a client by `certificate:USER`.
+    #[serde(default = "common_name")]
+    pub user: String,
+    /// See `access.issuers.team`; over `certificate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
+    /// The application, over `certificate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// The organisation, over `certificate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<String>,
+    /// See `access.issuers.roles`; over `certificate`: `'spiffe://corp/ns/ml' in certificate.uri`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<RoleRuleConfig>,
+}
+
+fn common_name() -> String {
+    "certificate.cn".to_owned()
+}
+
 fn scopes() -> Vec<String> {
     ["openid", "profile", "email"].map(str::to_owned).to_vec()
 }

@@ -9,7 +9,9 @@ use millgate_types::{Operation, Owner, Permission};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::access::{IntrospectionConfig, IssuerConfig, SignOnConfig, TrustedProxiesConfig};
+use crate::access::{
+    CertificatesConfig, IntrospectionConfig, IssuerConfig, SignOnConfig, TlsConfig, TrustedProxiesConfig,
+};
 use crate::credential::CredentialConfig;
 use crate::limits::{BudgetConfig, LimitConfig, PredictionPrice};
 use crate::route::RouteConfig;
@@ -657,6 +659,9 @@ pub struct AccessConfig {
     /// Where other tokens are asked about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub introspection: Option<IntrospectionConfig>,
+    /// Clients whose certificates say who they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<CertificatesConfig>,
     /// How people sign on with a browser.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sign_on: Option<SignOnConfig>,
@@ -788,6 +793,9 @@ pub struct ServerConfig {
     /// Threads that serve requests. Default: one per core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
+    /// TLS. Default: none. Read at start only, its files whenever they change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
     /// Largest request body.
     pub max_body: ByteSize,
     /// Largest answer that is held whole.
@@ -818,6 +826,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             threads: None,
+            tls: None,
             max_body: ByteSize(10 << 20),
             max_answer: ByteSize(4 << 20),
             max_connections: 10_000,

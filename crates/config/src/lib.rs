@@ -16,7 +16,10 @@ mod schema;
 mod serving;
 mod value;
 
-pub use access::{IntrospectionConfig, IssuerConfig, RoleRuleConfig, SignOnConfig, TrustedProxiesConfig};
+pub use access::{
+    CertificatesConfig, ClientCertificates, IntrospectionConfig, IssuerConfig, RoleRuleConfig, SignOnConfig, TlsConfig,
+    TrustedProxiesConfig,
+};
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
     AccessConfig, AccessLog, AuditConfig, Capability, CatalogueConfig, ChatApi, Compat, Config,

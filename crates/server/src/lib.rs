@@ -22,6 +22,7 @@ mod reply;
 mod sign_on;
 mod snapshot;
 mod surface;
+mod tls;
 mod webhook;
 
 pub use gateway::{ApplyError, Gateway, Kept, Readiness, RouteProblem};
@@ -29,3 +30,4 @@ pub use keys::Keys;
 pub use ledger::Ledger;
 pub use listener::{Listener, ListenerLimits};
 pub use reload::{ConfigSource, Reloader};
+pub use tls::Tls;

@@ -31,6 +31,7 @@ use crate::native::Native;
 use crate::reply::{Reply, ReplyBody, names};
 use crate::snapshot::{Endpoint, Shown, Snapshot, Target};
 use crate::surface::{self, Surface};
+use crate::tls::ClientCertificate;
 use crate::{Gateway, admin, admit, body, listing, sign_on, webhook};
 use admit::Allowance;
 
@@ -38,6 +39,7 @@ use admit::Allowance;
 pub(crate) async fn serve(
     gateway: Arc<Gateway>,
     peer: IpAddr,
+    certificate: Option<Arc<ClientCertificate>>,
     request: Request<Incoming>,
 ) -> Response<ReplyBody> {
     let snapshot = gateway.snapshot();
@@ -45,9 +47,10 @@ pub(crate) async fn serve(
     let link = peer;
     let peer = snapshot.sign_on.as_ref().map_or(link, |sign_on| sign_on.client(link, &head.headers));
     let mut flight = Flight::begin(&gateway, &head, peer, snapshot.generation);
+    let peer = Peer { link, client: peer, certificate: certificate.as_deref() };
     // Pinned here and not wrapped: the future is large, and every wrapper would move it.
     let handled = {
-        let mut handled = pin!(handle(&gateway, &snapshot, &head, body, Peer { link, client: peer }, &mut flight));
+        let mut handled = pin!(handle(&gateway, &snapshot, &head, body, peer, &mut flight));
         poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(context))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
@@ -76,7 +79,7 @@ async fn handle(
     snapshot: &Arc<Snapshot>,
     head: &Parts,
     body: Incoming,
-    peer: Peer,
+    peer: Peer<'_>,
     flight: &mut Flight,
 ) -> Result<Reply, Fault> {
     surface::check_head(head)?;
@@ -255,11 +258,13 @@ const KEY_HEADERS: [HeaderName; 3] = [
 
 /// Where a request comes from.
 #[derive(Clone, Copy)]
-struct Peer {
+struct Peer<'a> {
     /// The other end of the connection.
     link: IpAddr,
     /// The same, or whom a trusted proxy there speaks for.
     client: IpAddr,
+    /// What the other end of the connection showed.
+    certificate: Option<&'a ClientCertificate>,
 }
 
 /// Who calls, from headers alone: not a byte of the body is read before this.
@@ -268,7 +273,7 @@ async fn identify(
     snapshot: &Snapshot,
     surface: Surface<'_>,
     head: &Parts,
-    peer: Peer,
+    peer: Peer<'_>,
     flight: &mut Flight,
 ) -> Result<Arc<Identity>, Fault> {
     let refused = sign_on::unknown;
@@ -292,7 +297,9 @@ async fn identify(
             Box::pin(found).await.map_err(|reason| refused().with_cause(reason))?
         }
         (None, Some(sign_on), None) => {
-            match sign_on.vouched(peer.link, &head.headers, directory().as_deref()) {
+            let directory = directory();
+            let certified = peer.certificate.and_then(|shown| sign_on.certified(shown, directory.as_deref(), now_ms()));
+            match certified.or_else(|| sign_on.vouched(peer.link, &head.headers, directory.as_deref())) {
                 Some(identity) => identity,
                 // A browser says who it is without being asked: only where that is meant, and of changes only its own.
                 None if surface == Surface::Admin => Box::pin(sign_on.signed_on(gateway, head)).await?,

@@ -7,7 +7,7 @@ use millgate_expr::Expression;
 use url::{Host, Url};
 
 use super::{Checker, check_base_url, is_name, steps};
-use crate::access::{ALGORITHMS, IssuerConfig, RoleRuleConfig, SignOnConfig};
+use crate::access::{ALGORITHMS, ClientCertificates, IssuerConfig, RoleRuleConfig, SignOnConfig};
 use crate::document::KeyMode;
 use crate::load::nearest;
 use crate::node::Step;
@@ -39,6 +39,24 @@ impl Checker<'_> {
             self.expression(&at("app"), introspection.app.as_deref(), &["claims"]);
             self.expression(&at("organization"), introspection.organization.as_deref(), &["claims"]);
             self.rules(&at("roles"), &introspection.roles, &["claims"]);
+        }
+        let tls = self.config.server.tls.as_ref();
+        if tls.is_some_and(|tls| tls.client_ca.is_none() && tls.client_certificates == ClientCertificates::Required) {
+            let hint = "name the authorities of the clients' certificates";
+            self.error(steps!["server", "tls", "client_ca"], "the field `client_ca` is missing", hint);
+        }
+        if let Some(certificates) = &access.certificates {
+            let at = |field: &str| steps!["access", "certificates", field].to_vec();
+            self.needs_keys(&at(""));
+            if tls.is_none_or(|tls| tls.client_ca.is_none()) {
+                let hint = "set `server.tls.client_ca`";
+                self.error(&at(""), "clients are not asked for certificates", hint);
+            }
+            self.expression(&at("user"), Some(&certificates.user), &["certificate"]);
+            self.expression(&at("team"), certificates.team.as_deref(), &["certificate"]);
+            self.expression(&at("app"), certificates.app.as_deref(), &["certificate"]);
+            self.expression(&at("organization"), certificates.organization.as_deref(), &["certificate"]);
+            self.rules(&at("roles"), &certificates.roles, &["certificate"]);
         }
         if let Some(sign_on) = &access.sign_on {
             self.browser(sign_on);

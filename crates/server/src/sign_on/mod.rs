@@ -25,6 +25,7 @@ use crate::identity::{Identity, scope};
 use crate::reply::Reply;
 use crate::snapshot::Snapshot;
 use crate::surface::Auth;
+use crate::tls::ClientCertificate;
 use crate::{Gateway, admin};
 use browser::Browser;
 use introspection::Introspection;
@@ -42,6 +43,8 @@ pub(crate) struct SignOn {
     issuers: Vec<Issuer>,
     introspection: Option<Introspection>,
     proxies: Option<Proxies>,
+    /// Whose certificates are.
+    certificates: Option<Mapping>,
     /// How people sign on with a browser.
     pub(crate) browser: Option<Browser>,
     tokens: Tokens,
@@ -105,9 +108,23 @@ impl SignOn {
             }
             None => None,
         };
+        let certificates = match &access.certificates {
+            Some(written) => {
+                let mapping = MappingConfig {
+                    user: written.user.clone(),
+                    team: written.team.clone(),
+                    app: written.app.clone(),
+                    organization: written.organization.clone(),
+                    roles: rules(&written.roles),
+                };
+                let fail = |error: String| format!("access.certificates: {error}");
+                Some(Mapping::compile(&mapping, &["certificate"]).map_err(fail)?)
+            }
+            None => None,
+        };
         *kept = sources;
-        let nobody = issuers.is_empty() && introspection.is_none() && proxies.is_none();
-        let sign_on = Self { issuers, introspection, proxies, browser, tokens: Tokens::default() };
+        let nobody = certificates.is_none() && issuers.is_empty() && introspection.is_none() && proxies.is_none();
+        let sign_on = Self { issuers, introspection, proxies, certificates, browser, tokens: Tokens::default() };
         Ok((!nobody).then(|| Arc::new(sign_on)))
     }
 
@@ -150,6 +167,25 @@ impl SignOn {
         let identity = identity(name, person, directory).ok_or(DISABLED)?;
         self.tokens.add(digest, Arc::clone(&identity), generation(directory), until_ms, now_ms);
         Ok(identity)
+    }
+
+    /// The holder of a certificate that the handshake has found good.
+    pub(crate) fn certified(
+        &self,
+        shown: &ClientCertificate,
+        directory: Option<&Directory>,
+        now_ms: i64,
+    ) -> Option<Arc<Identity>> {
+        let mapping = self.certificates.as_ref()?;
+        if now_ms >= shown.until_ms {
+            return None;
+        }
+        if let Some(known) = self.known(&shown.digest, directory, now_ms) {
+            return Some(known);
+        }
+        let identity = identity("certificate", mapping.person(&shown.names)?, directory)?;
+        self.tokens.add(shown.digest, Arc::clone(&identity), generation(directory), shown.until_ms, now_ms);
+        Some(identity)
     }
 
     /// Who sends a request, by the word of the trusted proxy `peer`.

@@ -28,6 +28,7 @@ mod principals;
 mod reload;
 mod responses;
 mod sign_on;
+mod tls;
 mod translate;
 mod vertex;
 
