@@ -51,17 +51,19 @@ pub(crate) fn principals(kind: Kind, command: &Principals) -> anyhow::Result<Exi
             }
             Ok(ExitCode::SUCCESS)
         }),
-        Principals::Change { one, parent, bounds, disable, enable } => Admin::run(&one.reach, async |admin| {
-            let mut body = said(kind, parent.as_ref(), bounds)?;
-            if *disable || *enable {
-                body.insert("disabled".to_owned(), (*disable).into());
-            }
-            if body.is_empty() {
-                bail!("nothing is to be changed: see --help");
-            }
-            let path = [kind.path(), &one.name];
-            show(&admin.call(Method::PATCH, &path, &[], Some(&Value::Object(body))).await?, one)
-        }),
+        Principals::Change { one, parent, bounds, disable, enable } => {
+            Admin::run(&one.reach, async |admin| {
+                let mut body = said(kind, parent.as_ref(), bounds)?;
+                if *disable || *enable {
+                    body.insert("disabled".to_owned(), (*disable).into());
+                }
+                if body.is_empty() {
+                    bail!("nothing is to be changed: see --help");
+                }
+                let path = [kind.path(), &one.name];
+                show(&admin.call(Method::PATCH, &path, &[], Some(&Value::Object(body))).await?, one)
+            })
+        }
         Principals::Remove { one } => Admin::run(&one.reach, async |admin| {
             show(&admin.call(Method::DELETE, &[kind.path(), &one.name], &[], None).await?, one)
         }),
@@ -90,7 +92,9 @@ fn said(kind: Kind, parent: Option<&String>, bounds: &Bounds) -> anyhow::Result<
     if !bounds.tag.is_empty() {
         let mut tags = Map::new();
         for tag in &bounds.tag {
-            let Some((name, value)) = tag.split_once('=') else { bail!("`{tag}` is no tag: write NAME=VALUE") };
+            let Some((name, value)) = tag.split_once('=') else {
+                bail!("`{tag}` is no tag: write NAME=VALUE")
+            };
             tags.insert(name.to_owned(), value.into());
         }
         body.insert("tags".to_owned(), Value::Object(tags));

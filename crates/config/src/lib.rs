@@ -17,8 +17,8 @@ mod serving;
 mod value;
 
 pub use access::{
-    CertificatesConfig, ClientCertificates, IntrospectionConfig, IssuerConfig, RoleRuleConfig, SignOnConfig, TlsConfig,
-    TrustedProxiesConfig,
+    CertificatesConfig, ClientCertificates, IntrospectionConfig, IssuerConfig, RoleRuleConfig, SignOnConfig,
+    TlsConfig, TrustedProxiesConfig,
 };
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{

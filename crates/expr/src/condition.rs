@@ -65,7 +65,8 @@ pub(crate) fn compile(text: &str, names: &'static [&'static str]) -> Result<Prog
     }
     let reader = std::thread::Builder::new().stack_size(STACK);
     let owned = text.to_owned();
-    let read = reader.spawn(move || read(&owned, names)).map_err(|_| "no thread can be started".to_owned())?;
+    let read =
+        reader.spawn(move || read(&owned, names)).map_err(|_| "no thread can be started".to_owned())?;
     read.join().unwrap_or_else(|_| Err("the expression cannot be read".to_owned()))
 }
 

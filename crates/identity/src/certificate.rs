@@ -54,7 +54,10 @@ mod tests {
         params.subject_alt_names.push(SanType::Rfc822Name("batch@corp.example".try_into().unwrap()));
         let made = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
         let (value, until) = subject(made.der()).unwrap();
-        assert_eq!((&value["cn"], &value["organization"], &value["unit"]), (&json!("batch"), &json!("Corp"), &json!("")));
+        assert_eq!(
+            (&value["cn"], &value["organization"], &value["unit"]),
+            (&json!("batch"), &json!("Corp"), &json!(""))
+        );
         assert_eq!(value["dns"], json!(["job.example"]));
         assert_eq!(value["uri"], json!(["spiffe://corp/ns/ml/sa/batch"]));
         assert_eq!(value["email"], json!(["batch@corp.example"]));

@@ -103,7 +103,8 @@ impl KeySet {
 impl Key {
     fn read(jwk: Jwk) -> Option<Self> {
         let signs = jwk.purpose.as_deref().is_none_or(|purpose| purpose == "sig");
-        let verifies = jwk.key_ops.as_ref().is_none_or(|operations| operations.iter().any(|op| op == "verify"));
+        let verifies =
+            jwk.key_ops.as_ref().is_none_or(|operations| operations.iter().any(|op| op == "verify"));
         if !signs || !verifies {
             return None;
         }

@@ -56,9 +56,8 @@ impl Mapping {
         let compile = |field: &str, text: &str| {
             Expression::compile(text, name).map_err(|error| format!("{field}: {error}"))
         };
-        let maybe = |field: &str, text: &Option<String>| {
-            text.as_deref().map(|text| compile(field, text)).transpose()
-        };
+        let maybe =
+            |field: &str, text: &Option<String>| text.as_deref().map(|text| compile(field, text)).transpose();
         let rule = |(when, permissions, scope): &(String, Permissions, Scope)| {
             let when = compile("roles.when", when)?;
             Ok(RoleRule { when, permissions: *permissions, scope: scope.clone() })

@@ -46,7 +46,8 @@ pub fn client_address<'a>(
 fn hop(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let alone = text.trim_start_matches('[').trim_end_matches(']');
-    let found = alone.parse().ok().or_else(|| text.parse().ok().map(|socket: std::net::SocketAddr| socket.ip()));
+    let found =
+        alone.parse().ok().or_else(|| text.parse().ok().map(|socket: std::net::SocketAddr| socket.ip()));
     found.map(|address: IpAddr| address.to_canonical())
 }
 

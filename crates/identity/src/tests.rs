@@ -54,8 +54,7 @@ impl Signer {
 }
 
 fn token(signer: &Signer, header: &Value, claims: &Value) -> String {
-    let message =
-        format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims.to_string()));
+    let message = format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims.to_string()));
     format!("{message}.{}", BASE64.encode(signer.sign(message.as_bytes())))
 }
 

@@ -192,5 +192,7 @@ fn check(claims: Value, rules: &Rules, now: i64) -> Result<Claims, Refusal> {
 
 /// A NumericDate, which may have a fraction.
 fn seconds(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_f64().filter(|seconds| seconds.is_finite()).map(|seconds| seconds as i64))
+    value
+        .as_i64()
+        .or_else(|| value.as_f64().filter(|seconds| seconds.is_finite()).map(|seconds| seconds as i64))
 }

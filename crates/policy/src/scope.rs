@@ -205,9 +205,15 @@ mod tests {
         assert!(!key.allows_endpoint("chat-secret") && !key.allows_target("claude/x"));
         assert!(!key.allows_unread("native/openai", "openai/*"));
         let user = key.bounded(&scope(&["chat-a", "iris"], &[], &[]));
-        assert!(user.allows_endpoint("chat-a") && !user.allows_endpoint("chat-b") && !user.allows_endpoint("iris"));
+        assert!(
+            user.allows_endpoint("chat-a")
+                && !user.allows_endpoint("chat-b")
+                && !user.allows_endpoint("iris")
+        );
         // What is issued under a bound is within it, and not the other way round.
-        assert!(key.is_within(&team) && user.is_within(&team) && user.is_within(&key) && user.is_within(&user));
+        assert!(
+            key.is_within(&team) && user.is_within(&team) && user.is_within(&key) && user.is_within(&user)
+        );
         assert!(!scope(&[], &[], &[]).is_within(&key) && !key.is_within(&user));
         assert!(scope(&["chat-a"], &["openai/*"], &["chat-secret"]).is_within(&user));
         assert_eq!(team.bounded(&Scope::default()), team);

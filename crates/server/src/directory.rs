@@ -93,7 +93,12 @@ impl Directory {
 
     /// A caller within what their user and team have. `rights` are their own; without any, a user has those of their
     /// entry here, and others none. `None`: the user or the team may not call, or is gone.
-    pub(crate) fn bound(&self, principal: Principal, mut owner: Owner, rights: Option<Rights>) -> Option<Identity> {
+    pub(crate) fn bound(
+        &self,
+        principal: Principal,
+        mut owner: Owner,
+        rights: Option<Rights>,
+    ) -> Option<Identity> {
         let user = owner.user.as_deref().and_then(|name| self.find(Kind::User, name));
         if let Some(team) = user.and_then(|user| user.record.parent.as_deref()) {
             owner.team = Some(team.into());
@@ -124,7 +129,13 @@ mod tests {
 
     use super::*;
 
-    fn record(kind: &str, name: &str, parent: Option<&str>, roles: &[&str], endpoints: &[&str]) -> PrincipalRecord {
+    fn record(
+        kind: &str,
+        name: &str,
+        parent: Option<&str>,
+        roles: &[&str],
+        endpoints: &[&str],
+    ) -> PrincipalRecord {
         PrincipalRecord {
             kind: kind.to_owned(),
             name: name.to_owned(),

@@ -82,7 +82,8 @@ impl Listener {
         let mut threads = Vec::new();
         for index in 0..limits.threads.max(1) {
             let (hand, deal) = mpsc::unbounded_channel();
-            let thread = DataThread { gateway: Arc::clone(&gateway), phase: phase.clone(), limits, tls: tls.clone() };
+            let thread =
+                DataThread { gateway: Arc::clone(&gateway), phase: phase.clone(), limits, tls: tls.clone() };
             threads.push(
                 std::thread::Builder::new().name(format!("data-{index}")).spawn(move || thread.run(deal))?,
             );

@@ -298,14 +298,15 @@ async fn identify(
         }
         (None, Some(sign_on), None) => {
             let directory = directory();
-            let certified = peer.certificate.and_then(|shown| sign_on.certified(shown, directory.as_deref(), now_ms()));
+            let certified =
+                peer.certificate.and_then(|shown| sign_on.certified(shown, directory.as_deref(), now_ms()));
             match certified.or_else(|| sign_on.vouched(peer.link, &head.headers, directory.as_deref())) {
                 Some(identity) => identity,
                 // A browser says who it is without being asked: only where that is meant, and of changes only its own.
                 None if surface == Surface::Admin => Box::pin(sign_on.signed_on(gateway, head)).await?,
                 None => return Err(refused()),
             }
-        },
+        }
         (None, None, _) => return Err(refused()),
     };
     if let Principal::Key(name) = &identity.principal {

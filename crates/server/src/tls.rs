@@ -45,7 +45,8 @@ struct Files {
 impl Files {
     fn read(written: &TlsConfig) -> Result<Self, String> {
         let read = |field: &str, path: &str| {
-            std::fs::read(PathBuf::from(path)).map_err(|error| format!("server.tls.{field}: {}", error.kind()))
+            std::fs::read(PathBuf::from(path))
+                .map_err(|error| format!("server.tls.{field}: {}", error.kind()))
         };
         Ok(Self {
             cert: read("cert", written.cert.as_str())?,
@@ -61,7 +62,8 @@ impl Files {
         if chain.is_empty() {
             return Err("server.tls.cert: it holds no certificate".to_owned());
         }
-        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| "server.tls.key: it holds no key".to_owned())?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|_| "server.tls.key: it holds no key".to_owned())?;
         let builder = ServerConfig::builder();
         let builder = match &self.client_ca {
             None => builder.with_no_client_auth(),
@@ -76,7 +78,8 @@ impl Files {
                     ClientCertificates::Optional => verifier.allow_unauthenticated(),
                     ClientCertificates::Required => verifier,
                 };
-                builder.with_client_cert_verifier(verifier.build().map_err(|error| fail("client_ca", &error))?)
+                builder
+                    .with_client_cert_verifier(verifier.build().map_err(|error| fail("client_ca", &error))?)
             }
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|error| fail("cert", &error))?;

@@ -83,11 +83,7 @@ impl Store {
     }
 
     /// Writes what a team or a user is now, if nobody changed it since `seen_ms`. `false`: somebody did, or it is gone.
-    pub async fn change_principal(
-        &self,
-        record: &PrincipalRecord,
-        seen_ms: i64,
-    ) -> Result<bool, StoreError> {
+    pub async fn change_principal(&self, record: &PrincipalRecord, seen_ms: i64) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE principals SET parent = $1, roles = $2, scope = $3, tags = $4, updated_ms = $5, disabled_ms = $6,
              removed_ms = $7 WHERE kind = $8 AND name = $9 AND updated_ms = $10 AND removed_ms IS NULL",

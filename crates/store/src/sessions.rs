@@ -71,7 +71,8 @@ impl Store {
 
     /// Ends all sessions of a principal; how many there were.
     pub async fn end_sessions(&self, principal: &str) -> Result<u64, StoreError> {
-        let done = sqlx::query("DELETE FROM sessions WHERE principal = $1").bind(principal).execute(&self.pool);
+        let done =
+            sqlx::query("DELETE FROM sessions WHERE principal = $1").bind(principal).execute(&self.pool);
         Ok(done.await?.rows_affected())
     }
 }

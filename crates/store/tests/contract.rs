@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use millgate_store::{
-    KeyRecord, LedgerRow, PrincipalRecord, SecretRecord, SessionRecord, Spender, Store, StoreError, UsageSum, sums,
+    KeyRecord, LedgerRow, PrincipalRecord, SecretRecord, SessionRecord, Spender, Store, StoreError, UsageSum,
+    sums,
 };
 use serde_json::json;
 

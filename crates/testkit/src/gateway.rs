@@ -63,7 +63,8 @@ impl TestGateway {
             header_timeout: config.server.header_timeout.0,
         };
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let tls = config.server.tls.as_ref().map(|written| Tls::open(written).expect("the certificates are read"));
+        let tls =
+            config.server.tls.as_ref().map(|written| Tls::open(written).expect("the certificates are read"));
         let listener =
             Listener::bind(Arc::clone(&gateway), anywhere, limits, tls).await.expect("a free port");
         Self { gateway, address: listener.address(), listener, folder }

@@ -32,7 +32,11 @@ impl Checker<'_> {
             self.control_url(&at("url"), introspection.url.as_str());
             self.above_zero(&at("cache"), Some(introspection.cache));
             if introspection.client_secret.is_clear_text() {
-                self.warning(&at("client_secret"), "the secret stands in clear text", "use `env:NAME` or `file:PATH`");
+                self.warning(
+                    &at("client_secret"),
+                    "the secret stands in clear text",
+                    "use `env:NAME` or `file:PATH`",
+                );
             }
             self.expression(&at("user"), Some(&introspection.user), &["claims"]);
             self.expression(&at("team"), introspection.team.as_deref(), &["claims"]);
@@ -41,7 +45,9 @@ impl Checker<'_> {
             self.rules(&at("roles"), &introspection.roles, &["claims"]);
         }
         let tls = self.config.server.tls.as_ref();
-        if tls.is_some_and(|tls| tls.client_ca.is_none() && tls.client_certificates == ClientCertificates::Required) {
+        if tls.is_some_and(|tls| {
+            tls.client_ca.is_none() && tls.client_certificates == ClientCertificates::Required
+        }) {
             let hint = "name the authorities of the clients' certificates";
             self.error(steps!["server", "tls", "client_ca"], "the field `client_ca` is missing", hint);
         }
@@ -98,7 +104,11 @@ impl Checker<'_> {
         match issuers.iter().find(|issuer| issuer.name == sign_on.issuer) {
             None => {
                 let hint = nearest(&sign_on.issuer, issuers.iter().map(|issuer| issuer.name.as_str()));
-                self.error(&at("issuer"), format!("no issuer `{}` stands in `access.issuers`", sign_on.issuer), hint);
+                self.error(
+                    &at("issuer"),
+                    format!("no issuer `{}` stands in `access.issuers`", sign_on.issuer),
+                    hint,
+                );
             }
             Some(issuer) if issuer.jwks_uri.is_some() => {
                 let hint = "leave the issuer's `jwks_uri` out";
@@ -108,17 +118,29 @@ impl Checker<'_> {
         }
         self.control_url(&at("public_url"), sign_on.public_url.as_str());
         if Url::parse(sign_on.public_url.as_str()).is_ok_and(|url| url.path() != "/") {
-            self.error(&at("public_url"), "the gateway is served at `/`", "for example `https://gateway.example`");
+            self.error(
+                &at("public_url"),
+                "the gateway is served at `/`",
+                "for example `https://gateway.example`",
+            );
         }
         if !sign_on.scopes.iter().any(|scope| scope == "openid") {
-            self.error(&at("scopes"), "`openid` is missing", "without it the provider says not who signed on");
+            self.error(
+                &at("scopes"),
+                "`openid` is missing",
+                "without it the provider says not who signed on",
+            );
         }
         self.above_zero(&at("session"), Some(sign_on.session));
         if sign_on.session.0 > MAX_SESSION {
             self.error(&at("session"), "nobody stays signed on for more than 30 days", "");
         }
         if sign_on.client_secret.as_ref().is_some_and(Secret::is_clear_text) {
-            self.warning(&at("client_secret"), "the secret stands in clear text", "use `env:NAME` or `file:PATH`");
+            self.warning(
+                &at("client_secret"),
+                "the secret stands in clear text",
+                "use `env:NAME` or `file:PATH`",
+            );
         }
     }
 
@@ -134,7 +156,11 @@ impl Checker<'_> {
             self.error(&at("name"), format!("the name `{}` is taken", issuer.name), "");
         }
         if before.iter().any(|other| other.issuer.as_str() == issuer.issuer.as_str()) {
-            self.error(&at("issuer"), "another name has the same issuer", "one issuer can have several audiences");
+            self.error(
+                &at("issuer"),
+                "another name has the same issuer",
+                "one issuer can have several audiences",
+            );
         }
         self.control_url(&at("issuer"), issuer.issuer.as_str());
         if let Some(uri) = &issuer.jwks_uri {

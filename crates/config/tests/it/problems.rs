@@ -258,10 +258,13 @@ access:
       audience: [a]
       jwks_uri: http://keys.example/jwks
       roles: [ { when: 'claims.groups ==', roles: [invoke] }, { when: 'true', roles: [], endpoints: [a] } ]
+  sign_on: { issuer: crop, client_id: a, public_url: 'http://gateway.example/x', scopes: [email], session: 60d }
+  certificates: { user: claims.sub }
   introspection: { url: 'http://login.example/introspect', client_id: a, client_secret: env:HOME, cache: 0s }
   trusted_proxies:
     from: [10.0.0.0/40, 0.0.0.0/0, proxy.example]
     user: header['x']
+server: { tls: { cert: a, key: b, client_certificates: required } }
 ";
     assert_snapshot!("sign_on", problems(text));
     let open = r"

@@ -232,7 +232,9 @@ fn list(context: &Context) -> Result<Answer, Fault> {
     };
     let configured = context.snapshot.config.access.declared.iter().map(KeyView::configured);
     let issued = context.gateway.keys.iter().flat_map(|keys| keys.all());
-    let issued = issued.map(|key| KeyView::issued(&key)).filter(|view| all || matches!(view.state, "active" | "suspended"));
+    let issued = issued
+        .map(|key| KeyView::issued(&key))
+        .filter(|view| all || matches!(view.state, "active" | "suspended"));
     Answer::ok(&KeyList { keys: configured.chain(issued).collect() })
 }
 

@@ -355,9 +355,8 @@ fn parent(
         return Err(Fault::invalid_value("organization", "a user's organisation is the team's"));
     }
     let team = super::keys::inherited(context, filled(team), context.identity.owner.team.as_deref(), "team")?;
-    let there = |name: &String| {
-        directory.find(Kind::Team, name).is_some_and(|team| team.record.removed_ms.is_none())
-    };
+    let there =
+        |name: &String| directory.find(Kind::Team, name).is_some_and(|team| team.record.removed_ms.is_none());
     if team.as_ref().is_some_and(|name| !there(name)) {
         return Err(Fault::invalid_value("team", "there is no such team"));
     }

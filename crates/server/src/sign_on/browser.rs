@@ -80,7 +80,8 @@ struct TokenAnswer {
 }
 
 fn refused(reason: Refused) -> Fault {
-    Fault::client(code::INVALID_API_KEY, "signing on did not succeed; begin again at /auth/login").with_cause(reason)
+    Fault::client(code::INVALID_API_KEY, "signing on did not succeed; begin again at /auth/login")
+        .with_cause(reason)
 }
 
 fn unavailable(text: &'static str) -> Fault {
@@ -89,7 +90,11 @@ fn unavailable(text: &'static str) -> Fault {
 }
 
 impl Browser {
-    pub(super) fn open(written: &SignOnConfig, issuer: &super::Issuer, handle: &Handle) -> Result<Self, String> {
+    pub(super) fn open(
+        written: &SignOnConfig,
+        issuer: &super::Issuer,
+        handle: &Handle,
+    ) -> Result<Self, String> {
         let fail = |error: String| format!("access.sign_on: {error}");
         let url = Url::parse(&issuer.rules.issuer).map_err(|error| fail(error.to_string()))?;
         Ok(Self {
@@ -142,8 +147,11 @@ impl Browser {
             return_to,
             until_ms: now_ms() + LOGIN_FOR.as_millis() as i64,
         };
-        let mut place = fetch::address(metadata.authorization_endpoint.as_deref().unwrap_or_default(), self.source.url())
-            .map_err(|reason| unavailable("the identity provider names no place to sign on").with_cause(reason))?;
+        let mut place =
+            fetch::address(metadata.authorization_endpoint.as_deref().unwrap_or_default(), self.source.url())
+                .map_err(|reason| {
+                    unavailable("the identity provider names no place to sign on").with_cause(reason)
+                })?;
         let challenge = BASE64.encode(digest::digest(&digest::SHA256, login.verifier.as_bytes()));
         place
             .query_pairs_mut()
@@ -156,16 +164,23 @@ impl Browser {
             .append_pair("code_challenge", &challenge)
             .append_pair("code_challenge_method", "S256");
         let sealed = seal(keys).and_then(|seal| seal.close(&login));
-        let sealed = sealed.ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the login cannot be kept"))?;
+        let sealed =
+            sealed.ok_or_else(|| Fault::gateway(code::INTERNAL_ERROR, "the login cannot be kept"))?;
         let cookie = self.cookie(LOGIN, &sealed, "/auth", LOGIN_FOR)?;
         redirect(StatusCode::FOUND, place.as_str(), [cookie])
     }
 
     /// The browser comes back from the provider with a code.
-    pub(crate) async fn callback(&self, gateway: &Gateway, keys: &Arc<Keys>, head: &Parts) -> Result<Reply, Fault> {
+    pub(crate) async fn callback(
+        &self,
+        gateway: &Gateway,
+        keys: &Arc<Keys>,
+        head: &Parts,
+    ) -> Result<Reply, Fault> {
         let asked: Vec<(String, String)> =
             parse(head.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-        let param = |name: &str| asked.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let param =
+            |name: &str| asked.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         let sealed = cookie_of(&head.headers, LOGIN).ok_or_else(|| refused("no login is under way"))?;
         let login: Login = seal(keys)
             .and_then(|seal| seal.open(sealed))
@@ -205,10 +220,8 @@ impl Browser {
             Ok(Err(error)) => return Err(unavailable("the store cannot be reached").with_cause(error)),
             Err(error) => return Err(unavailable("the store cannot be reached").with_cause(error)),
         }
-        let cookies = [
-            self.cookie(SESSION, &token, "/", self.life)?,
-            self.cookie(LOGIN, "", "/auth", Duration::ZERO)?,
-        ];
+        let cookies =
+            [self.cookie(SESSION, &token, "/", self.life)?, self.cookie(LOGIN, "", "/auth", Duration::ZERO)?];
         redirect(StatusCode::SEE_OTHER, &login.return_to, cookies)
     }
 
@@ -217,7 +230,9 @@ impl Browser {
         let metadata =
             self.source.described().ok_or_else(|| unavailable("the identity provider cannot be reached"))?;
         let place = fetch::address(metadata.token_endpoint.as_deref().unwrap_or_default(), self.source.url())
-            .map_err(|reason| unavailable("the identity provider names no token endpoint").with_cause(reason))?;
+            .map_err(|reason| {
+                unavailable("the identity provider names no token endpoint").with_cause(reason)
+            })?;
         let mut form = Serializer::new(String::new());
         form.append_pair("grant_type", "authorization_code")
             .append_pair("code", code)
@@ -267,7 +282,12 @@ impl Browser {
     }
 
     /// Ends the browser's session, everywhere and at once.
-    pub(crate) async fn logout(&self, gateway: &Gateway, keys: &Arc<Keys>, head: &Parts) -> Result<Reply, Fault> {
+    pub(crate) async fn logout(
+        &self,
+        gateway: &Gateway,
+        keys: &Arc<Keys>,
+        head: &Parts,
+    ) -> Result<Reply, Fault> {
         if let Some(token) = cookie_of(&head.headers, SESSION) {
             let (held, hash) = (Arc::clone(keys), keys.session_hash(token));
             let ended = gateway.models().handle().spawn(async move { held.store().end_session(&hash).await });
@@ -287,7 +307,8 @@ impl Browser {
     ) -> Result<Arc<Identity>, Refused> {
         let token = cookie_of(headers, SESSION).ok_or("nothing was shown")?;
         let (held, hash) = (Arc::clone(keys), keys.session_hash(token));
-        let found = gateway.models().handle().spawn(async move { held.store().session(&hash, now_ms()).await });
+        let found =
+            gateway.models().handle().spawn(async move { held.store().session(&hash, now_ms()).await });
         let record = match found.await {
             Ok(Ok(record)) => record.ok_or("the session has ended")?,
             _ => return Err("the store cannot be reached"),
@@ -351,7 +372,11 @@ fn cookie_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     found.next().is_none().then_some(value).filter(|value| !value.is_empty())
 }
 
-fn redirect<const N: usize>(status: StatusCode, place: &str, cookies: [HeaderValue; N]) -> Result<Reply, Fault> {
+fn redirect<const N: usize>(
+    status: StatusCode,
+    place: &str,
+    cookies: [HeaderValue; N],
+) -> Result<Reply, Fault> {
     let place = HeaderValue::from_str(place)
         .map_err(|_| Fault::gateway(code::INTERNAL_ERROR, "the address could not be written"))?;
     let mut reply = Reply::json("{}").with(header::LOCATION, place);
@@ -373,7 +398,9 @@ mod tests {
         for path in ["/", "/ui/keys?a=b#c", "/admin/v1/keys"] {
             assert!(is_own_path(path), "{path}");
         }
-        for path in ["", "x", "//evil.example", "/\\evil.example", "https://evil.example", "/a\r\nx", "/a b", "/\t/x"] {
+        for path in
+            ["", "x", "//evil.example", "/\\evil.example", "https://evil.example", "/a\r\nx", "/a b", "/\t/x"]
+        {
             assert!(!is_own_path(path), "{path}");
         }
         assert!(!is_own_path(&"/".repeat(5000)));

@@ -159,12 +159,14 @@ impl Inner {
         if answer.get("active") != Some(&Value::Bool(true)) {
             return Err(NOT_ACTIVE);
         }
-        let number = |name: &str| answer.get(name).and_then(Value::as_f64).map(|seconds| (seconds * 1000.0) as i64);
+        let number =
+            |name: &str| answer.get(name).and_then(Value::as_f64).map(|seconds| (seconds * 1000.0) as i64);
         let expires = number("exp").unwrap_or(i64::MAX);
         if now_ms >= expires || number("nbf").is_some_and(|from| from > now_ms) {
             return Err(NOT_ACTIVE);
         }
-        let ours = |name: &Value| name.as_str().is_some_and(|name| self.audience.iter().any(|own| own == name));
+        let ours =
+            |name: &Value| name.as_str().is_some_and(|name| self.audience.iter().any(|own| own == name));
         let named = match answer.get("aud") {
             _ if self.audience.is_empty() => true,
             Some(Value::Array(names)) => names.iter().any(ours),

@@ -75,7 +75,9 @@ impl SignOn {
             let known = kept.iter().find(|source| source.is(written.issuer.as_str(), jwks_uri));
             let source = match known {
                 Some(source) => Arc::clone(source),
-                None => Source::open(&written.name, written.issuer.as_str(), jwks_uri, handle).map_err(fail)?,
+                None => {
+                    Source::open(&written.name, written.issuer.as_str(), jwks_uri, handle).map_err(fail)?
+                }
             };
             let mapping = MappingConfig {
                 user: written.user.clone(),
@@ -103,7 +105,8 @@ impl SignOn {
         let browser = match &access.sign_on {
             Some(written) => {
                 let issuer = issuers.iter().find(|issuer| issuer.name == written.issuer);
-                let issuer = issuer.ok_or_else(|| format!("access.sign_on: no issuer `{}`", written.issuer))?;
+                let issuer =
+                    issuer.ok_or_else(|| format!("access.sign_on: no issuer `{}`", written.issuer))?;
                 Some(Browser::open(written, issuer, handle)?)
             }
             None => None,
@@ -123,8 +126,10 @@ impl SignOn {
             None => None,
         };
         *kept = sources;
-        let nobody = certificates.is_none() && issuers.is_empty() && introspection.is_none() && proxies.is_none();
-        let sign_on = Self { issuers, introspection, proxies, certificates, browser, tokens: Tokens::default() };
+        let nobody =
+            certificates.is_none() && issuers.is_empty() && introspection.is_none() && proxies.is_none();
+        let sign_on =
+            Self { issuers, introspection, proxies, certificates, browser, tokens: Tokens::default() };
         Ok((!nobody).then(|| Arc::new(sign_on)))
     }
 

@@ -22,7 +22,8 @@ pub(super) struct Proxies {
 impl Proxies {
     pub(super) fn open(written: &TrustedProxiesConfig) -> Result<Self, String> {
         let network = |text: &String| {
-            Network::parse(text).ok_or_else(|| format!("access.trusted_proxies: `{text}` is no block of addresses"))
+            Network::parse(text)
+                .ok_or_else(|| format!("access.trusted_proxies: `{text}` is no block of addresses"))
         };
         let mapping = written.user.as_ref().map(|user| {
             let mapping = MappingConfig {
@@ -32,9 +33,13 @@ impl Proxies {
                 organization: written.organization.clone(),
                 roles: rules(&written.roles),
             };
-            Mapping::compile(&mapping, &["headers"]).map_err(|error| format!("access.trusted_proxies: {error}"))
+            Mapping::compile(&mapping, &["headers"])
+                .map_err(|error| format!("access.trusted_proxies: {error}"))
         });
-        Ok(Self { from: written.from.iter().map(network).collect::<Result<_, _>>()?, mapping: mapping.transpose()? })
+        Ok(Self {
+            from: written.from.iter().map(network).collect::<Result<_, _>>()?,
+            mapping: mapping.transpose()?,
+        })
     }
 
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
@@ -51,7 +56,8 @@ impl Proxies {
         let mut shown = Map::new();
         for name in headers.keys().filter(|name| !HIDDEN.contains(&name.as_str())) {
             // One that stands twice is joined: a name that a client slipped in beside the proxy's is nobody's.
-            let values: Option<Vec<_>> = headers.get_all(name).iter().map(|value| value.to_str().ok()).collect();
+            let values: Option<Vec<_>> =
+                headers.get_all(name).iter().map(|value| value.to_str().ok()).collect();
             shown.insert(name.as_str().to_owned(), values?.join(",").into());
         }
         mapping.person(&Value::Object(shown))

@@ -124,7 +124,8 @@ impl Source {
                 self.handle.spawn(fetch_once(Arc::clone(self)));
             }
         }
-        let wait = tokio::time::timeout(WAIT, async { ended.wait_for(|count| *count > before).await.is_ok() });
+        let wait =
+            tokio::time::timeout(WAIT, async { ended.wait_for(|count| *count > before).await.is_ok() });
         wait.await == Ok(true) && self.since() != since
     }
 

@@ -30,7 +30,8 @@ impl Tokens {
 
     pub(super) fn find(&self, digest: &[u8; 32], generation: u64, now_ms: i64) -> Option<Arc<Identity>> {
         let shard = self.shard(digest).lock().unwrap_or_else(PoisonError::into_inner);
-        let known = shard.get(digest).filter(|known| now_ms < known.until_ms && known.generation == generation)?;
+        let known =
+            shard.get(digest).filter(|known| now_ms < known.until_ms && known.generation == generation)?;
         Some(Arc::clone(&known.identity))
     }
 

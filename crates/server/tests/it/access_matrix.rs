@@ -67,11 +67,31 @@ fn rows() -> Vec<Row> {
         Row("/v1/responses", "POST", "/v1/responses", json!({ "model": "e-chat", "input": "x" })),
         Row("/v1/messages", "POST", "/v1/messages", anthropic.clone()),
         Row("/v1/messages/count_tokens", "POST", "/v1/messages/count_tokens", anthropic),
-        Row("/v1beta/models/{model}:{action}", "POST", "/v1beta/models/e-chat:generateContent", gemini.clone()),
-        Row("/v1beta/models/{model}:{action}", "POST", "/v1beta/models/e-chat:streamGenerateContent", gemini.clone()),
+        Row(
+            "/v1beta/models/{model}:{action}",
+            "POST",
+            "/v1beta/models/e-chat:generateContent",
+            gemini.clone(),
+        ),
+        Row(
+            "/v1beta/models/{model}:{action}",
+            "POST",
+            "/v1beta/models/e-chat:streamGenerateContent",
+            gemini.clone(),
+        ),
         Row("/v1beta/models/{model}:{action}", "POST", "/v1beta/models/e-chat:countTokens", gemini),
-        Row("/gateway/{endpoint}/invocations", "POST", "/gateway/e-chat/invocations", json!({ "messages": said })),
-        Row("/endpoints/{endpoint}/invocations", "POST", "/endpoints/e-chat/invocations", json!({ "messages": said })),
+        Row(
+            "/gateway/{endpoint}/invocations",
+            "POST",
+            "/gateway/e-chat/invocations",
+            json!({ "messages": said }),
+        ),
+        Row(
+            "/endpoints/{endpoint}/invocations",
+            "POST",
+            "/endpoints/e-chat/invocations",
+            json!({ "messages": said }),
+        ),
         Row("/{path of an endpoint}", "POST", "/predict/own", json!({ "inputs": [[1.0]] })),
         Row("/v2/models/{model}/infer", "POST", "/v2/models/e-predict/infer", infer),
         Row("/{native API}/{path}", "POST", "/openai/v1/chat/completions", chat),
@@ -211,5 +231,8 @@ async fn the_access_matrix_is_what_the_page_says() {
         std::fs::write(&file, &page).unwrap();
     }
     let kept = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(kept == page, "docs/reference/access.md is out of date; look at the difference with UPDATE=1 and git diff");
+    assert!(
+        kept == page,
+        "docs/reference/access.md is out of date; look at the difference with UPDATE=1 and git diff"
+    );
 }

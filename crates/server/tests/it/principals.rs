@@ -62,7 +62,8 @@ async fn a_team_bounds_its_keys_and_its_members_tokens_at_once() {
     let (fake, idp) = (FakeProvider::start().unwrap(), FakeIssuer::start().unwrap());
     let gateway = start(&fake, &idp, "").await;
     let token = idp.token("good", &json!({ "sub": "alice@corp" }));
-    let of_team = key(&gateway, json!({ "name": "app", "team": "search", "roles": ["invoke", "read"] })).await;
+    let of_team =
+        key(&gateway, json!({ "name": "app", "team": "search", "roles": ["invoke", "read"] })).await;
     assert_eq!(call(&gateway, &of_team, "gemini-ok").await, 200, "a team that is only a word bounds nothing");
     until(&gateway, &token, 403).await;
 
@@ -81,9 +82,18 @@ async fn a_team_bounds_its_keys_and_its_members_tokens_at_once() {
     assert_eq!((&team["members"], &team["state"]), (&json!(["alice@corp"]), &json!("active")));
 
     admin(&gateway, "PATCH", "/teams/search", json!({ "disabled": true })).await;
-    assert_eq!((call(&gateway, &of_team, "openai-ok").await, call(&gateway, &token, "openai-ok").await), (401, 401));
+    assert_eq!(
+        (call(&gateway, &of_team, "openai-ok").await, call(&gateway, &token, "openai-ok").await),
+        (401, 401)
+    );
     let listed = admin(&gateway, "GET", "/keys", json!({})).await.json();
-    assert!(listed["keys"].as_array().unwrap().iter().any(|key| key["name"] == "app" && key["state"] == "suspended"));
+    assert!(
+        listed["keys"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|key| key["name"] == "app" && key["state"] == "suspended")
+    );
     admin(&gateway, "PATCH", "/teams/search", json!({ "disabled": false, "endpoints": ["gemini-*"] })).await;
     assert_eq!(call(&gateway, &of_team, "gemini-ok").await, 200);
     assert_eq!(call(&gateway, &of_team, "openai-ok").await, 404);
@@ -136,7 +146,8 @@ async fn nobody_gives_what_they_have_not_or_changes_their_own_entry() {
     let change = json!({ "endpoints": [], "roles": ["manage"] });
     let own = send(&gateway, &alice, "PATCH", "/admin/v1/users/alice", &change).await;
     assert_eq!(own.status, 403, "{}", own.text());
-    let wide = send(&gateway, &alice, "POST", "/admin/v1/keys", &json!({ "name": "wide", "roles": ["read"] })).await;
+    let wide =
+        send(&gateway, &alice, "POST", "/admin/v1/keys", &json!({ "name": "wide", "roles": ["read"] })).await;
     assert_eq!(wide.status, 403, "nor does a key that they issue reach more");
     let fine = json!({ "name": "fine", "roles": ["read"], "endpoints": ["openai-ok"] });
     assert_eq!(send(&gateway, &alice, "POST", "/admin/v1/keys", &fine).await.status, 201);

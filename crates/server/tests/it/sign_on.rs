@@ -35,7 +35,13 @@ async fn start(fake: &FakeProvider, more: &str) -> TestGateway {
     TestGateway::start(&config(fake, &["ok", "json"], more)).await
 }
 
-async fn send(gateway: &TestGateway, headers: &[(&str, &str)], method: &str, path: &str, body: &Value) -> Answer {
+async fn send(
+    gateway: &TestGateway,
+    headers: &[(&str, &str)],
+    method: &str,
+    path: &str,
+    body: &Value,
+) -> Answer {
     client::send(gateway.address(), method, path, headers, body.to_string().as_bytes()).await.unwrap()
 }
 
@@ -73,7 +79,8 @@ async fn a_token_is_as_good_as_a_key() {
         let answer = call(&gateway, &alice, "openai-ok").await;
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
-    let sent = send(&gateway, &[("x-api-key", &alice)], "POST", "/v1/chat/completions", &chat("openai-ok")).await;
+    let sent =
+        send(&gateway, &[("x-api-key", &alice)], "POST", "/v1/chat/completions", &chat("openai-ok")).await;
     assert_eq!(sent.status, 200, "in every place where a key may stand");
     // What they may do and reach.
     let narrow = idp.token("good", &json!({ "groups": ["narrow"] }));
@@ -220,7 +227,11 @@ async fn opaque_tokens_are_asked_about_once_in_a_while() {
     assert_eq!(call(&gateway, "opaque-3", "openai-ok").await.status, 401);
     let before = idp.hits("/introspect");
     let unknown = call(&gateway, "mgk-unknown", "openai-ok").await;
-    assert_eq!((unknown.status, idp.hits("/introspect")), (401, before), "our keys are nobody else's business");
+    assert_eq!(
+        (unknown.status, idp.hits("/introspect")),
+        (401, before),
+        "our keys are nobody else's business"
+    );
     for _ in 0..3 {
         let answer = call(&gateway, "opaque-0", "openai-ok").await;
         assert_eq!((answer.status, plain(&answer)), (401, plain(&unknown)));
@@ -326,7 +337,12 @@ mod browser {
     }
 
     /// Follows the provider's address; gives the path to come back to, and the login's cookie.
-    async fn at_provider(gateway: &TestGateway, idp: &FakeIssuer, user: &str, return_to: &str) -> (String, String) {
+    async fn at_provider(
+        gateway: &TestGateway,
+        idp: &FakeIssuer,
+        user: &str,
+        return_to: &str,
+    ) -> (String, String) {
         let end = Instant::now() + Duration::from_secs(10);
         let login = loop {
             let login = get(gateway, &format!("/auth/login?return_to={return_to}"), &[]).await;
@@ -340,7 +356,8 @@ mod browser {
         let path = place.strip_prefix(&idp.url()).unwrap();
         assert!(path.contains("code_challenge_method=S256") && path.contains("nonce="), "{path}");
         let address = idp.url().strip_prefix("http://").unwrap().parse().unwrap();
-        let back = client::send(address, "GET", &format!("{path}&login_hint={user}"), &[], b"").await.unwrap();
+        let back =
+            client::send(address, "GET", &format!("{path}&login_hint={user}"), &[], b"").await.unwrap();
         let back = back.header("location").unwrap().strip_prefix("http://127.0.0.1:9").unwrap().to_owned();
         (back, cookies(&login)[0].0.clone())
     }
@@ -397,7 +414,11 @@ mod browser {
         let owner = [("Authorization", "Bearer mg-owner-key-0123456789ab")];
         let bob = json!({ "name": "bob", "roles": ["read"] });
         assert_eq!(send(&gateway, &owner, "POST", "/admin/v1/users", &bob).await.status, 201);
-        assert_eq!(get(&gateway, "/admin/v1/keys", &[("Cookie", &session)]).await.status, 403, "roles are the token's");
+        assert_eq!(
+            get(&gateway, "/admin/v1/keys", &[("Cookie", &session)]).await.status,
+            403,
+            "roles are the token's"
+        );
         let off = send(&gateway, &owner, "PATCH", "/admin/v1/users/bob", &json!({ "disabled": true })).await;
         assert_eq!(off.status, 200);
         assert_eq!(get(&gateway, "/admin/v1/keys", &[("Cookie", &session)]).await.status, 401);

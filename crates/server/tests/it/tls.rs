@@ -86,7 +86,8 @@ async fn call(gateway: &TestGateway, client: &reqwest::Client, key: Option<&str>
 async fn a_certificate_is_as_good_as_a_key() {
     let fake = FakeProvider::start().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let (ours, clients, foreign) = (Authority::new("ours"), Authority::new("clients"), Authority::new("foreign"));
+    let (ours, clients, foreign) =
+        (Authority::new("ours"), Authority::new("clients"), Authority::new("foreign"));
     ours.write_server(folder.path());
     std::fs::write(folder.path().join("clients.pem"), clients.pem()).unwrap();
     let gateway = start(&fake, folder.path(), "optional").await;
@@ -98,14 +99,23 @@ async fn a_certificate_is_as_good_as_a_key() {
         assert_eq!(call(&gateway, &job, None, "openai-ok").await, 200);
         assert_eq!(call(&gateway, &job, None, "openai-ok").await, 200, "known from before");
         assert_eq!(call(&gateway, &job, None, "openai-json").await, 404, "its reach");
-        assert_eq!(call(&gateway, &job, Some("no-such-key-0000"), "openai-ok").await, 401, "a key counts first");
+        assert_eq!(
+            call(&gateway, &job, Some("no-such-key-0000"), "openai-ok").await,
+            401,
+            "a key counts first"
+        );
         let other = client(&ours, Some(&clients.sign("other", &[])), h2);
         assert_eq!(call(&gateway, &other, None, "openai-ok").await, 403);
         let stranger = client(&ours, Some(&foreign.sign("job-7", &[])), h2);
         assert_eq!(call(&gateway, &stranger, None, "openai-ok").await, 0, "of another authority");
     }
     // Who does not speak TLS gets nothing, and does no harm.
-    assert!(gateway.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.map_or(true, |(answer, _)| !answer.complete));
+    assert!(
+        gateway
+            .raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .map_or(true, |(answer, _)| !answer.complete)
+    );
     assert_eq!(call(&gateway, &client(&ours, None, true), Some(KEY), "openai-ok").await, 200);
     gateway.close().await;
 }

@@ -86,7 +86,9 @@ fn answer(path: &str, query: &str, head: &Head, body: &[u8], fault: &str, state:
                 }),
             )
         }
-        "/jwks" if fault == "huge" => Answer::json(200, &json!({ "keys": [], "padding": "x".repeat(8 << 20) })),
+        "/jwks" if fault == "huge" => {
+            Answer::json(200, &json!({ "keys": [], "padding": "x".repeat(8 << 20) }))
+        }
         "/jwks" => Answer::json(200, &state.jwks()),
         "/authorize" => {
             let asked = form(query);
