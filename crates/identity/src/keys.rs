@@ -43,7 +43,7 @@ struct Key {
     family: AlgorithmFamily,
     /// The curve of an elliptic key fixes the algorithm.
     curve: Option<Algorithm>,
-    key: DecodingKey,
+    decoding: DecodingKey,
 }
 
 impl std::fmt::Debug for KeySet {
@@ -90,7 +90,7 @@ impl KeySet {
         algorithm: Algorithm,
     ) -> impl Iterator<Item = &'a DecodingKey> {
         let named = move |key: &&Key| id.is_none() || key.id.as_deref() == id;
-        self.keys.iter().filter(named).filter(move |key| key.fits(algorithm)).map(|key| &key.key)
+        self.keys.iter().filter(named).filter(move |key| key.fits(algorithm)).map(|key| &key.decoding)
     }
 
     /// Whether it has a key of this id.
@@ -112,7 +112,7 @@ impl Key {
             Some(name) => Some(name.parse::<Algorithm>().ok()?),
             None => None,
         };
-        let (family, curve, key) = match (&*jwk.kty, jwk.crv.as_deref()) {
+        let (family, curve, decoding) = match (&*jwk.kty, jwk.crv.as_deref()) {
             ("RSA", _) => {
                 let (n, e) = (jwk.n?, jwk.e?);
                 if URL_SAFE_NO_PAD.decode(&n).ok()?.len() < MIN_MODULUS {
@@ -130,7 +130,7 @@ impl Key {
             }
             _ => return None,
         };
-        Some(Self { id: jwk.kid, algorithm, family, curve, key })
+        Some(Self { id: jwk.kid, algorithm, family, curve, decoding })
     }
 
     fn fits(&self, algorithm: Algorithm) -> bool {

@@ -99,7 +99,7 @@ struct Header {
 
 /// Whether it looks like a signed token: three parts, the first a JSON object.
 pub(crate) fn looks_signed(token: &[u8]) -> bool {
-    token.starts_with(b"eyJ") && token.iter().filter(|byte| **byte == b'.').count() == 2
+    token.starts_with(b"eyJ") && token.split(|byte| *byte == b'.').count() == 3
 }
 
 impl<'a> Unverified<'a> {

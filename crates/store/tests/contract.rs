@@ -194,7 +194,7 @@ async fn what_the_dead_had_reserved_counts_as_spent_once() {
         let [ended, open] = ["ended", "open"].map(|name| spent(&unique(name), at, "a", Some(500)));
         store.write_ledger(&dead, at, &[], &[ended.clone(), open.clone()], &[]).await.unwrap();
         let row = LedgerRow { cost: Some(20), ..ended.clone() };
-        store.write_ledger(&dead, at, &[row], &[], &[ended.id.clone()]).await.unwrap();
+        store.write_ledger(&dead, at, &[row], &[], std::slice::from_ref(&ended.id)).await.unwrap();
         store
             .write_ledger(&alive, at + 60_000, &[], &[spent(&unique("other"), at, "a", Some(7))], &[])
             .await
@@ -248,7 +248,7 @@ async fn teams_and_users_are_kept_and_changed_by_one_at_a_time() {
         let disabled = PrincipalRecord { updated_ms: at + 5, disabled_ms: Some(at + 5), ..team.clone() };
         assert!(store.change_principal(&disabled, at).await.unwrap());
         assert!(!store.change_principal(&team, at).await.unwrap(), "somebody else was first");
-        assert_eq!(found(at + 1).await, [disabled.clone()]);
+        assert_eq!(found(at + 1).await, std::slice::from_ref(&disabled));
         let removed = PrincipalRecord { updated_ms: at + 9, removed_ms: Some(at + 9), ..disabled };
         assert!(store.change_principal(&removed, at + 5).await.unwrap());
         assert!(!store.change_principal(&team, at + 9).await.unwrap(), "what is gone stays gone");

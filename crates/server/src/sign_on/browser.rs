@@ -195,9 +195,8 @@ impl Browser {
         if param("iss").is_some_and(|issuer| issuer != self.rules.issuer) {
             return Err(refused("another issuer answered"));
         }
-        let code = match (param("code"), param("error")) {
-            (Some(code), None) => code,
-            _ => return Err(refused("the identity provider let nobody in")),
+        let (Some(code), None) = (param("code"), param("error")) else {
+            return Err(refused("the identity provider let nobody in"));
         };
         let person = self.redeem(code, &login).await?;
         let by = self.issuer.clone();

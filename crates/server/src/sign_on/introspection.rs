@@ -82,7 +82,7 @@ impl Introspection {
 
     /// Who holds the token, and until when that is believed.
     pub(super) async fn ask(&self, token: &[u8], digest: Digest, now_ms: i64) -> Found {
-        let printable = token.iter().all(|byte| byte.is_ascii_graphic());
+        let printable = token.iter().all(u8::is_ascii_graphic);
         if token.is_empty() || !printable || token.starts_with(OUR_PREFIX) {
             return Err("no such key");
         }

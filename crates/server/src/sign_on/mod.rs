@@ -71,7 +71,7 @@ impl SignOn {
         let mut issuers = Vec::new();
         for written in &access.issuers {
             let fail = |error: String| format!("access.issuers: {}: {error}", written.name);
-            let jwks_uri = written.jwks_uri.as_ref().map(|uri| uri.as_str());
+            let jwks_uri = written.jwks_uri.as_ref().map(millgate_config::Expanded::as_str);
             let known = kept.iter().find(|source| source.is(written.issuer.as_str(), jwks_uri));
             let source = match known {
                 Some(source) => Arc::clone(source),

@@ -3,6 +3,8 @@
 //! Paths of the admin API are read from its own document, so that a new one has a row; `surface.rs` holds the other
 //! paths against the page.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -122,12 +124,10 @@ fn rows() -> Vec<Row> {
 }
 
 async fn start(fake: &FakeProvider, callers: &[Caller]) -> TestGateway {
-    let keys: String = callers
-        .iter()
-        .enumerate()
-        .filter(|(_, (_, key, _))| !key.is_empty())
-        .map(|(index, (_, key, more))| format!("    - {{ name: caller-{index}, key: {key}, {more} }}\n"))
-        .collect();
+    let mut keys = String::new();
+    for (index, (_, key, more)) in callers.iter().enumerate().filter(|(_, (_, key, _))| !key.is_empty()) {
+        writeln!(keys, "    - {{ name: caller-{index}, key: {key}, {more} }}").unwrap();
+    }
     let base = fake.base_url();
     TestGateway::start(&format!(
         "version: 1

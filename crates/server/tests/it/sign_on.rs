@@ -1,5 +1,7 @@
 //! Callers without a key of ours: tokens of an identity provider, opaque ones, and the word of a proxy.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
+
 use std::time::{Duration, Instant};
 
 use millgate_testkit::client::{self, Answer};

@@ -1,5 +1,7 @@
 //! TLS at the listener, and clients whose certificates say who they are.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -212,5 +212,9 @@ fn decoded(text: &str) -> String {
 }
 
 fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    use std::fmt::Write as _;
+    text.bytes().fold(String::new(), |mut done, byte| {
+        let _written = write!(done, "%{byte:02X}");
+        done
+    })
 }
