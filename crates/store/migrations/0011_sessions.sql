@@ -8,4 +8,3 @@ CREATE TABLE sessions (
     expires_ms  BIGINT NOT NULL
 );
 CREATE INDEX sessions_by_end ON sessions (expires_ms);
-CREATE INDEX sessions_by_principal ON sessions (principal);

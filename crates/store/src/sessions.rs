@@ -68,11 +68,4 @@ impl Store {
         let done = sqlx::query("DELETE FROM sessions WHERE hash = $1").bind(hash).execute(&self.pool).await;
         Ok(done.map(drop)?)
     }
-
-    /// Ends all sessions of a principal; how many there were.
-    pub async fn end_sessions(&self, principal: &str) -> Result<u64, StoreError> {
-        let done =
-            sqlx::query("DELETE FROM sessions WHERE principal = $1").bind(principal).execute(&self.pool);
-        Ok(done.await?.rows_affected())
-    }
 }
