@@ -4,7 +4,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::shell::{self, cargo, command, is_ci, root, run, section};
-use crate::{fuzz, node, postgres, python, shell::say};
+use crate::{
+    fuzz, node, postgres, python,
+    shell::{ensure_apt, say},
+};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -35,6 +38,13 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
     };
     section("PostgreSQL");
     let postgres = postgres::start()?;
+    section("Redis and nginx");
+    // Tests start their own, to stop it again.
+    for (program, package) in [("redis-server", "redis-server"), ("nginx", "nginx-light")] {
+        if ensure_apt(program, package)?.is_none() {
+            say(&format!("no {program}: tests with several replicas are left out"));
+        }
+    }
     if !arguments.no_rust {
         section("Rust tests");
         let mut tests = cargo(&["test", "--locked", "--workspace"]);

@@ -180,7 +180,7 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     };
     let recorder = Recorder::start(Arc::clone(&metrics), sink)?;
     // The demo and `models serve` keep nothing.
-    let kept = if plan.keeps { Some(store::kept(&config, &plan.data_dir).await?) } else { None };
+    let kept = if plan.keeps { Some(store::kept(&config, &plan.data_dir, &metrics).await?) } else { None };
     let gateway = Gateway::new(&config, models, metrics, recorder, kept)?;
     gateway.begin_budgets().await.context("what was spent cannot be read from the ledger")?;
     let limits = ListenerLimits {

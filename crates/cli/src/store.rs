@@ -8,7 +8,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use millgate_audit::{Audit, Settings};
 use millgate_config::{Config, KeyMode, Role};
-use millgate_server::{Kept, Keys, Ledger};
+use millgate_observe::Metrics;
+use millgate_server::{Counters, Kept, Keys, Ledger};
 use millgate_store::{Store, StoreError};
 
 /// Opens the store that the configuration names, or the file in the data folder.
@@ -20,7 +21,7 @@ pub(crate) async fn open(config: &Config, data: &Path) -> Result<Store, StoreErr
 }
 
 /// Everything that outlives the process.
-pub(crate) async fn kept(config: &Config, data: &Path) -> anyhow::Result<Kept> {
+pub(crate) async fn kept(config: &Config, data: &Path, metrics: &Arc<Metrics>) -> anyhow::Result<Kept> {
     let keys = keys(config, data).await?;
     let settings = Settings {
         folder: data.join("audit"),
@@ -35,7 +36,15 @@ pub(crate) async fn kept(config: &Config, data: &Path) -> anyhow::Result<Kept> {
     )?;
     let ledger = Ledger::open(keys.store().clone(), data).await.context("the ledger")?;
     ledger.follow();
-    Ok(Kept { keys, audit, ledger })
+    let shared = match &config.shared {
+        Some(written) => {
+            let counters = Counters::open(written, Arc::clone(&ledger), Arc::clone(metrics)).await?;
+            counters.follow();
+            Some(counters)
+        }
+        None => None,
+    };
+    Ok(Kept { keys, audit, ledger, shared })
 }
 
 /// What the audit log is bound with.

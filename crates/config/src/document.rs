@@ -13,7 +13,7 @@ use crate::access::{
     CertificatesConfig, IntrospectionConfig, IssuerConfig, SignOnConfig, TlsConfig, TrustedProxiesConfig,
 };
 use crate::credential::CredentialConfig;
-use crate::limits::{BudgetConfig, LimitConfig, PredictionPrice};
+use crate::limits::{BudgetConfig, LimitConfig, PredictionPrice, SharedConfig};
 use crate::route::RouteConfig;
 use crate::serving::{BatchingConfig, BulkConfig, InstancesConfig};
 use crate::value::{ByteSize, Expanded, Period, Secret};
@@ -57,6 +57,9 @@ pub struct Config {
     /// only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Secret>,
+    /// Where limits and budgets are counted that hold across replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedConfig>,
     /// The audit log.
     pub audit: AuditConfig,
     /// Logs.
@@ -79,6 +82,7 @@ impl Default for Config {
             server: ServerConfig::default(),
             models: ModelsConfig::default(),
             store: None,
+            shared: None,
             audit: AuditConfig::default(),
             log: LogConfig::default(),
         }

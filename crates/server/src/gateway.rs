@@ -19,6 +19,7 @@ use crate::admin;
 use crate::dispatch::mismatches;
 use crate::keys::{Keys, now_ms};
 use crate::ledger::Ledger;
+use crate::shared::Counters;
 use crate::snapshot::{Builder, Snapshot, registry};
 
 /// Everything that requests share.
@@ -33,6 +34,8 @@ pub struct Gateway {
     pub(crate) keys: Option<Arc<Keys>>,
     pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) ledger: Option<Arc<Ledger>>,
+    /// Counts that hold across replicas.
+    pub(crate) shared: Option<Arc<Counters>>,
     draining: AtomicBool,
     /// The zero of the limiters' clock.
     epoch: Instant,
@@ -47,6 +50,8 @@ pub struct Kept {
     pub audit: Arc<Audit>,
     /// What was spent.
     pub ledger: Arc<Ledger>,
+    /// Counts that hold across replicas, where the configuration names a server for them.
+    pub shared: Option<Arc<Counters>>,
 }
 
 /// Why a checked config could not be put to use; the old one stays.
@@ -94,6 +99,7 @@ impl Gateway {
         recorder: Recorder,
         kept: Option<Kept>,
     ) -> Result<Arc<Self>, ApplyError> {
+        let shared = kept.as_ref().and_then(|kept| kept.shared.clone());
         let (keys, audit, ledger) =
             kept.map_or((None, None, None), |kept| (Some(kept.keys), Some(kept.audit), Some(kept.ledger)));
         if let Some(ledger) = ledger.clone() {
@@ -114,6 +120,7 @@ impl Gateway {
             keys,
             audit,
             ledger,
+            shared,
             draining: AtomicBool::new(false),
             epoch: Instant::now(),
         }))

@@ -7,6 +7,7 @@ mod keys;
 mod ledger;
 mod principals;
 mod sessions;
+mod shared;
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub use keys::{KeyRecord, SecretRecord};
 pub use ledger::{LedgerRow, SLOT_MS, Spender, UsageSum, sums};
 pub use principals::PrincipalRecord;
 pub use sessions::SessionRecord;
+pub use shared::{Shared, SharedAnswer, SharedAsk, SharedCell, SharedKind};
 
 /// How long a statement waits for a connection, and SQLite for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use millgate_audit::Audit;
 use millgate_config::{Config, KeyMode, load};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
-use millgate_server::{Gateway, Kept, Keys, Ledger, Listener, ListenerLimits, Tls};
+use millgate_server::{Counters, Gateway, Kept, Keys, Ledger, Listener, ListenerLimits, Tls};
 use millgate_store::Store;
 use serde_json::Value;
 
@@ -50,8 +50,8 @@ impl TestGateway {
         let metrics = Arc::new(Metrics::new());
         let recorder = Recorder::start(Arc::clone(&metrics), LogSink::Off).expect("the recorder starts");
         let kept = match config.access.keys {
-            KeyMode::Open if config.budgets.is_empty() => None,
-            _ => Some(kept(&config, &folder.path().join("data")).await),
+            KeyMode::Open if config.budgets.is_empty() && config.shared.is_none() => None,
+            _ => Some(kept(&config, &folder.path().join("data"), &metrics).await),
         };
         let gateway =
             Gateway::new(&config, models, metrics, recorder, kept).expect("the config can be served");
@@ -144,7 +144,7 @@ impl TestGateway {
 }
 
 /// A store of its own, with nothing in it.
-async fn kept(config: &Config, data: &std::path::Path) -> Kept {
+async fn kept(config: &Config, data: &std::path::Path, metrics: &Arc<Metrics>) -> Kept {
     let store = match &config.store {
         Some(uri) => Store::open(uri.expose()).await,
         None => Store::open_file(&data.join("millgate.db")).await,
@@ -165,7 +165,16 @@ async fn kept(config: &Config, data: &std::path::Path) -> Kept {
     let audit = Audit::open(settings, AUDIT_KEY).expect("the audit log opens");
     let ledger = Ledger::open(keys.store().clone(), data).await.expect("the ledger opens");
     ledger.follow();
-    Kept { keys, audit, ledger }
+    let shared = match &config.shared {
+        Some(written) => {
+            let counters = Counters::open(written, Arc::clone(&ledger), Arc::clone(metrics)).await;
+            let counters = counters.expect("the shared counts are opened");
+            counters.follow();
+            Some(counters)
+        }
+        None => None,
+    };
+    Kept { keys, audit, ledger, shared }
 }
 
 fn parse(yaml: &str) -> Config {

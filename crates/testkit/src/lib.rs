@@ -6,9 +6,11 @@ mod fake;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod oidc;
+mod redis;
 mod wire;
 
 pub use fake::{FakeProvider, Recorded, serve};
 #[cfg(feature = "gateway")]
 pub use gateway::{AUDIT_KEY, TestGateway};
 pub use oidc::{AUDIENCE, CLIENT, CLIENT_SECRET, FakeIssuer, serve_issuer};
+pub use redis::Redis;

@@ -27,6 +27,7 @@ mod pass;
 mod principals;
 mod reload;
 mod responses;
+mod shared;
 mod sign_on;
 mod tls;
 mod translate;
