@@ -28,6 +28,12 @@ pub(crate) enum Command {
     /// Issue, list, rotate and revoke virtual keys of a running gateway.
     #[command(subcommand)]
     Keys(Keys),
+    /// Teams of a running gateway: what bounds the keys and tokens of their members.
+    #[command(subcommand)]
+    Teams(Principals),
+    /// Users of a running gateway: what bounds their keys and tokens.
+    #[command(subcommand)]
+    Users(Principals),
     /// What was used and what it cost, on a running gateway.
     Usage(Usage),
     /// Limits of a running gateway, and what is used of them now.
@@ -183,6 +189,74 @@ pub(crate) enum Keys {
     Rotate(RotateKey),
     /// Take a key back at once.
     Revoke(OneKey),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Principals {
+    /// Make one.
+    Create {
+        #[command(flatten)]
+        one: OnePrincipal,
+        /// A user's team; a team's organisation.
+        #[arg(long = "in", value_name = "NAME")]
+        parent: Option<String>,
+        #[command(flatten)]
+        bounds: Bounds,
+    },
+    /// List them.
+    List {
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Change what is said and leave the rest.
+    Change {
+        #[command(flatten)]
+        one: OnePrincipal,
+        /// Another team or organisation; an empty text: none.
+        #[arg(long = "in", value_name = "NAME")]
+        parent: Option<String>,
+        #[command(flatten)]
+        bounds: Bounds,
+        /// Nobody may call for it until `--enable`.
+        #[arg(long, conflicts_with = "enable")]
+        disable: bool,
+        /// It may be called for again.
+        #[arg(long)]
+        enable: bool,
+    },
+    /// Remove it: what belongs to it is not known any more, and its name is not given again.
+    Remove {
+        #[command(flatten)]
+        one: OnePrincipal,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OnePrincipal {
+    /// Its name.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// The most that keys and tokens may do and reach.
+#[derive(Debug, Args)]
+pub(crate) struct Bounds {
+    /// The most they may do: invoke, read, manage, admin. May be given several times. Default: invoke.
+    #[arg(long)]
+    pub(crate) role: Vec<String>,
+    /// An endpoint they may call, or a pattern with `*`. Default: all.
+    #[arg(long)]
+    pub(crate) endpoint: Vec<String>,
+    /// A target at which their requests may end: `openai/*`, `models:/iris@champion`. Default: all.
+    #[arg(long)]
+    pub(crate) target: Vec<String>,
+    /// An endpoint or target that they may not reach.
+    #[arg(long)]
+    pub(crate) deny: Vec<String>,
+    /// NAME=VALUE, of your choice; keys and tokens carry them.
+    #[arg(long)]
+    pub(crate) tag: Vec<String>,
 }
 
 #[derive(Debug, Args)]

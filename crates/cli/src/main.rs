@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod doctor;
 mod keys;
+mod principals;
 mod registry;
 mod rollout;
 mod run;
@@ -43,6 +44,8 @@ fn main() -> ExitCode {
         Command::Models(Models::Show(arguments)) => registry::show(&arguments),
         Command::Audit(command) => audit::audit(&command),
         Command::Keys(command) => keys::keys(&command),
+        Command::Teams(command) => principals::principals(principals::Kind::Teams, &command),
+        Command::Users(command) => principals::principals(principals::Kind::Users, &command),
         Command::Usage(arguments) => usage::usage(&arguments),
         Command::Limits(reach) => usage::limits(&reach),
         Command::Budgets(reach) => usage::budgets(&reach),

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use millgate_config::{AccessLog, Config, Isolation, KeyMode, load, load_environment};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
-use millgate_server::{ConfigSource, Gateway, Listener, ListenerLimits, Reloader};
+use millgate_server::{ConfigSource, Gateway, Listener, ListenerLimits, Reloader, Tls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -189,11 +189,13 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
         connections_per_ip: config.server.max_connections_per_ip,
         header_timeout: config.server.header_timeout.0,
     };
-    let listener = Listener::bind(Arc::clone(&gateway), plan.address, limits)
+    let tls = config.server.tls.as_ref().map(Tls::open).transpose().map_err(anyhow::Error::msg)?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let listener = Listener::bind(Arc::clone(&gateway), plan.address, limits, tls)
         .await
         .with_context(|| format!("{} cannot be listened on", plan.address))?;
     let address = listener.address();
-    tracing::info!(%address, endpoints = config.endpoints.len(), "serving at http://{address}");
+    tracing::info!(%address, endpoints = config.endpoints.len(), "serving at {scheme}://{address}");
     let reloader = plan.source.map(|(source, text)| Reloader::start(Arc::clone(&gateway), source, &text));
     (plan.greeting)(&gateway, address);
     let ended_by = signals.wait(reloader.as_ref()).await;

@@ -4,6 +4,7 @@ mod credential;
 mod limits;
 mod naming;
 mod route;
+mod sign_on;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,12 +23,13 @@ use crate::value::Period;
 use route::Expected;
 
 /// Paths that the gateway itself serves.
-const RESERVED: [&str; 17] = [
+const RESERVED: [&str; 18] = [
     "/v1",
     "/v1beta",
     "/v2",
     "/api",
     "/admin",
+    "/auth",
     "/gateway",
     "/endpoints",
     "/ui",
@@ -56,6 +58,7 @@ pub(crate) fn check(config: &Config, tree: &Node, problems: &mut Problems) {
     checker.providers();
     checker.registries();
     checker.access();
+    checker.sign_on();
     checker.budgets();
     checker.endpoints();
     checker.natives();

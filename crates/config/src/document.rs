@@ -9,6 +9,9 @@ use millgate_types::{Operation, Owner, Permission};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::access::{
+    CertificatesConfig, IntrospectionConfig, IssuerConfig, SignOnConfig, TlsConfig, TrustedProxiesConfig,
+};
 use crate::credential::CredentialConfig;
 use crate::limits::{BudgetConfig, LimitConfig, PredictionPrice, SharedConfig};
 use crate::route::RouteConfig;
@@ -654,6 +657,21 @@ pub struct AccessConfig {
     /// random one in the data folder. Another one makes all issued keys unknown. Read at start only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_pepper: Option<Secret>,
+    /// Issuers whose signed tokens (JWT) are good in place of a key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<IssuerConfig>,
+    /// Where other tokens are asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub introspection: Option<IntrospectionConfig>,
+    /// Clients whose certificates say who they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<CertificatesConfig>,
+    /// How people sign on with a browser.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sign_on: Option<SignOnConfig>,
+    /// Proxies that say where requests come from, and whose they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_proxies: Option<TrustedProxiesConfig>,
     /// Serve without keys on an address other than loopback. Without it such a start is refused.
     pub allow_open_on_network: bool,
     /// Callers may name `provider/model` as the model, beside the endpoints. Default `false`.
@@ -779,6 +797,9 @@ pub struct ServerConfig {
     /// Threads that serve requests. Default: one per core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
+    /// TLS. Default: none. Read at start only, its files whenever they change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
     /// Largest request body.
     pub max_body: ByteSize,
     /// Largest answer that is held whole.
@@ -809,6 +830,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             threads: None,
+            tls: None,
             max_body: ByteSize(10 << 20),
             max_answer: ByteSize(4 << 20),
             max_connections: 10_000,

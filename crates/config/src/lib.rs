@@ -2,6 +2,7 @@
 //! give one canonical [`Config`]. Must not start, connect to or write anything; environment variables and
 //! secret files are the only things it reads besides the document.
 
+mod access;
 mod check;
 mod credential;
 mod document;
@@ -15,6 +16,10 @@ mod schema;
 mod serving;
 mod value;
 
+pub use access::{
+    CertificatesConfig, ClientCertificates, IntrospectionConfig, IssuerConfig, RoleRuleConfig, SignOnConfig,
+    TlsConfig, TrustedProxiesConfig,
+};
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
     AccessConfig, AccessLog, AuditConfig, Capability, CatalogueConfig, ChatApi, Compat, Config,

@@ -16,7 +16,7 @@ const STACK: usize = 128 << 20;
 /// How deep macros (`all`, `exists`, `map`, `filter`) may stand inside one another: each level multiplies the work.
 const MAX_NESTING: usize = 2;
 
-static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+pub(crate) static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 /// A condition over [`Facts`]. Beside what CEL has, `max`, `min` and `sum` take a list of numbers and `index_of_max`
 /// says where the largest stands.
@@ -34,13 +34,7 @@ impl std::fmt::Debug for Condition {
 impl Condition {
     /// Compiles an expression. The error says what is wrong with it.
     pub fn compile(text: &str) -> Result<Self, String> {
-        if text.len() > MAX_LENGTH {
-            return Err(format!("the expression is longer than {MAX_LENGTH} bytes"));
-        }
-        let reader = std::thread::Builder::new().stack_size(STACK);
-        let owned = text.to_owned();
-        let read = reader.spawn(move || read(owned)).map_err(|_| "no thread can be started".to_owned())?;
-        read.join().unwrap_or_else(|_| Err("the expression cannot be read".to_owned()))
+        Ok(Self { text: text.to_owned(), program: compile(text, &NAMES)? })
     }
 
     /// As it is written.
@@ -64,14 +58,26 @@ impl Condition {
     }
 }
 
-fn read(text: String) -> Result<Condition, String> {
-    let program = ENV.compile(&text).map_err(|errors| {
+/// Compiles an expression in which `names` are known, within the bounds above.
+pub(crate) fn compile(text: &str, names: &'static [&'static str]) -> Result<Program, String> {
+    if text.len() > MAX_LENGTH {
+        return Err(format!("the expression is longer than {MAX_LENGTH} bytes"));
+    }
+    let reader = std::thread::Builder::new().stack_size(STACK);
+    let owned = text.to_owned();
+    let read =
+        reader.spawn(move || read(&owned, names)).map_err(|_| "no thread can be started".to_owned())?;
+    read.join().unwrap_or_else(|_| Err("the expression cannot be read".to_owned()))
+}
+
+fn read(text: &str, names: &'static [&'static str]) -> Result<Program, String> {
+    let program = ENV.compile(text).map_err(|errors| {
         errors.errors.first().map_or_else(
             || "the expression cannot be read".to_owned(),
             |error| format!("the expression cannot be read at character {}: {}", error.pos.1, error.msg),
         )
     })?;
-    let mut reader = Reader { bound: Vec::new(), unknown: None, depth: 0, deepest: 0 };
+    let mut reader = Reader { names, bound: Vec::new(), unknown: None, depth: 0, deepest: 0 };
     if reader.nesting(program.expression()) > MAX_NESTING {
         return Err(format!("macros stand more than {MAX_NESTING} deep inside one another"));
     }
@@ -79,8 +85,19 @@ fn read(text: String) -> Result<Condition, String> {
         return Err(format!("the expression is nested more than {MAX_DEPTH} deep"));
     }
     match reader.unknown {
-        Some(name) => Err(format!("`{name}` is not known here; there are `result`, `request` and `rows`")),
-        None => Ok(Condition { text, program }),
+        Some(name) => Err(format!("`{name}` is not known here; there {}", listed(names))),
+        None => Ok(program),
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    match names {
+        [name] => format!("is `{name}`"),
+        [first @ .., last] => {
+            let first: Vec<_> = first.iter().map(|name| format!("`{name}`")).collect();
+            format!("are {} and `{last}`", first.join(", "))
+        }
+        [] => "is nothing".to_owned(),
     }
 }
 
@@ -126,7 +143,7 @@ fn empty(function: &str) -> ExecutionError {
 }
 
 /// What went wrong, without the values that CEL's own messages hold.
-fn plain(error: &ExecutionError) -> String {
+pub(crate) fn plain(error: &ExecutionError) -> String {
     match error {
         ExecutionError::NoSuchKey(_) => "it asks for a member that is not there".to_owned(),
         ExecutionError::IndexOutOfBounds(_) => "it asks for an item that is not there".to_owned(),
@@ -149,6 +166,7 @@ fn plain(error: &ExecutionError) -> String {
 
 /// Walks an expression: how deep its macros nest, and the first name that nothing has.
 struct Reader<'a> {
+    names: &'static [&'static str],
     bound: Vec<&'a str>,
     unknown: Option<String>,
     depth: usize,
@@ -167,7 +185,7 @@ impl<'a> Reader<'a> {
     fn inside(&mut self, expression: &'a IdedExpr) -> usize {
         match &expression.expr {
             Expr::Ident(name) => {
-                let known = NAMES.contains(&name.as_str()) || self.bound.contains(&name.as_str());
+                let known = self.names.contains(&name.as_str()) || self.bound.contains(&name.as_str());
                 if !known && !TYPES.contains(&name.as_str()) {
                     self.unknown.get_or_insert_with(|| name.clone());
                 }

@@ -2,9 +2,11 @@
 //! data of callers and models. Does no IO; its errors never hold the data.
 
 mod condition;
+mod expression;
 mod template;
 
 pub use condition::Condition;
+pub use expression::Expression;
 pub use template::BodyTemplate;
 
 use serde_json::Value;

@@ -1,5 +1,7 @@
 //! What a principal may reach: names and patterns of endpoints and targets. Denial wins.
 
+use std::sync::Arc;
+
 /// A name, or a pattern in which each `*` stands for any text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob(Box<str>);
@@ -42,25 +44,48 @@ pub struct Scope {
     pub targets: Vec<Glob>,
     /// Endpoints or targets that may not be reached, whatever is allowed.
     pub deny: Vec<Glob>,
+    /// What bounds all of this: the reach of the team that it belongs to.
+    pub within: Option<Arc<Scope>>,
 }
 
 impl Scope {
+    /// The same, bounded by another one too.
+    #[must_use]
+    pub fn bounded(&self, by: &Self) -> Self {
+        if by.is_open() {
+            return self.clone();
+        }
+        let inner = self.within.as_ref().map_or_else(|| by.clone(), |within| within.bounded(by));
+        Self { within: Some(Arc::new(inner)), ..self.clone() }
+    }
+
+    fn bounds(&self, allows: impl Fn(&Self) -> bool) -> bool {
+        self.within.as_ref().is_none_or(|within| allows(within))
+    }
+
     /// Whether nothing is restricted.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.endpoints.is_empty() && self.targets.is_empty() && self.deny.is_empty()
+        self.endpoints.is_empty()
+            && self.targets.is_empty()
+            && self.deny.is_empty()
+            && self.bounds(Self::is_open)
     }
 
     /// Whether an endpoint may be called.
     #[must_use]
     pub fn allows_endpoint(&self, name: &str) -> bool {
-        Self::allows(&self.endpoints, name) && !Self::any(&self.deny, name)
+        Self::allows(&self.endpoints, name)
+            && !Self::any(&self.deny, name)
+            && self.bounds(|within| within.allows_endpoint(name))
     }
 
     /// Whether a request may end at a target.
     #[must_use]
     pub fn allows_target(&self, label: &str) -> bool {
-        Self::allows(&self.targets, label) && !Self::any(&self.deny, label)
+        Self::allows(&self.targets, label)
+            && !Self::any(&self.deny, label)
+            && self.bounds(|within| within.allows_target(label))
     }
 
     /// Whether an endpoint may be called at which nobody looks at what its requests end: every target of it would have
@@ -70,7 +95,9 @@ impl Scope {
         let named = self.endpoints.iter().any(|glob| *glob.0 == *name);
         let whole =
             self.targets.is_empty() || self.targets.iter().any(|glob| *glob.0 == *target || *glob.0 == *"*");
-        self.allows_endpoint(name) && (named || whole && self.deny.is_empty())
+        self.allows_endpoint(name)
+            && (named || whole && self.deny.is_empty())
+            && self.bounds(|within| within.allows_unread(name, target))
     }
 
     /// Whether everything that this one allows is surely allowed by `other` too: what is issued never exceeds the
@@ -78,6 +105,12 @@ impl Scope {
     /// the other way round.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
+        let bounded = self.within.as_ref().is_some_and(|within| within.is_within(other));
+        (bounded || self.own_is_within(other)) && other.bounds(|bound| self.is_within(bound))
+    }
+
+    /// Compares the lists of the two, without what bounds them.
+    fn own_is_within(&self, other: &Self) -> bool {
         let covered = |own: &[Glob], wide: &[Glob]| {
             wide.is_empty()
                 || !own.is_empty()
@@ -110,7 +143,7 @@ mod tests {
     }
 
     fn scope(endpoints: &[&str], targets: &[&str], deny: &[&str]) -> Scope {
-        Scope { endpoints: globs(endpoints), targets: globs(targets), deny: globs(deny) }
+        Scope { endpoints: globs(endpoints), targets: globs(targets), deny: globs(deny), within: None }
     }
 
     #[test]
@@ -164,6 +197,28 @@ mod tests {
         assert!(scope(&["*"], &[], &[]).is_within(&Scope::default()));
     }
 
+    #[test]
+    fn a_bound_holds_for_all_that_is_inside_it() {
+        let team = scope(&["chat-*"], &["openai/*"], &["chat-secret"]);
+        let key = scope(&[], &[], &[]).bounded(&team);
+        assert!(key.allows_endpoint("chat-a") && !key.allows_endpoint("iris") && !key.is_open());
+        assert!(!key.allows_endpoint("chat-secret") && !key.allows_target("claude/x"));
+        assert!(!key.allows_unread("native/openai", "openai/*"));
+        let user = key.bounded(&scope(&["chat-a", "iris"], &[], &[]));
+        assert!(
+            user.allows_endpoint("chat-a")
+                && !user.allows_endpoint("chat-b")
+                && !user.allows_endpoint("iris")
+        );
+        // What is issued under a bound is within it, and not the other way round.
+        assert!(
+            key.is_within(&team) && user.is_within(&team) && user.is_within(&key) && user.is_within(&user)
+        );
+        assert!(!scope(&[], &[], &[]).is_within(&key) && !key.is_within(&user));
+        assert!(scope(&["chat-a"], &["openai/*"], &["chat-secret"]).is_within(&user));
+        assert_eq!(team.bounded(&Scope::default()), team);
+    }
+
     proptest! {
         #[test]
         fn a_scope_within_another_allows_no_more(
@@ -173,8 +228,8 @@ mod tests {
             name in "[ab]{0,5}",
         ) {
             let list = |texts: &[String]| texts.iter().map(|text| Glob::new(text.as_str())).collect::<Vec<_>>();
-            let inner = Scope { endpoints: list(&own), targets: Vec::new(), deny: list(&deny) };
-            let outer = Scope { endpoints: list(&wide), targets: Vec::new(), deny: list(&deny[..deny.len().min(1)]) };
+            let inner = Scope { endpoints: list(&own), targets: Vec::new(), deny: list(&deny), within: None };
+            let outer = Scope { endpoints: list(&wide), targets: Vec::new(), deny: list(&deny[..deny.len().min(1)]), within: None };
             if inner.is_within(&outer) && inner.allows_endpoint(&name) {
                 prop_assert!(outer.allows_endpoint(&name));
             }

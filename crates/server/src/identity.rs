@@ -32,3 +32,8 @@ impl Identity {
 pub(crate) fn globs(texts: &[String]) -> Vec<Glob> {
     texts.iter().map(|text| Glob::new(text.as_str())).collect()
 }
+
+/// What may be reached, by patterns as written.
+pub(crate) fn scope(endpoints: &[String], targets: &[String], deny: &[String]) -> Scope {
+    Scope { endpoints: globs(endpoints), targets: globs(targets), deny: globs(deny), within: None }
+}

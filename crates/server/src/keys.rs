@@ -12,13 +12,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use millgate_config::OwnerConfig;
 use millgate_policy::Scope;
-use millgate_store::{KeyRecord, SecretRecord, Store, StoreError};
-use millgate_types::{Fault, Permission, Permissions, Principal, Retry, Source, code};
+use millgate_store::{KeyRecord, PrincipalRecord, SecretRecord, Store, StoreError};
+use millgate_types::{Fault, Owner, Permission, Permissions, Principal, Retry, Source, code};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::identity::{Identity, globs};
+use crate::directory::Directory;
+use crate::identity::{Identity, scope};
 
 /// How keys begin: found in a place where they should not be, they are known for what they are.
 const PREFIX: &str = "mgk-";
@@ -45,7 +46,7 @@ pub(crate) struct Reach {
 
 impl Reach {
     pub(crate) fn scope(&self) -> Scope {
-        Scope { endpoints: globs(&self.endpoints), targets: globs(&self.targets), deny: globs(&self.deny) }
+        scope(&self.endpoints, &self.targets, &self.deny)
     }
 }
 
@@ -53,12 +54,15 @@ impl Reach {
 #[derive(Debug)]
 pub(crate) struct Issued {
     pub(crate) record: KeyRecord,
+    /// What it may by itself.
     pub(crate) identity: Arc<Identity>,
-    used_ms: AtomicI64,
+    /// The same within what its user and team have; `None`: one of them may not call.
+    bound: Option<Arc<Identity>>,
+    used_ms: Arc<AtomicI64>,
 }
 
 impl Issued {
-    fn new(record: KeyRecord) -> Self {
+    fn new(record: KeyRecord, directory: &Directory, used_ms: Option<Arc<AtomicI64>>) -> Self {
         let permissions = record.roles.iter().filter_map(|role| Permission::parse(role)).collect();
         let reach: Reach = serde_json::from_value(record.scope.clone()).unwrap_or_default();
         let principal = Principal::Key(record.name.as_str().into());
@@ -66,9 +70,16 @@ impl Issued {
         let mut owner = owner.owner();
         owner.tags.clone_from(&record.tags);
         let (owner, scope) = (Arc::new(owner), reach.scope());
+        let rights = Some((permissions, scope.clone()));
+        let bound = directory.bound(principal.clone(), Owner::clone(&owner), rights).map(Arc::new);
         let identity = Arc::new(Identity { principal, owner, permissions, scope });
-        let used_ms = AtomicI64::new(record.used_ms.unwrap_or(0));
-        Self { record, identity, used_ms }
+        let used_ms = used_ms.unwrap_or_else(|| Arc::new(AtomicI64::new(record.used_ms.unwrap_or(0))));
+        Self { record, identity, bound, used_ms }
+    }
+
+    /// Whether its user and team, where they are in the directory, may call.
+    pub(crate) fn is_allowed(&self) -> bool {
+        self.bound.is_some()
     }
 
     /// Whether it is good at this moment.
@@ -93,6 +104,17 @@ struct Secret {
 struct Known {
     by_hash: HashMap<[u8; 32], Secret>,
     by_id: BTreeMap<String, Arc<Issued>>,
+    directory: Arc<Directory>,
+}
+
+impl Known {
+    /// Puts a key in the place of the one before; what callers show for it stays the same.
+    fn replace(&mut self, key: &Arc<Issued>) {
+        for secret in self.by_hash.values_mut().filter(|secret| secret.key.record.id == key.record.id) {
+            secret.key = Arc::clone(key);
+        }
+        self.by_id.insert(key.record.id.clone(), Arc::clone(key));
+    }
 }
 
 /// All keys that were issued.
@@ -123,7 +145,7 @@ fn unavailable(error: StoreError) -> Fault {
         .with_cause(error)
 }
 
-fn random<const N: usize>() -> Result<[u8; N], Fault> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Fault> {
     let mut bytes = [0; N];
     rand::fill(&mut bytes)
         .map_err(|_| Fault::gateway(code::INTERNAL_ERROR, "the machine gives no random numbers"))?;
@@ -169,17 +191,27 @@ impl Keys {
 
     async fn refresh(&self, since_ms: i64) -> Result<(), StoreError> {
         let _one = self.changing.lock().await;
+        let principals = self.store.principals_since(since_ms).await?;
         let (records, secrets) = self.store.keys_since(since_ms).await?;
-        if records.is_empty() {
+        if records.is_empty() && principals.is_empty() {
             return Ok(());
         }
         let mut known = Known::clone(&self.known.load());
+        let mut directory = Directory::clone(&known.directory);
+        if directory.take(principals) {
+            known.directory = Arc::new(directory);
+            for key in known.by_id.values().cloned().collect::<Vec<_>>() {
+                let used_ms = Some(Arc::clone(&key.used_ms));
+                known.replace(&Arc::new(Issued::new(key.record.clone(), &known.directory, used_ms)));
+            }
+        }
         for record in records {
             let before = known.by_id.get(&record.id);
             if before.is_some_and(|before| before.record.updated_ms == record.updated_ms) {
                 continue;
             }
-            let key = Arc::new(Issued::new(record));
+            let used_ms = before.map(|before| Arc::clone(&before.used_ms));
+            let key = Arc::new(Issued::new(record, &known.directory, used_ms));
             known.by_hash.retain(|_, secret| secret.key.record.id != key.record.id);
             for secret in secrets.iter().filter(|secret| secret.key_id == key.record.id) {
                 if let Some(hash) = unhex(&secret.hash) {
@@ -198,6 +230,16 @@ impl Keys {
         hash
     }
 
+    /// A key for another purpose, the same at all replicas.
+    pub(crate) fn derive(&self, purpose: &str) -> [u8; 32] {
+        self.hash(purpose.as_bytes())
+    }
+
+    /// What the store knows a session by.
+    pub(crate) fn session_hash(&self, token: &str) -> String {
+        hex(&self.hash(format!("session {token}").as_bytes()))
+    }
+
     /// Whose key it is, if it is good.
     pub(crate) fn identity(&self, key: &[u8]) -> Option<Arc<Identity>> {
         let known = self.known.load();
@@ -206,8 +248,31 @@ impl Keys {
         if !secret.key.is_good(now) || secret.until_ms.is_some_and(|until| now >= until) {
             return None;
         }
+        let identity = secret.key.bound.as_ref()?;
         secret.key.used_ms.fetch_max(now, Ordering::Relaxed);
-        Some(Arc::clone(&secret.key.identity))
+        Some(Arc::clone(identity))
+    }
+
+    /// Teams and users.
+    pub(crate) fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.known.load().directory)
+    }
+
+    /// Adds a team or a user. Fault: `dependency_unavailable`.
+    pub(crate) async fn add_principal(&self, mut record: PrincipalRecord) -> Result<(), Fault> {
+        (record.created_ms, record.updated_ms) = (now_ms(), now_ms());
+        self.store.add_principal(&record).await.map_err(unavailable)?;
+        self.refresh(record.updated_ms).await.map_err(unavailable)
+    }
+
+    /// Changes a team or a user; from now on that counts here, within a second everywhere. `false`: somebody else was
+    /// faster. Fault: `dependency_unavailable`.
+    pub(crate) async fn change_principal(&self, mut record: PrincipalRecord) -> Result<bool, Fault> {
+        let seen_ms = record.updated_ms;
+        record.updated_ms = now_ms().max(seen_ms + 1);
+        let changed = self.store.change_principal(&record, seen_ms).await.map_err(unavailable)?;
+        self.refresh(record.updated_ms.min(now_ms())).await.map_err(unavailable)?;
+        Ok(changed)
     }
 
     /// All of them, revoked ones too, by id.

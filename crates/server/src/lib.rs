@@ -4,6 +4,7 @@
 mod admin;
 mod admit;
 mod body;
+mod directory;
 mod dispatch;
 mod flight;
 mod gateway;
@@ -19,8 +20,10 @@ mod pipeline;
 mod reload;
 mod reply;
 mod shared;
+mod sign_on;
 mod snapshot;
 mod surface;
+mod tls;
 mod webhook;
 
 pub use gateway::{ApplyError, Gateway, Kept, Readiness, RouteProblem};
@@ -29,3 +32,4 @@ pub use ledger::Ledger;
 pub use listener::{Listener, ListenerLimits};
 pub use reload::{ConfigSource, Reloader};
 pub use shared::Counters;
+pub use tls::Tls;

@@ -20,10 +20,12 @@ use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 use crate::reply::{BrokenOff, ReplyBody};
+use crate::tls::{ClientCertificate, Tls};
 use crate::{Gateway, pipeline};
 
 /// Headers of one request together, in bytes.
@@ -71,6 +73,7 @@ impl Listener {
         gateway: Arc<Gateway>,
         address: SocketAddr,
         limits: ListenerLimits,
+        tls: Option<Arc<Tls>>,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -79,7 +82,8 @@ impl Listener {
         let mut threads = Vec::new();
         for index in 0..limits.threads.max(1) {
             let (hand, deal) = mpsc::unbounded_channel();
-            let thread = DataThread { gateway: Arc::clone(&gateway), phase: phase.clone(), limits };
+            let thread =
+                DataThread { gateway: Arc::clone(&gateway), phase: phase.clone(), limits, tls: tls.clone() };
             threads.push(
                 std::thread::Builder::new().name(format!("data-{index}")).spawn(move || thread.run(deal))?,
             );
@@ -222,6 +226,7 @@ struct DataThread {
     gateway: Arc<Gateway>,
     phase: watch::Receiver<Phase>,
     limits: ListenerLimits,
+    tls: Option<Arc<Tls>>,
 }
 
 impl DataThread {
@@ -254,7 +259,14 @@ impl DataThread {
                             task: AtomicWaker::new(),
                         });
                         live.push(Arc::downgrade(&connection));
-                        tasks.spawn(drive(Arc::clone(&self.gateway), stream, ticket, connection));
+                        let gateway = Arc::clone(&self.gateway);
+                        match &self.tls {
+                            None => tasks.spawn(drive(gateway, stream, ticket, connection)),
+                            Some(tls) => {
+                                let patience = self.limits.header_timeout;
+                                tasks.spawn(drive_tls(gateway, stream, ticket, connection, Arc::clone(tls), patience))
+                            }
+                        };
                     }
                     None => open = false,
                 },
@@ -365,17 +377,56 @@ async fn drive(
     ticket: Ticket,
     connection: Arc<Connection>,
 ) {
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let Some(stream) = begin(stream, &connection).await else { return };
+    let mut first = [0; 3];
+    let Some(seen) = first_bytes(&stream, &connection, &mut first).await else { return };
+    // The preface of HTTP/2, or too little to tell.
+    let framed = b"PRI".starts_with(&first[..seen]);
+    speak(gateway, stream, ticket.peer, None, connection, framed).await;
+}
+
+async fn drive_tls(
+    gateway: Arc<Gateway>,
+    stream: std::net::TcpStream,
+    ticket: Ticket,
+    connection: Arc<Connection>,
+    tls: Arc<Tls>,
+    patience: Duration,
+) {
+    let Some(stream) = begin(stream, &connection).await else { return };
+    let mut handshake = std::pin::pin!(tokio::time::timeout(patience, tls.accept(stream)));
+    let shaken = poll_fn(|context| {
+        if connection.order.load(Ordering::Acquire) != SERVE {
+            return Poll::Ready(None);
+        }
+        handshake.as_mut().poll(context).map(|done| done.ok().flatten())
+    });
+    let Some((stream, certificate)) = shaken.await else { return };
+    let framed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    speak(gateway, stream, ticket.peer, certificate, connection, framed).await;
+}
+
+async fn begin(stream: std::net::TcpStream, connection: &Connection) -> Option<TcpStream> {
+    let stream = TcpStream::from_std(stream).ok()?;
     let _delayed = stream.set_nodelay(true);
-    let peer = ticket.peer;
     // A task's waker stays the same for its whole life.
     poll_fn(|context| {
         connection.task.register(context.waker());
         Poll::Ready(())
     })
     .await;
-    let mut first = [0; 3];
-    let Some(seen) = first_bytes(&stream, &connection, &mut first).await else { return };
+    Some(stream)
+}
+
+/// Speaks HTTP until the connection ends; `framed`: HTTP/2, or one must look.
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    gateway: Arc<Gateway>,
+    stream: S,
+    peer: IpAddr,
+    certificate: Option<Arc<ClientCertificate>>,
+    connection: Arc<Connection>,
+    framed: bool,
+) {
     let service = service_fn(|request: Request<Incoming>| {
         connection.enter(BUSY);
         if request.version() == http::Version::HTTP_2 {
@@ -383,17 +434,16 @@ async fn drive(
         }
         connection.requests.fetch_add(1, Ordering::Relaxed);
         let done = Done { connection: Arc::clone(&connection) };
-        let gateway = Arc::clone(&gateway);
+        let (gateway, certificate) = (Arc::clone(&gateway), certificate.clone());
         // Boxed, because hyper keeps room for this future as long as the connection lives: idle connections
         // and open streams should not pay for it.
         Box::pin(async move {
-            let response = pipeline::serve(gateway, peer, request).await;
+            let response = pipeline::serve(gateway, peer, certificate, request).await;
             Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _done: done }))
         })
     });
     let io = TokioIo::new(Watched { stream, connection: Arc::clone(&connection) });
-    if b"PRI".starts_with(&first[..seen]) {
-        // The preface of HTTP/2, or too little to tell.
+    if framed {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -467,12 +517,12 @@ impl http_body::Body for Tracked {
 }
 
 /// A client's socket that notes when a silent connection begins to speak.
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     connection: Arc<Connection>,
 }
 
-impl tokio::io::AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
@@ -487,7 +537,7 @@ impl tokio::io::AsyncRead for Watched {
     }
 }
 
-impl tokio::io::AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,

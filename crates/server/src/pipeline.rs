@@ -25,23 +25,29 @@ use millgate_types::{Dialect, Fault, Operation, Permission, Principal, code};
 use crate::dispatch::{self, Facts, Pins};
 use crate::flight::Flight;
 use crate::identity::Identity;
+use crate::keys::{Keys, now_ms};
 use crate::limits::Who;
 use crate::native::Native;
 use crate::reply::{Reply, ReplyBody, names};
-use crate::snapshot::{Endpoint, Snapshot, Target};
+use crate::snapshot::{Endpoint, Shown, Snapshot, Target};
 use crate::surface::{self, Surface};
-use crate::{Gateway, admin, admit, body, listing, webhook};
+use crate::tls::ClientCertificate;
+use crate::{Gateway, admin, admit, body, listing, sign_on, webhook};
 use admit::Allowance;
 
 /// Serves one request; never fails, a fault is an answer too.
 pub(crate) async fn serve(
     gateway: Arc<Gateway>,
     peer: IpAddr,
+    certificate: Option<Arc<ClientCertificate>>,
     request: Request<Incoming>,
 ) -> Response<ReplyBody> {
     let snapshot = gateway.snapshot();
     let (head, body) = request.into_parts();
+    let link = peer;
+    let peer = snapshot.sign_on.as_ref().map_or(link, |sign_on| sign_on.client(link, &head.headers));
     let mut flight = Flight::begin(&gateway, &head, peer, snapshot.generation);
+    let peer = Peer { link, client: peer, certificate: certificate.as_deref() };
     // Pinned here and not wrapped: the future is large, and every wrapper would move it.
     let handled = {
         let mut handled = pin!(handle(&gateway, &snapshot, &head, body, peer, &mut flight));
@@ -73,7 +79,7 @@ async fn handle(
     snapshot: &Arc<Snapshot>,
     head: &Parts,
     body: Incoming,
-    peer: IpAddr,
+    peer: Peer<'_>,
     flight: &mut Flight,
 ) -> Result<Reply, Fault> {
     surface::check_head(head)?;
@@ -88,8 +94,13 @@ async fn handle(
         // Signed with the registry's secret, which stands in for a key.
         return Box::pin(webhook::receive(snapshot, registry, head, body)).await;
     }
+    if let Surface::Auth(step) = surface {
+        check_method(surface, head, flight)?;
+        return Box::pin(sign_on::auth(gateway, snapshot, step, head)).await;
+    }
     // Before any look-up: who has no key does not learn which endpoints there are.
-    let identity = identify(gateway, snapshot, head, peer, flight)?;
+    let identity = identify(gateway, snapshot, surface, head, peer, flight).await?;
+    let peer = peer.client;
     if surface == Surface::Admin {
         return Box::pin(admin::serve(gateway, snapshot, identity, head, body, flight)).await;
     }
@@ -246,15 +257,27 @@ const KEY_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-goog-api-key"),
 ];
 
+/// Where a request comes from.
+#[derive(Clone, Copy)]
+struct Peer<'a> {
+    /// The other end of the connection.
+    link: IpAddr,
+    /// The same, or whom a trusted proxy there speaks for.
+    client: IpAddr,
+    /// What the other end of the connection showed.
+    certificate: Option<&'a ClientCertificate>,
+}
+
 /// Who calls, from headers alone: not a byte of the body is read before this.
-fn identify(
+async fn identify(
     gateway: &Gateway,
     snapshot: &Snapshot,
+    surface: Surface<'_>,
     head: &Parts,
-    peer: IpAddr,
+    peer: Peer<'_>,
     flight: &mut Flight,
 ) -> Result<Arc<Identity>, Fault> {
-    let refused = || Fault::client(code::INVALID_API_KEY, "the API key is missing or not known");
+    let refused = sign_on::unknown;
     let mut authorizations = head.headers.get_all(header::AUTHORIZATION).iter();
     let authorization = authorizations.next();
     if authorizations.next().is_some() {
@@ -263,7 +286,30 @@ fn identify(
     let bearer = authorization.and_then(|value| bearer(value.as_bytes()));
     let key = bearer
         .or_else(|| KEY_HEADERS.iter().find_map(|name| head.headers.get(name).map(HeaderValue::as_bytes)));
-    let identity = snapshot.identity(gateway.keys.as_deref(), key, peer).ok_or_else(refused)?;
+    let shown = key.filter(|_| snapshot.asks_for_keys()).map(Shown::new);
+    let directory = || gateway.keys.as_deref().map(Keys::directory);
+    let known = snapshot.identity(gateway.keys.as_deref(), shown.as_ref(), peer.client);
+    let identity = match (known, &snapshot.sign_on, &shown) {
+        (Some(identity), ..) => identity,
+        (None, Some(sign_on), Some(shown)) => {
+            // The first request with a token: it is checked, and perhaps asked about.
+            let directory = directory();
+            let found = sign_on.identify(shown.bytes, shown.digest, directory.as_deref(), now_ms());
+            Box::pin(found).await.map_err(|reason| refused().with_cause(reason))?
+        }
+        (None, Some(sign_on), None) => {
+            let directory = directory();
+            let certified =
+                peer.certificate.and_then(|shown| sign_on.certified(shown, directory.as_deref(), now_ms()));
+            match certified.or_else(|| sign_on.vouched(peer.link, &head.headers, directory.as_deref())) {
+                Some(identity) => identity,
+                // A browser says who it is without being asked: only where that is meant, and of changes only its own.
+                None if surface == Surface::Admin => Box::pin(sign_on.signed_on(gateway, head)).await?,
+                None => return Err(refused()),
+            }
+        }
+        (None, None, _) => return Err(refused()),
+    };
     if let Principal::Key(name) = &identity.principal {
         let record = flight.record();
         record.principal = Some(Arc::clone(name));

@@ -26,7 +26,7 @@ use millgate_models::{
     Batching, ChatModel, Deployment, DeploymentSpec, Instances, Models, Registry, RegistryAuth,
     RegistryConfig, Window,
 };
-use millgate_policy::{Route, Scope};
+use millgate_policy::Route;
 use millgate_provider::{Family, ProviderKind};
 use millgate_scoring::Template;
 use millgate_types::{Dialect, ModelRef, Operation, Permission, Permissions, Principal};
@@ -35,11 +35,12 @@ use sha2::{Digest, Sha256};
 
 use crate::body::BodyLimits;
 use crate::dispatch::{ChatTarget, Described};
-use crate::identity::{Identity, globs};
-use crate::keys::Keys;
+use crate::identity::{Identity, scope};
+use crate::keys::{Keys, now_ms};
 use crate::limits::{Limits, Rule};
 use crate::native::{self, Native};
 use crate::openapi::OpenApi;
+use crate::sign_on::{SignOn, Sources};
 use crate::webhook::Webhooks;
 
 /// One destination.
@@ -269,6 +270,8 @@ pub(crate) struct Snapshot {
     pub(crate) moderations: Option<Arc<Endpoint>>,
     natives: HashMap<String, Arc<Native>>,
     keys: Option<HashMap<[u8; 32], Arc<Identity>>>,
+    /// Who else may call; `None`: nobody.
+    pub(crate) sign_on: Option<Arc<SignOn>>,
     /// Everybody where no keys are asked for: on this machine, and elsewhere.
     anonymous: [Arc<Identity>; 2],
     pub(crate) registries: HashMap<String, Arc<Registry>>,
@@ -321,12 +324,17 @@ impl Snapshot {
         native::find(&self.natives, path)
     }
 
+    /// Whether callers need a key.
+    pub(crate) fn asks_for_keys(&self) -> bool {
+        self.keys.is_some()
+    }
+
     /// Whose key it is; everybody is anonymous where no keys are asked for. This machine alone is then trusted with more
     /// than calls.
     pub(crate) fn identity(
         &self,
         issued: Option<&Keys>,
-        key: Option<&[u8]>,
+        key: Option<&Shown<'_>>,
         peer: IpAddr,
     ) -> Option<Arc<Identity>> {
         let Some(keys) = &self.keys else {
@@ -334,11 +342,27 @@ impl Snapshot {
             return Some(Arc::clone(if peer.is_loopback() { here } else { elsewhere }));
         };
         let key = key?;
-        keys.get(&digest(key)).cloned().or_else(|| issued?.identity(key))
+        let token = || {
+            let directory = issued.map(Keys::directory);
+            self.sign_on.as_ref()?.known(&key.digest, directory.as_deref(), now_ms())
+        };
+        keys.get(&key.digest).cloned().or_else(token).or_else(|| issued?.identity(key.bytes))
     }
 }
 
-/// Keys are looked up by digest: the comparison's time says nothing about a key.
+/// What a caller shows, with its digest: keys are looked up by that, so that the comparison's time says nothing about a
+/// key.
+pub(crate) struct Shown<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) digest: [u8; 32],
+}
+
+impl<'a> Shown<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, digest: digest(bytes) }
+    }
+}
+
 fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
 }
@@ -349,6 +373,7 @@ pub(crate) struct Builder {
     credentials: Credentials,
     limits: Limits,
     registries: HashMap<String, (String, Arc<Registry>)>,
+    sources: Sources,
     generation: u64,
 }
 
@@ -356,7 +381,8 @@ impl Builder {
     /// Call it on the runtime where tokens are to be fetched.
     pub(crate) fn new(models: Arc<Models>) -> Self {
         let credentials = Credentials::new(tokio::runtime::Handle::current());
-        Self { models, credentials, limits: Limits::default(), registries: HashMap::new(), generation: 0 }
+        let (limits, sources) = (Limits::default(), Sources::new());
+        Self { models, credentials, limits, registries: HashMap::new(), sources, generation: 0 }
     }
 
     /// Resolves a checked config. Errors are those that only show when things are opened; then nothing has
@@ -431,6 +457,8 @@ impl Builder {
         let mut patterns: Vec<_> = endpoints.iter().filter(|e| e.name.contains('*')).cloned().collect();
         patterns.sort_by_key(|endpoint| std::cmp::Reverse(endpoint.name.len()));
         let deployments = resolver.deployments;
+        // The last that may fail: what it keeps is replaced only with everything else.
+        let sign_on = SignOn::open(&config.access, &mut self.sources, self.models.handle())?;
         let (everywhere, counts) = making.finish();
         self.credentials.keep(credentials);
         self.limits.keep(counts);
@@ -440,11 +468,7 @@ impl Builder {
             let declared = config.access.declared.iter().map(|key| {
                 let permissions = key.roles.iter().copied().map(Permission::from).collect();
                 let principal = Principal::Key(key.name.as_str().into());
-                let scope = Scope {
-                    endpoints: globs(&key.endpoints),
-                    targets: globs(&key.targets),
-                    deny: globs(&key.deny),
-                };
+                let scope = scope(&key.endpoints, &key.targets, &key.deny);
                 let owner = Arc::new(key.owner.owner());
                 let identity = Identity { principal, owner, permissions, scope };
                 (digest(key.key.expose().as_bytes()), Arc::new(identity))
@@ -463,6 +487,7 @@ impl Builder {
             direct,
             natives,
             keys,
+            sign_on,
             anonymous: [
                 Identity::anonymous(Permissions::ALL),
                 Identity::anonymous([Permission::Invoke].into_iter().collect()),

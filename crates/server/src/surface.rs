@@ -30,6 +30,8 @@ pub(crate) enum Surface<'a> {
     Webhook(&'a str),
     /// The admin API, which has a table of its own.
     Admin,
+    /// People sign on with a browser.
+    Auth(Auth),
     /// A call at a path that may belong to an endpoint.
     OwnPath,
     /// OpenAI's model list.
@@ -66,6 +68,14 @@ pub(crate) enum Surface<'a> {
     Root,
 }
 
+/// The steps of signing on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Auth {
+    Login,
+    Callback,
+    Logout,
+}
+
 impl Surface<'_> {
     /// The methods it answers, for `Allow`.
     pub(crate) fn methods(self) -> &'static [Method] {
@@ -75,7 +85,9 @@ impl Surface<'_> {
             | Self::Invocations(_)
             | Self::Infer { .. }
             | Self::Webhook(_)
+            | Self::Auth(Auth::Logout)
             | Self::OwnPath => &[Method::POST],
+            Self::Auth(_) => &[Method::GET],
             Self::MlflowLimits => &[Method::GET, Method::POST],
             _ => &[Method::GET, Method::HEAD],
         }
@@ -100,7 +112,7 @@ impl Surface<'_> {
             | Self::MlflowRoute(_)
             | Self::MlflowLimits => Dialect::Mlflow,
             Self::Ping | Self::Version => Dialect::Scoring,
-            Self::Admin => Dialect::Problem,
+            Self::Admin | Self::Auth(_) => Dialect::Problem,
             Self::Infer { .. } | Self::InferenceModel { .. } | Self::InferenceServer => Dialect::Inference,
             _ => Dialect::OpenAi,
         }
@@ -136,6 +148,9 @@ pub(crate) fn read(path: &str) -> Surface<'_> {
         "/openapi.json" => return Surface::OpenApi,
         "/ping" => return Surface::Ping,
         "/version" => return Surface::Version,
+        "/auth/login" => return Surface::Auth(Auth::Login),
+        "/auth/callback" => return Surface::Auth(Auth::Callback),
+        "/auth/logout" => return Surface::Auth(Auth::Logout),
         "/" => return Surface::Root,
         _ => {}
     }
@@ -339,6 +354,66 @@ mod tests {
         assert_eq!(read("/v2/models/iris/versions/3/ready"), ready);
         assert_eq!(read("/v2/models/iris/versions/"), Surface::OwnPath);
         assert_eq!(read("/v2/models/a/b/infer"), Surface::OwnPath);
+    }
+
+    /// The row of the access matrix that a path belongs to. A new meaning does not compile before it has one.
+    fn row(surface: Surface<'_>) -> &'static str {
+        match surface {
+            Surface::ByModel(Dialect::Anthropic, Operation::CountTokens) => "/v1/messages/count_tokens",
+            Surface::ByModel(Dialect::Anthropic, _) => "/v1/messages",
+            Surface::ByModel(Dialect::Responses, _) => "/v1/responses",
+            Surface::ByModel(_, Operation::Completions) => "/v1/completions",
+            Surface::ByModel(_, Operation::Embeddings) => "/v1/embeddings",
+            Surface::ByModel(_, Operation::Moderations) => "/v1/moderations",
+            Surface::ByModel(_, Operation::Rerank) => "/v1/rerank",
+            Surface::ByModel(..) => "/v1/chat/completions",
+            Surface::Action { .. } => "/v1beta/models/{model}:{action}",
+            Surface::Invocations(_) => "/gateway/{endpoint}/invocations",
+            Surface::Infer { .. } => "/v2/models/{model}/infer",
+            Surface::InferenceModel { .. } => "/v2/models/{model}",
+            Surface::InferenceServer => "/v2",
+            Surface::Webhook(_) => "/webhooks/mlflow/{registry}",
+            Surface::Admin => "/keys/{id}",
+            Surface::Auth(Auth::Login) => "/auth/login",
+            Surface::Auth(Auth::Callback) => "/auth/callback",
+            Surface::Auth(Auth::Logout) => "/auth/logout",
+            Surface::OwnPath => "/{path of an endpoint}",
+            Surface::Models => "/v1/models",
+            Surface::Model(_) => "/v1/models/{model}",
+            Surface::GeminiModels => "/v1beta/models",
+            Surface::GeminiModel(_) => "/v1beta/models/{model}",
+            Surface::MlflowEndpoints { legacy: false } => "/api/2.0/endpoints/",
+            Surface::MlflowEndpoints { legacy: true } => "/api/2.0/gateway/routes/",
+            Surface::MlflowEndpoint { .. } => "/api/2.0/endpoints/{endpoint}",
+            Surface::MlflowRoute(_) => "/api/3.0/gateway/route/{route}",
+            Surface::MlflowLimits => "/api/2.0/endpoints/limits",
+            Surface::Health => "/health",
+            Surface::Live => "/livez",
+            Surface::Ready => "/readyz",
+            Surface::Metrics => "/metrics",
+            Surface::OpenApi => "/openapi.json",
+            Surface::Ping => "/ping",
+            Surface::Version => "/version",
+            Surface::Root => "/",
+        }
+    }
+
+    #[test]
+    fn every_path_has_a_row_in_the_access_matrix() {
+        let page = include_str!("../../../docs/reference/access.md");
+        let shown: Vec<_> = page.lines().filter_map(|line| line.split('`').nth(1)).collect();
+        let source = include_str!("surface.rs");
+        // All literal paths of the table above, read as the table reads them.
+        let reader = source.split_once("pub(crate) fn read(").map_or("", |(_, rest)| rest);
+        let reader = reader.split_once("#[cfg(test)]").map_or(reader, |(table, _)| table);
+        let literals = reader.split('"').skip(1).step_by(2).filter(|text| text.starts_with('/'));
+        let mut count = 0;
+        for path in literals {
+            let row = row(read(path));
+            assert!(shown.contains(&row), "{path}: no row {row}");
+            count += 1;
+        }
+        assert!(count >= 30, "only {count} paths found");
     }
 
     #[test]

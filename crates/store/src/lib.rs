@@ -1,9 +1,12 @@
-//! What changes at run time and must outlive the process: virtual keys, and the ledger of what was spent. SQLite in the data folder by default, PostgreSQL
+//! What changes at run time and must outlive the process: virtual keys, teams and users, browsers that are signed on, and
+//! the ledger of what was spent. SQLite in the data folder by default, PostgreSQL
 //! for several replicas; the same statements run on both. Nothing here is asked on the request path: callers hold what
 //! they need in memory and write behind.
 
 mod keys;
 mod ledger;
+mod principals;
+mod sessions;
 mod shared;
 
 use std::path::Path;
@@ -14,6 +17,8 @@ use sqlx::any::AnyPoolOptions;
 
 pub use keys::{KeyRecord, SecretRecord};
 pub use ledger::{LedgerBatch, LedgerRow, SLOT_MS, Spender, UsageSum, sums};
+pub use principals::PrincipalRecord;
+pub use sessions::SessionRecord;
 pub use shared::{Shared, SharedAnswer, SharedAsk, SharedCell, SharedKind};
 
 /// How long a statement waits for a connection, and SQLite for a lock.

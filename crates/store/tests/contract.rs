@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use millgate_store::{
-    KeyRecord, LedgerBatch, LedgerRow, SecretRecord, Spender, Store, StoreError, UsageSum, sums,
+    KeyRecord, LedgerBatch, LedgerRow, PrincipalRecord, SecretRecord, SessionRecord, Spender, Store,
+    StoreError, UsageSum, sums,
 };
 use serde_json::json;
 
@@ -218,6 +219,71 @@ async fn what_the_dead_had_reserved_counts_as_spent_once() {
         let usage = store.usage(at - millgate_store::SLOT_MS, at + 80_000).await.unwrap();
         assert_eq!(usage.iter().map(|sum| sum.cost).sum::<i64>(), 520);
         store.end_writer(&alive).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn teams_and_users_are_kept_and_changed_by_one_at_a_time() {
+    on_every_engine(async |store| {
+        let at = 4_000_000_000_000;
+        let name = unique("team");
+        let team = PrincipalRecord {
+            kind: "team".to_owned(),
+            name: name.clone(),
+            roles: vec!["invoke".to_owned()],
+            scope: json!({ "endpoints": ["chat-*"] }),
+            tags: BTreeMap::from([("cost".to_owned(), "17".to_owned())]),
+            created_by: "owner".to_owned(),
+            created_ms: at,
+            updated_ms: at,
+            ..PrincipalRecord::default()
+        };
+        store.add_principal(&team).await.unwrap();
+        assert!(store.add_principal(&team).await.is_err(), "the name is taken");
+        let user = PrincipalRecord { kind: "user".to_owned(), parent: Some(name.clone()), ..team.clone() };
+        store.add_principal(&user).await.unwrap();
+        let found = async |since| {
+            let all = store.principals_since(since).await.unwrap();
+            all.into_iter().filter(|record| record.name == name).collect::<Vec<_>>()
+        };
+        assert_eq!(found(at).await, [team.clone(), user.clone()]);
+        assert_eq!(found(at + 1).await, []);
+
+        let disabled = PrincipalRecord { updated_ms: at + 5, disabled_ms: Some(at + 5), ..team.clone() };
+        assert!(store.change_principal(&disabled, at).await.unwrap());
+        assert!(!store.change_principal(&team, at).await.unwrap(), "somebody else was first");
+        assert_eq!(found(at + 1).await, std::slice::from_ref(&disabled));
+        let removed = PrincipalRecord { updated_ms: at + 9, removed_ms: Some(at + 9), ..disabled };
+        assert!(store.change_principal(&removed, at + 5).await.unwrap());
+        assert!(!store.change_principal(&team, at + 9).await.unwrap(), "what is gone stays gone");
+        assert!(store.add_principal(&team).await.is_err(), "and so does its name");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sessions_end_by_themselves_and_when_they_are_told_to() {
+    on_every_engine(async |store| {
+        let principal = unique("corp:alice");
+        let session = |ends| SessionRecord {
+            hash: unique("hash"),
+            principal: principal.clone(),
+            person: json!({ "by": "corp" }),
+            created_ms: 100,
+            expires_ms: ends,
+        };
+        let (one, two, three) = (session(200), session(300), session(300));
+        for session in [&one, &two, &three] {
+            store.add_session(session).await.unwrap();
+        }
+        assert_eq!(store.session(&one.hash, 199).await.unwrap(), Some(one.clone()));
+        assert_eq!(store.session(&one.hash, 200).await.unwrap(), None);
+        store.end_session(&two.hash).await.unwrap();
+        assert_eq!(store.session(&two.hash, 199).await.unwrap(), None);
+        store.add_session(&SessionRecord { created_ms: 250, ..session(400) }).await.unwrap();
+        assert_eq!(store.session(&one.hash, 0).await.unwrap(), None, "what has ended is forgotten");
+        assert_eq!(store.session(&three.hash, 299).await.unwrap(), Some(three.clone()), "others stay");
     })
     .await;
 }

@@ -10,7 +10,7 @@ use millgate_audit::Audit;
 use millgate_config::{Config, KeyMode, load};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
-use millgate_server::{Counters, Gateway, Kept, Keys, Ledger, Listener, ListenerLimits};
+use millgate_server::{Counters, Gateway, Kept, Keys, Ledger, Listener, ListenerLimits, Tls};
 use millgate_store::Store;
 use serde_json::Value;
 
@@ -63,7 +63,10 @@ impl TestGateway {
             header_timeout: config.server.header_timeout.0,
         };
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = Listener::bind(Arc::clone(&gateway), anywhere, limits).await.expect("a free port");
+        let tls =
+            config.server.tls.as_ref().map(|written| Tls::open(written).expect("the certificates are read"));
+        let listener =
+            Listener::bind(Arc::clone(&gateway), anywhere, limits, tls).await.expect("a free port");
         Self { gateway, address: listener.address(), listener, folder }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub enum Principal {
     /// No key is asked for (`access.keys: open`).
     Anonymous,
-    /// A virtual key, by its configured name.
+    /// A virtual key, by its name; or a user, as `ISSUER:USER` by whom they are known here.
     Key(Arc<str>),
 }
 
@@ -93,6 +93,12 @@ impl Permissions {
         self.0 & !other.0 == 0
     }
 
+    /// What both have.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     fn bit(permission: Permission) -> u8 {
         match permission {
             Permission::Invoke => 0b0001,
@@ -133,5 +139,8 @@ mod tests {
         assert_eq!(of(&[Admin]), [true; 4]);
         assert_eq!(of(&[Admin, Read]), [true; 4]);
         assert_eq!(of(&[Invoke, Manage]), [true, true, true, false]);
+        let set = |given: &[Permission]| given.iter().copied().collect::<Permissions>();
+        assert_eq!(set(&[Invoke, Manage]).and(set(&[Admin])), set(&[Invoke, Manage]));
+        assert_eq!(set(&[Invoke, Read]).and(set(&[Manage])), set(&[Read]));
     }
 }

@@ -241,3 +241,38 @@ endpoints:
 ";
     assert_snapshot!("graphs", problems(text));
 }
+
+#[test]
+fn issuers_and_proxies_are_checked() {
+    let text = r"
+providers: { mock: { kind: mock } }
+endpoints: [ { name: chat, type: llm/v1/chat, route: mock/echo } ]
+access:
+  keys: required
+  issuers:
+    - { name: corp, issuer: 'http://login.example', audience: [], algorithms: [none, RS256] }
+    - { name: corp, issuer: 'https://login.example', audience: [a], algorithms: [HS256, RS256, RS255] }
+    - { name: proxy, issuer: 'https://user:pw@login.example', audience: [a], user: token.sub, clock_skew: 1h }
+    - name: fine
+      issuer: http://127.0.0.1:9000
+      audience: [a]
+      jwks_uri: http://keys.example/jwks
+      roles: [ { when: 'claims.groups ==', roles: [invoke] }, { when: 'true', roles: [], endpoints: [a] } ]
+  sign_on: { issuer: crop, client_id: a, public_url: 'http://gateway.example/x', scopes: [email], session: 60d }
+  certificates: { user: claims.sub }
+  introspection: { url: 'http://login.example/introspect', client_id: a, client_secret: env:HOME, cache: 0s }
+  trusted_proxies:
+    from: [10.0.0.0/40, 0.0.0.0/0, proxy.example]
+    user: header['x']
+server: { tls: { cert: a, key: b, client_certificates: required } }
+";
+    assert_snapshot!("sign_on", problems(text));
+    let open = r"
+providers: { mock: { kind: mock } }
+endpoints: [ { name: chat, type: llm/v1/chat, route: mock/echo } ]
+access:
+  issuers: [ { name: corp, issuer: 'https://login.example', audience: [a] } ]
+  trusted_proxies: { from: [], roles: [ { when: 'true', roles: [admin] } ] }
+";
+    assert_snapshot!("sign_on_open", problems(open));
+}

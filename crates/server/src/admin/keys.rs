@@ -89,7 +89,7 @@ struct KeyView {
     prefix: Option<String>,
     /// `issued`, or `configured` in the file.
     origin: &'static str,
-    /// `active`, `expired` or `revoked`.
+    /// `active`, `expired`, `revoked`, or `suspended` while its user or team may not call.
     state: &'static str,
     roles: Vec<String>,
     reach: Reach,
@@ -110,6 +110,7 @@ impl KeyView {
         let record = &key.record;
         let state = match record {
             KeyRecord { revoked_ms: Some(_), .. } => "revoked",
+            _ if key.is_good(now_ms()) && !key.is_allowed() => "suspended",
             _ if key.is_good(now_ms()) => "active",
             _ => "expired",
         };
@@ -189,7 +190,7 @@ struct NewKey {
     tags: BTreeMap<String, String>,
 }
 
-fn invoke() -> Vec<String> {
+pub(super) fn invoke() -> Vec<String> {
     vec![Permission::Invoke.name().to_owned()]
 }
 
@@ -209,7 +210,7 @@ struct NewlyIssued {
     issued: KeyView,
 }
 
-fn keys(context: &Context) -> Result<&Arc<Keys>, Fault> {
+pub(super) fn keys(context: &Context) -> Result<&Arc<Keys>, Fault> {
     let none =
         || Fault::client(code::NOT_IMPLEMENTED, "this gateway keeps no store: keys are those of its file");
     context.gateway.keys.as_ref().ok_or_else(none)
@@ -231,7 +232,9 @@ fn list(context: &Context) -> Result<Answer, Fault> {
     };
     let configured = context.snapshot.config.access.declared.iter().map(KeyView::configured);
     let issued = context.gateway.keys.iter().flat_map(|keys| keys.all());
-    let issued = issued.map(|key| KeyView::issued(&key)).filter(|view| all || view.state == "active");
+    let issued = issued
+        .map(|key| KeyView::issued(&key))
+        .filter(|view| all || matches!(view.state, "active" | "suspended"));
     Answer::ok(&KeyList { keys: configured.chain(issued).collect() })
 }
 
@@ -293,7 +296,7 @@ async fn issue(context: &Context) -> Result<Answer, Fault> {
 }
 
 /// A name of an owner.
-fn word(name: Option<String>, param: &'static str) -> Result<Option<String>, Fault> {
+pub(super) fn word(name: Option<String>, param: &'static str) -> Result<Option<String>, Fault> {
     match name {
         Some(name) if name.is_empty() || name.len() > NAME || name.chars().any(char::is_control) => {
             Err(Fault::invalid_value(param, format!("a name has 1 to {NAME} bytes")))
@@ -303,7 +306,7 @@ fn word(name: Option<String>, param: &'static str) -> Result<Option<String>, Fau
 }
 
 /// What a key belongs to, so do those that are issued with it: nobody but an admin spends another team's money.
-fn inherited(
+pub(super) fn inherited(
     context: &Context,
     asked: Option<String>,
     own: Option<&str>,

@@ -9,6 +9,7 @@ mod keys;
 mod limits;
 mod models;
 mod openapi;
+mod principals;
 mod usage;
 
 use std::future::Future;
@@ -74,6 +75,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     routes.extend(keys::routes());
     routes.extend(limits::routes());
     routes.extend(models::routes());
+    routes.extend(principals::routes());
     routes.extend(openapi::routes());
     routes.extend(usage::routes());
     routes
@@ -190,7 +192,7 @@ pub(crate) async fn serve(
 
 /// A page of another site must not act through a browser of somebody whom a gateway without keys trusts: browsers say
 /// where a request comes from.
-fn from_elsewhere(headers: &HeaderMap, uri: &Uri) -> Result<(), Fault> {
+pub(crate) fn from_elsewhere(headers: &HeaderMap, uri: &Uri) -> Result<(), Fault> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
     if origin.is_some() && origin == host(headers, uri) {

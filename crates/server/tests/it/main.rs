@@ -1,6 +1,7 @@
 //! The gateway over real sockets, in front of a provider that records what it was sent and fails on demand.
 
 mod access;
+mod access_matrix;
 mod admin;
 mod audit;
 mod bad_input;
@@ -23,9 +24,12 @@ mod ollama;
 mod openapi;
 mod operations;
 mod pass;
+mod principals;
 mod reload;
 mod responses;
 mod shared;
+mod sign_on;
+mod tls;
 mod translate;
 mod vertex;
 
