@@ -37,24 +37,3 @@ impl Chain {
         mac
     }
 }
-
-/// Hexadecimal.
-pub(crate) fn hex(mac: &Mac) -> String {
-    use std::fmt::Write as _;
-    mac.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _written = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Reads [`hex`].
-pub(crate) fn unhex(text: &str) -> Option<Mac> {
-    let mut mac = BEGINNING;
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (at, byte) in mac.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(mac)
-}

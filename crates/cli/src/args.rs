@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use crate::config::ConfigCommand;
+
 /// One secured and observable HTTP endpoint for registry models and LLM providers.
 #[derive(Debug, Parser)]
 #[command(name = "millgate", version, max_term_width = 100)]
@@ -25,6 +27,9 @@ pub(crate) enum Command {
     /// Verify or print the audit log in the data folder.
     #[command(subcommand)]
     Audit(AuditLog),
+    /// Show, check, change and undo the configuration of a running gateway.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Issue, list, rotate and revoke virtual keys of a running gateway.
     #[command(subcommand)]
     Keys(Keys),
@@ -170,7 +175,7 @@ pub(crate) struct ExportAudit {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Keys {
     /// Issue a key; it is printed this once.
-    Create(CreateKey),
+    Create(Box<CreateKey>),
     /// List keys, without what would let anybody call.
     List(ListKeys),
     /// Give a key a new secret.

@@ -5,6 +5,7 @@ mod admin;
 mod args;
 mod audit;
 mod check;
+mod config;
 mod demo;
 mod doctor;
 mod keys;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Models(Models::List(arguments)) => registry::list(&arguments),
         Command::Models(Models::Show(arguments)) => registry::show(&arguments),
         Command::Audit(command) => audit::audit(&command),
+        Command::Config(command) => config::config(&command),
         Command::Keys(command) => keys::keys(&command),
         Command::Rollout(command) => rollout::rollout(&command),
         Command::Check(arguments) => check::check(&arguments),

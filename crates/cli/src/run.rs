@@ -193,7 +193,10 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("{} cannot be listened on", plan.address))?;
     let address = listener.address();
     tracing::info!(%address, endpoints = config.endpoints.len(), "serving at http://{address}");
-    let reloader = plan.source.map(|(source, text)| Reloader::start(Arc::clone(&gateway), source, &text));
+    let reloader = match plan.source {
+        Some((source, text)) => Some(Reloader::start(Arc::clone(&gateway), source, &text).await),
+        None => None,
+    };
     (plan.greeting)(&gateway, address);
     let ended_by = signals.wait(reloader.as_ref()).await;
     gateway.begin_drain();

@@ -21,7 +21,8 @@ pub(crate) async fn open(config: &Config, data: &Path) -> Result<Store, StoreErr
 
 /// Everything that outlives the process.
 pub(crate) async fn kept(config: &Config, data: &Path) -> anyhow::Result<Kept> {
-    let keys = keys(config, data).await?;
+    let store = open(config, data).await?;
+    let keys = keys(config, data, store.clone()).await?;
     let settings = Settings {
         folder: data.join("audit"),
         segment_bytes: config.audit.max_segment.0,
@@ -33,7 +34,7 @@ pub(crate) async fn kept(config: &Config, data: &Path) -> anyhow::Result<Kept> {
         "the audit log cannot be opened; `millgate audit verify` looks at it, and one that was \
          changed must be moved aside before another begins",
     )?;
-    Ok(Kept { keys, audit })
+    Ok(Kept { keys, audit, store })
 }
 
 /// What the audit log is bound with.
@@ -42,8 +43,7 @@ pub(crate) fn audit_key(data: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// All issued keys. Where keys are required and nobody may administer, a first key is made and left in a file.
-async fn keys(config: &Config, data: &Path) -> anyhow::Result<Arc<Keys>> {
-    let store = open(config, data).await?;
+async fn keys(config: &Config, data: &Path, store: Store) -> anyhow::Result<Arc<Keys>> {
     let pepper = match &config.access.key_pepper {
         Some(pepper) => pepper.expose().as_bytes().to_vec(),
         None => secret(&data.join("key-pepper")).context("the data folder's `key-pepper`")?,

@@ -7,6 +7,7 @@ mod credential;
 mod document;
 mod forms;
 mod load;
+mod mask;
 mod node;
 mod route;
 mod schedule;
@@ -22,6 +23,7 @@ pub use document::{
     RegistryConfig, Role, RuntimeChoice, ServerConfig, ServingConfig, TokenPrices,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
+pub use mask::MASK;
 pub use route::{
     CaseConfig, CombineBy, Else, EnsembleConfig, RouteConfig, Split, StepConfig, SwitchConfig, SwitchPer,
 };

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 
 use crate::document::Config;
+use crate::mask::Literals;
 use crate::node::{ErrorKind, Node, NodeError, Place, Step, Value};
 use crate::{check, forms};
 
@@ -87,6 +88,28 @@ pub struct Loaded {
     pub form: Form,
     /// Warnings only.
     pub warnings: Vec<Problem>,
+    literals: Literals,
+}
+
+impl Loaded {
+    /// Whether a secret stands in the document itself.
+    #[must_use]
+    pub fn has_clear_text(&self) -> bool {
+        self.literals.any()
+    }
+
+    /// Whether `***` stands where a secret belongs.
+    #[must_use]
+    pub fn has_mask(&self) -> bool {
+        self.literals.any_masked()
+    }
+
+    /// The document's text as it may be shown and kept: without the secrets that stand in it. `None` where they cannot
+    /// surely be taken out.
+    #[must_use]
+    pub fn masked(&self, text: &str) -> Option<String> {
+        self.literals.mask(text)
+    }
 }
 
 /// Collects problems.
@@ -172,7 +195,8 @@ pub fn load(text: &str) -> Result<Loaded, Vec<Problem>> {
     if problems.found.iter().any(|problem| problem.severity == Severity::Error) {
         Err(problems.found)
     } else {
-        Ok(Loaded { config, form, warnings: problems.found })
+        let literals = Literals::of(&config, &tree);
+        Ok(Loaded { config, form, warnings: problems.found, literals })
     }
 }
 

@@ -4,6 +4,7 @@
 mod admin;
 mod body;
 mod dispatch;
+mod documents;
 mod flight;
 mod gateway;
 mod identity;

@@ -2,6 +2,7 @@
 //! for several replicas; the same statements run on both. Nothing here is asked on the request path: callers hold what
 //! they need in memory and write behind.
 
+mod configs;
 mod keys;
 
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
 
+pub use configs::ConfigVersion;
 pub use keys::{KeyRecord, SecretRecord};
 
 /// How long a statement waits for a connection, and SQLite for a lock.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use millgate_store::{KeyRecord, SecretRecord, Store, StoreError};
+use millgate_store::{ConfigVersion, KeyRecord, SecretRecord, Store, StoreError};
 use serde_json::json;
 
 async fn on_every_engine<F: AsyncFn(Store)>(suite: F) {
@@ -117,4 +117,38 @@ async fn a_file_is_opened_again_with_what_it_held_and_a_foreign_one_is_refused()
     assert!(Store::open_file(&foreign).await.is_err());
     let error = Store::open("postgres://user:hunter2@127.0.0.1:1/x").await.unwrap_err();
     assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn configurations_are_kept_in_order_with_who_and_why() {
+    on_every_engine(async |store| {
+        let version = |text: &str, origin: &str| ConfigVersion {
+            digest: unique(text),
+            text: Some(text.to_owned()),
+            origin: origin.to_owned(),
+            principal: "owner".to_owned(),
+            reason: "a \"reason\"".to_owned(),
+            applied_ms: 5,
+            ..ConfigVersion::default()
+        };
+        let (a, b) = (version("a", "start"), version("b", "api"));
+        let first = store.add_config(&a).await.unwrap();
+        let second = store.add_config(&b).await.unwrap();
+        assert_eq!(second, first + 1);
+        let read = store.config(second).await.unwrap().unwrap();
+        assert_eq!(read, ConfigVersion { id: second, ..b.clone() });
+        assert_eq!(store.last_config().await.unwrap(), Some(read));
+        // The same text again is not the version before.
+        let third = ConfigVersion { restored: Some(second), text: None, ..b.clone() };
+        let third = store.add_config(&third).await.unwrap();
+        let before = store.config_before(third, &b.digest).await.unwrap().unwrap();
+        assert_eq!((before.id, before.text), (first, Some("a".to_owned())));
+        let listed = store.configs(i64::MAX, 2).await.unwrap();
+        let shown: Vec<_> = listed.iter().map(|one| (one.id, one.restored, one.text.clone())).collect();
+        assert_eq!(shown, [(third, Some(second), None), (second, None, None)]);
+        assert_eq!(store.configs(second, 1).await.unwrap()[0].id, first);
+        store.remove_config(third).await.unwrap();
+        assert_eq!(store.config(third).await.unwrap(), None);
+    })
+    .await;
 }

@@ -10,7 +10,7 @@ use millgate_audit::Audit;
 use millgate_config::{Config, KeyMode, load};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
-use millgate_server::{Gateway, Kept, Keys, Listener, ListenerLimits};
+use millgate_server::{ConfigSource, Gateway, Kept, Keys, Listener, ListenerLimits, Reloader};
 use millgate_store::Store;
 use serde_json::Value;
 
@@ -26,6 +26,7 @@ pub struct TestGateway {
     address: SocketAddr,
     listener: Listener,
     folder: tempfile::TempDir,
+    reloader: Option<Reloader>,
 }
 
 impl TestGateway {
@@ -56,7 +57,20 @@ impl TestGateway {
         };
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = Listener::bind(Arc::clone(&gateway), anywhere, limits).await.expect("a free port");
-        Self { gateway, address: listener.address(), listener, folder }
+        Self { gateway, address: listener.address(), listener, folder, reloader: None }
+    }
+
+    /// Starts from a file that holds `yaml`, and follows it. Gives the file's path too.
+    ///
+    /// # Panics
+    /// As [`TestGateway::start`].
+    pub async fn start_from_file(yaml: &str) -> (Self, PathBuf) {
+        let mut this = Self::start(yaml).await;
+        let file = this.folder.path().join("millgate.yaml");
+        std::fs::write(&file, yaml).expect("the file is written");
+        let source = ConfigSource::new(&file);
+        this.reloader = Some(Reloader::start(Arc::clone(&this.gateway), source, yaml).await);
+        (this, file)
     }
 
     /// Where it listens.
@@ -142,8 +156,8 @@ async fn kept(config: &Config, data: &std::path::Path) -> Kept {
         .key_pepper
         .as_ref()
         .map_or("the pepper of the tests, 32 bytes", |pepper| pepper.expose());
-    let keys =
-        Keys::load(store.expect("the store opens"), pepper.as_bytes()).await.expect("the keys are read");
+    let store = store.expect("the store opens");
+    let keys = Keys::load(store.clone(), pepper.as_bytes()).await.expect("the keys are read");
     keys.follow();
     let settings = millgate_audit::Settings {
         folder: data.join("audit"),
@@ -151,7 +165,7 @@ async fn kept(config: &Config, data: &std::path::Path) -> Kept {
         retention: config.audit.retention.map(|retention| retention.0),
     };
     let audit = Audit::open(settings, AUDIT_KEY).expect("the audit log opens");
-    Kept { keys, audit }
+    Kept { keys, audit, store }
 }
 
 fn parse(yaml: &str) -> Config {

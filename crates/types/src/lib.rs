@@ -5,6 +5,7 @@ mod answer;
 mod call;
 mod exchange;
 mod fault;
+mod hex;
 mod id;
 mod model_ref;
 mod moderation;
@@ -22,7 +23,8 @@ pub use call::{
     Message, Operation, Prompt, Reasoning, ResponseFormat, Role, Sampling, Tool, ToolChoice,
 };
 pub use exchange::{Exchange, Lane, Outcome, Unsettled};
-pub use fault::{BoxError, CODES, Code, Fault, Retry, Source, code};
+pub use fault::{BoxError, CODES, Code, Fault, FieldError, Retry, Source, code, pointer};
+pub use hex::{hex, unhex};
 pub use id::RequestId;
 pub use model_ref::{ModelRef, ModelRefError, VersionSelector};
 pub use moderation::{Judgement, ModerationAnswer, ModerationCall, ModerationInput};

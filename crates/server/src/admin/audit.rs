@@ -8,14 +8,16 @@ use millgate_audit::Audit;
 use millgate_types::{Fault, Retry, Source, code};
 use serde_json::{Value, json};
 
-use super::{Answer, Context};
+use super::{Answer, Context, Route};
 use crate::flight::Flight;
 
 /// A change that is asked for.
 pub(super) struct Change(Value);
 
 impl Change {
-    pub(super) fn new(context: &Context, head: &Parts, flight: &mut Flight) -> Self {
+    pub(super) fn new(context: &Context, route: &Route, head: &Parts, flight: &mut Flight) -> Self {
+        let whole = |context: &Context| serde_json::from_slice::<Value>(&context.body).unwrap_or_default();
+        let told = route.manner.told.unwrap_or(whole)(context);
         let record = flight.record();
         Self(json!({
             "kind": "change",
@@ -26,7 +28,7 @@ impl Change {
             "peer": record.peer.map(|peer| peer.to_string()),
             "method": head.method.as_str(),
             "path": head.uri.path(),
-            "change": serde_json::from_slice::<Value>(&context.body).unwrap_or_default(),
+            "change": told,
         }))
     }
 

@@ -2,12 +2,15 @@
 //! permission that it needs; the document of the API is made from the same rows.
 
 mod audit;
+mod config;
 mod context;
 mod deployments;
 mod endpoints;
 mod keys;
 mod models;
 mod openapi;
+mod page;
+mod tag;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -40,6 +43,8 @@ const MAX_BODY: usize = 8 << 20;
 pub(crate) struct Answer {
     status: StatusCode,
     body: Vec<u8>,
+    /// The state of what is answered or was changed.
+    tag: Option<String>,
     /// For the audit log: what was there before a change, and what there is after it, without any secret.
     before: Option<Value>,
     after: Option<Value>,
@@ -59,13 +64,24 @@ pub(crate) struct Route {
     query: &'static [(&'static str, &'static str)],
     request: Option<fn(&mut SchemaGenerator) -> Schema>,
     response: fn(&mut SchemaGenerator) -> Schema,
+    manner: Manner,
     handle: fn(Context) -> Handled,
+}
+
+/// What sets a path apart from the others; nothing by default.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Manner {
+    /// The state of the object that the path names, as it goes into its `ETag`; `None` where there is no such object.
+    tag: Option<fn(&Context) -> Option<String>>,
+    /// What the audit log is told of the body, where it is not the body itself.
+    told: Option<fn(&Context) -> Value>,
 }
 
 /// Every path of the API.
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     let mut routes = Vec::new();
     routes.extend(endpoints::routes());
+    routes.extend(config::routes());
     routes.extend(deployments::routes());
     routes.extend(keys::routes());
     routes.extend(models::routes());
@@ -99,7 +115,13 @@ impl Answer {
         let body = serde_json::to_vec(body).map_err(|error| {
             Fault::gateway(code::INTERNAL_ERROR, "the answer could not be written").with_cause(error)
         })?;
-        Ok(Self { status, body, before: None, after: None })
+        Ok(Self { status, body, tag: None, before: None, after: None })
+    }
+
+    /// Says in which state it is.
+    fn tagged(mut self, tag: impl Into<String>) -> Self {
+        self.tag = Some(tag.into());
+        self
     }
 
     /// Notes what a change found and what it left.
@@ -122,8 +144,8 @@ pub(crate) async fn serve(
     let path = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let found =
         PATHS.at(path).map_err(|_| Fault::client(code::NOT_FOUND, "the admin API has no such path"))?;
-    let routes: Vec<&Route> = found.value.iter().map(|index| &ROUTES[*index]).collect();
-    let Some(route) = routes.iter().find(|route| route.method == head.method) else {
+    let routes: Vec<&'static Route> = found.value.iter().map(|index| &ROUTES[*index]).collect();
+    let Some(route) = routes.iter().copied().find(|route| route.method == head.method) else {
         let allowed: Vec<_> = routes.iter().map(|route| route.method.as_str()).collect();
         let allow = HeaderValue::from_str(&allowed.join(", ")).map(|allow| (header::ALLOW, allow));
         flight.headers.extend(allow);
@@ -149,17 +171,18 @@ pub(crate) async fn serve(
             .map(|(name, value)| (name.to_owned(), surface::decoded(value).into()))
             .collect(),
         query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: head.headers.clone(),
         body,
     };
     tracing::debug!(path = route.path, caller = context.identity.principal.name(), "admin");
-    let change = (route.method != Method::GET).then(|| audit::Change::new(&context, head, flight));
+    let change = (route.method != Method::GET).then(|| audit::Change::new(&context, route, head, flight));
     let change = change.zip(gateway.audit.as_ref());
     if let Some((change, audit)) = &change {
         // What cannot be recorded is not done.
         change.asked(audit).await?;
     }
     // Registries and stores live on the control runtime, and their waits are no business of a data thread.
-    let handled = gateway.models().handle().spawn((route.handle)(context)).await;
+    let handled = gateway.models().handle().spawn(handle(route, context)).await;
     let answer = handled.unwrap_or_else(|error| {
         let text = "an internal error; the log knows the request id";
         Err(Fault::gateway(code::INTERNAL_ERROR, text).with_cause(error))
@@ -171,7 +194,27 @@ pub(crate) async fn serve(
     let mut reply =
         Reply::json(answer.body).with(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply.status = answer.status;
+    if let Some(tag) = answer.tag.as_deref().and_then(|tag| HeaderValue::from_str(&tag::quoted(tag)).ok()) {
+        reply.headers.insert(header::ETAG, tag);
+    }
     Ok(reply)
+}
+
+/// Calls the handler: one change at a time, and only in the state that the caller expects.
+async fn handle(route: &'static Route, context: Context) -> Result<Answer, Fault> {
+    let tag = route.manner.tag;
+    if route.method == Method::GET {
+        let tag = tag.and_then(|tag| tag(&context));
+        let answer = (route.handle)(context).await?;
+        return Ok(match tag {
+            Some(tag) if answer.tag.is_none() => answer.tagged(tag),
+            _ => answer,
+        });
+    }
+    let gateway = Arc::clone(&context.gateway);
+    let _one = gateway.changing.lock().await;
+    tag::check(&context, tag)?;
+    (route.handle)(context).await
 }
 
 /// A page of another site must not act through a browser of somebody whom a gateway without keys trusts: browsers say

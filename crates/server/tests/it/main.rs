@@ -7,6 +7,7 @@ mod bad_input;
 mod bedrock;
 mod bulk;
 mod cohere;
+mod configs;
 mod cost;
 mod credentials;
 mod faults;
