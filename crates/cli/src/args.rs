@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use crate::config::ConfigCommand;
+pub(crate) use crate::secrets::SecretsCommand;
 
 /// One secured and observable HTTP endpoint for registry models and LLM providers.
 #[derive(Debug, Parser)]
@@ -33,6 +34,9 @@ pub(crate) enum Command {
     /// Issue, list, rotate and revoke virtual keys of a running gateway.
     #[command(subcommand)]
     Keys(Keys),
+    /// Set, list and delete the secrets that a running gateway keeps.
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
     /// Go back to the version before, on a running gateway.
     #[command(subcommand)]
     Rollout(Rollout),

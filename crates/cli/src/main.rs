@@ -12,6 +12,7 @@ mod keys;
 mod registry;
 mod rollout;
 mod run;
+mod secrets;
 mod serve;
 mod store;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Audit(command) => audit::audit(&command),
         Command::Config(command) => config::config(&command),
         Command::Keys(command) => keys::keys(&command),
+        Command::Secrets(command) => secrets::secrets(&command),
         Command::Rollout(command) => rollout::rollout(&command),
         Command::Check(arguments) => check::check(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use millgate_config::{AccessLog, Config, Isolation, KeyMode, load, load_environment};
+use millgate_config::{AccessLog, Config, Isolation, KeyMode, Values, load_environment, load_with};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
 use millgate_server::{ConfigSource, Gateway, Listener, ListenerLimits, Reloader};
@@ -63,7 +63,8 @@ pub(crate) fn start(arguments: &Start) -> anyhow::Result<ExitCode> {
             }
         },
     };
-    let loaded = match load(&text) {
+    // What is kept elsewhere is looked up once the store is open.
+    let loaded = match load_with(&text, &Values::placeholders()) {
         Ok(loaded) => loaded,
         Err(problems) => {
             report(&file, &problems);
@@ -169,7 +170,7 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
-    let config = plan.config;
+    let mut config = plan.config;
     let mut signals = Signals::new()?;
     let models = Models::new(model_settings(&config, &plan.data_dir)?, tokio::runtime::Handle::current());
     let metrics = Arc::new(Metrics::new());
@@ -181,6 +182,15 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     let recorder = Recorder::start(Arc::clone(&metrics), sink)?;
     // The demo and `models serve` keep nothing.
     let kept = if plan.keeps { Some(store::kept(&config, &plan.data_dir).await?) } else { None };
+    if let (Some(kept), Some((source, text))) = (&kept, &plan.source) {
+        match kept.secrets.load(text).await {
+            Ok(loaded) => config = loaded.config,
+            Err(problems) => {
+                report(&source.path().display().to_string(), &problems);
+                return Ok(wrong_usage());
+            }
+        }
+    }
     let gateway = Gateway::new(&config, models, metrics, recorder, kept)?;
     let limits = ListenerLimits {
         threads: config.server.threads.map_or_else(cores, |threads| threads as usize),

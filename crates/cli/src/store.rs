@@ -8,8 +8,12 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use millgate_audit::{Audit, Settings};
 use millgate_config::{Config, KeyMode, Role};
-use millgate_server::{Kept, Keys};
+use millgate_secret::Master;
+use millgate_server::{Kept, Keys, Secrets};
 use millgate_store::{Store, StoreError};
+
+/// How long the command that gives the master key may take.
+const MASTER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Opens the store that the configuration names, or the file in the data folder.
 pub(crate) async fn open(config: &Config, data: &Path) -> Result<Store, StoreError> {
@@ -34,7 +38,48 @@ pub(crate) async fn kept(config: &Config, data: &Path) -> anyhow::Result<Kept> {
         "the audit log cannot be opened; `millgate audit verify` looks at it, and one that was \
          changed must be moved aside before another begins",
     )?;
-    Ok(Kept { keys, audit, store })
+    let secrets = Secrets::open(store.clone(), master(config, data).await?).await?;
+    Ok(Kept { keys, audit, store, secrets })
+}
+
+/// What stored secrets and kept answers are encrypted with. Replicas that share a store must be given the same; without,
+/// there is none for them.
+async fn master(config: &Config, data: &Path) -> anyhow::Result<Option<Master>> {
+    let secrets = &config.secrets;
+    let previous: Vec<_> =
+        secrets.previous_master_keys.iter().map(|key| key.expose().as_bytes().to_vec()).collect();
+    let material = match (&secrets.master_key, &*secrets.master_key_command) {
+        (Some(key), _) => key.expose().as_bytes().to_vec(),
+        (None, [program, arguments @ ..]) => printed(program, arguments).await?,
+        (None, []) => {
+            let shared = config.store.as_ref().is_some_and(|uri| !uri.expose().starts_with("sqlite"));
+            if shared {
+                return Ok(None);
+            }
+            secret(&data.join("master-key")).context("the data folder's `master-key`")?
+        }
+    };
+    Ok(Some(Master::new(&material, &previous)))
+}
+
+/// What a command prints, for a master key that a KMS holds.
+async fn printed(program: &str, arguments: &[String]) -> anyhow::Result<Vec<u8>> {
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(MASTER_PATIENCE, command.output())
+        .await
+        .context("`secrets.master_key_command` takes longer than 30 s")?
+        .with_context(|| format!("`secrets.master_key_command`: {program} cannot be started"))?;
+    if !output.status.success() {
+        // What it says on standard output may be the key.
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::bail!("`secrets.master_key_command` ended with {}: {}", output.status, said.trim());
+    }
+    let key = output.stdout.trim_ascii().to_vec();
+    if key.len() < 32 {
+        anyhow::bail!("`secrets.master_key_command` printed less than 32 characters");
+    }
+    Ok(key)
 }
 
 /// What the audit log is bound with.

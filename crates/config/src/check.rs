@@ -3,6 +3,7 @@
 mod credential;
 mod naming;
 mod route;
+mod secrets;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -55,6 +56,7 @@ pub(crate) fn check(config: &Config, tree: &Node, problems: &mut Problems) {
     checker.providers();
     checker.registries();
     checker.access();
+    checker.secrets();
     checker.endpoints();
     checker.natives();
 }

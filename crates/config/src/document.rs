@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::credential::CredentialConfig;
 use crate::route::RouteConfig;
+use crate::secrets::SecretsConfig;
 use crate::serving::{BatchingConfig, BulkConfig, InstancesConfig};
 use crate::value::{ByteSize, Expanded, Period, Secret};
 
@@ -47,10 +48,16 @@ pub struct Config {
     /// only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Secret>,
+    /// Where secrets are kept that are no variables and no files.
+    pub secrets: SecretsConfig,
     /// The audit log.
     pub audit: AuditConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Another one when the value of a reference that may change is another one; 0 without such references. Not written in
+    /// files.
+    #[serde(skip)]
+    pub fingerprint: u64,
 }
 
 impl Default for Config {
@@ -67,8 +74,10 @@ impl Default for Config {
             server: ServerConfig::default(),
             models: ModelsConfig::default(),
             store: None,
+            secrets: SecretsConfig::default(),
             audit: AuditConfig::default(),
             log: LogConfig::default(),
+            fingerprint: 0,
         }
     }
 }

@@ -9,9 +9,11 @@ mod forms;
 mod load;
 mod mask;
 mod node;
+mod reference;
 mod route;
 mod schedule;
 mod schema;
+mod secrets;
 mod serving;
 mod value;
 
@@ -22,12 +24,14 @@ pub use document::{
     LimitConfig, LogConfig, ModelConfig, ModelsConfig, NativeConfig, Network, OwnerConfig, ProviderConfig,
     RegistryConfig, Role, RuntimeChoice, ServerConfig, ServingConfig, TokenPrices,
 };
-pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
+pub use load::{Form, Loaded, Problem, Severity, load, load_environment, load_with};
 pub use mask::MASK;
+pub use reference::{Kept, Values, is_secret_name};
 pub use route::{
     CaseConfig, CombineBy, Else, EnsembleConfig, RouteConfig, Split, StepConfig, SwitchConfig, SwitchPer,
 };
 pub use schedule::{ClockTime, Days, ScheduleConfig, Zone};
 pub use schema::json_schema;
+pub use secrets::{SecretsConfig, VaultConfig, VaultKubernetes};
 pub use serving::{BatchingConfig, BulkConfig, InstancesConfig};
 pub use value::{ByteSize, Expanded, Period, Secret};

@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use millgate_config::{Loaded, Problem, Severity};
+use millgate_config::{Loaded, Problem, Severity, Values};
 use millgate_store::{ConfigVersion, Store};
 use millgate_types::{Fault, FieldError, Retry, Source, code};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use crate::keys::now_ms;
-use crate::{ConfigSource, Gateway};
+use crate::{ConfigSource, Gateway, secrets};
 
 /// The text that is served.
+#[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) text: String,
     /// SHA-256 of the text, in hexadecimal.
@@ -111,9 +112,7 @@ impl Documents {
         };
         match noted.await {
             Ok(id) => {
-                let Served { text, digest, .. } = &*served;
-                let (text, digest) = (text.clone(), digest.clone());
-                self.served.store(Arc::new(Served { text, digest, version: Some(id) }));
+                self.served.store(Arc::new(Served { version: Some(id), ..Served::clone(&served) }));
             }
             Err(error) => tracing::warn!(%error, "the configuration is not written down in the history"),
         }
@@ -128,7 +127,7 @@ impl Documents {
             return;
         }
         let file = self.file().unwrap_or(Path::new("")).display().to_string();
-        let loaded = match load(text).await {
+        let loaded = match load(gateway, text).await {
             Ok(loaded) => Arc::new(loaded),
             Err(problems) => {
                 gateway.metrics.config_reload_failed.set(1);
@@ -158,6 +157,23 @@ impl Documents {
         }
     }
 
+    /// Looks whether a value that the text refers to is another by now, and serves the text with that. What cannot be
+    /// looked up now stays as it was. Gives whether something changed.
+    pub(crate) async fn refresh(&self, gateway: &Arc<Gateway>) -> Result<bool, Fault> {
+        if gateway.snapshot().config.fingerprint == 0 {
+            return Ok(false);
+        }
+        let _one = self.changing.lock().await;
+        let served = self.served();
+        let loaded = Arc::new(load(gateway, &served.text).await.map_err(invalid)?);
+        if loaded.config.fingerprint == gateway.snapshot().config.fingerprint {
+            return Ok(false);
+        }
+        let generation = swap(gateway, &loaded, || Ok(())).await?;
+        tracing::info!(generation, "a secret has another value: it is used from now on");
+        Ok(true)
+    }
+
     /// Serves another text, and writes it to the file. On a fault nothing has changed. Faults: `invalid_config`,
     /// `precondition_failed`, `config_conflict`, `config_not_writable`, `dependency_unavailable`.
     pub(crate) async fn put(&self, gateway: &Arc<Gateway>, new: NewText) -> Result<Put, Fault> {
@@ -176,7 +192,7 @@ impl Documents {
             let text = "the file was changed by hand and its content is not served; `overwrite` replaces it all the same";
             return Err(Fault::client(code::CONFIG_CONFLICT, text));
         }
-        let loaded = Arc::new(load(&new.text).await.map_err(invalid)?);
+        let loaded = Arc::new(load(gateway, &new.text).await.map_err(invalid)?);
         if loaded.has_mask() {
             let text = "`***` stands where a secret was: write a reference, `env:NAME` or `file:PATH`";
             return Err(Fault::client(code::INVALID_CONFIG, text));
@@ -219,15 +235,12 @@ fn kept(loaded: &Loaded, text: &str) -> Option<String> {
     (!loaded.has_clear_text()).then(|| text.to_owned())
 }
 
-/// Reads a document on the blocking pool: it may name files.
-pub(crate) async fn load(text: &str) -> Result<Loaded, Vec<Problem>> {
-    let text = text.to_owned();
-    let read = tokio::task::spawn_blocking(move || millgate_config::load(&text)).await;
-    read.unwrap_or_else(|_| {
-        let reason = "reading it failed; the log knows more".to_owned();
-        let (path, hint) = (String::new(), String::new());
-        Err(vec![Problem { severity: Severity::Error, line: 0, column: 0, path, reason, hint }])
-    })
+/// Reads a document as this gateway would.
+pub(crate) async fn load(gateway: &Gateway, text: &str) -> Result<Loaded, Vec<Problem>> {
+    match &gateway.secrets {
+        Some(secrets) => secrets.load(text).await,
+        None => secrets::blocking(text, Values::default()).await,
+    }
 }
 
 /// Builds and swaps in a snapshot; `commit` is called in between, and may still say no.

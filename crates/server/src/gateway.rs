@@ -20,6 +20,7 @@ use crate::admin;
 use crate::dispatch::mismatches;
 use crate::documents::Documents;
 use crate::keys::Keys;
+use crate::secrets::Secrets;
 use crate::snapshot::{Builder, Snapshot, registry};
 
 /// Everything that requests share.
@@ -35,6 +36,7 @@ pub struct Gateway {
     pub(crate) audit: Option<Arc<Audit>>,
     /// What outlives the process.
     pub(crate) store: Option<Store>,
+    pub(crate) secrets: Option<Arc<Secrets>>,
     documents: OnceLock<Documents>,
     /// The admin API changes one thing at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
@@ -52,6 +54,8 @@ pub struct Kept {
     pub audit: Arc<Audit>,
     /// Where everything else is kept.
     pub store: Store,
+    /// Secrets that the configuration refers to.
+    pub secrets: Arc<Secrets>,
 }
 
 /// Why a checked config could not be put to use; the old one stays.
@@ -99,9 +103,9 @@ impl Gateway {
         recorder: Recorder,
         kept: Option<Kept>,
     ) -> Result<Arc<Self>, ApplyError> {
-        let (keys, audit, store) = match kept {
-            Some(kept) => (Some(kept.keys), Some(kept.audit), Some(kept.store)),
-            None => (None, None, None),
+        let (keys, audit, store, secrets) = match kept {
+            Some(kept) => (Some(kept.keys), Some(kept.audit), Some(kept.store), Some(kept.secrets)),
+            None => (None, None, None, None),
         };
         if let Some(audit) = audit.clone().filter(|_| config.audit.calls) {
             recorder.copy_to(move |line| audit.submit(admin::call(line)));
@@ -118,6 +122,7 @@ impl Gateway {
             keys,
             audit,
             store,
+            secrets,
             documents: OnceLock::new(),
             changing: tokio::sync::Mutex::new(()),
             draining: AtomicBool::new(false),

@@ -3,7 +3,7 @@
 //! nothing but a log line and a gauge.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use notify::Watcher as _;
@@ -51,6 +51,7 @@ impl Reloader {
     /// current runtime.
     pub async fn start(gateway: Arc<Gateway>, source: ConfigSource, serving: &str) -> Self {
         gateway.keep_document(Some(source.clone()), serving).await;
+        let watched = Arc::clone(&gateway);
         let asked = Arc::new(Notify::new());
         let watcher = watch(&source, &asked);
         if watcher.is_none() {
@@ -81,6 +82,7 @@ impl Reloader {
                 }
             }
         });
+        tokio::spawn(refresh(Arc::downgrade(&watched)));
         Self { asked, _watcher: watcher }
     }
 
@@ -107,4 +109,24 @@ fn watch(source: &ConfigSource, asked: &Arc<Notify>) -> Option<notify::Recommend
     .ok()?;
     watcher.watch(folder.unwrap_or(Path::new(".")), notify::RecursiveMode::NonRecursive).ok()?;
     Some(watcher)
+}
+
+/// Looks for other values of what the configuration refers to: files (a mounted folder's are swapped by a link), stored
+/// secrets that another replica set, those of Vault.
+async fn refresh(gateway: Weak<Gateway>) {
+    let mut failing = false;
+    loop {
+        let Some(gateway) = gateway.upgrade() else { return };
+        let Some(documents) = gateway.documents() else { return };
+        match documents.refresh(&gateway).await {
+            Ok(_) => failing = false,
+            Err(fault) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%fault, "a secret cannot be read again; the last ones are used");
+                }
+            }
+        }
+        drop(gateway);
+        tokio::time::sleep(POLL).await;
+    }
 }

@@ -3,7 +3,9 @@
 //! they need in memory and write behind.
 
 mod configs;
+mod idempotent;
 mod keys;
+mod secrets;
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +14,9 @@ use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
 
 pub use configs::ConfigVersion;
+pub use idempotent::Began;
 pub use keys::{KeyRecord, SecretRecord};
+pub use secrets::SecretRow;
 
 /// How long a statement waits for a connection, and SQLite for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use millgate_store::{ConfigVersion, KeyRecord, SecretRecord, Store, StoreError};
+use millgate_store::{Began, ConfigVersion, KeyRecord, SecretRecord, SecretRow, Store, StoreError};
 use serde_json::json;
 
 async fn on_every_engine<F: AsyncFn(Store)>(suite: F) {
@@ -149,6 +149,60 @@ async fn configurations_are_kept_in_order_with_who_and_why() {
         assert_eq!(store.configs(second, 1).await.unwrap()[0].id, first);
         store.remove_config(third).await.unwrap();
         assert_eq!(store.config(third).await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn secrets_are_set_counted_rewrapped_and_deleted() {
+    on_every_engine(async |store| {
+        let name = unique("openai");
+        let row = |value: &str, master: &str| SecretRow {
+            name: name.clone(),
+            master: master.to_owned(),
+            data_key: format!("key of {value}"),
+            value: value.to_owned(),
+            updated_by: "owner".to_owned(),
+            updated_ms: 7,
+            ..SecretRow::default()
+        };
+        let of = async || store.secrets().await.unwrap().into_iter().find(|secret| secret.name == name);
+        assert_eq!(store.set_secret(&row("one", "m1")).await.unwrap(), 1);
+        assert_eq!(store.set_secret(&row("two", "m1")).await.unwrap(), 2);
+        assert_eq!(of().await, Some(SecretRow { version: 2, ..row("two", "m1") }));
+        let stale = SecretRow { version: 1, ..row("one", "m2") };
+        assert!(!store.rewrap_secret(&stale).await.unwrap(), "its value is another by now");
+        let rewrapped = SecretRow { version: 2, data_key: "new".to_owned(), ..row("two", "m2") };
+        assert!(store.rewrap_secret(&rewrapped).await.unwrap());
+        assert_eq!(of().await, Some(rewrapped));
+        assert!(store.delete_secret(&name).await.unwrap() && !store.delete_secret(&name).await.unwrap());
+        assert_eq!(of().await, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_comes_twice_begins_once() {
+    on_every_engine(async |store| {
+        let id = unique("request");
+        let at = 5_000_000_000_000;
+        assert_eq!(store.begin(&id, "body", at, 0).await.unwrap(), None);
+        let under_way = store.begin(&id, "other", at, 0).await.unwrap().unwrap();
+        assert_eq!(under_way, Began { body: "body".to_owned(), answer: None });
+        let answer = ["m", "k", "v"].map(str::to_owned);
+        store.ended(&id, &answer).await.unwrap();
+        assert_eq!(store.begin(&id, "body", at, at).await.unwrap().unwrap().answer, Some(answer));
+        assert_eq!(store.begin(&id, "body", at + 1, at + 1).await.unwrap(), None, "it is over its time");
+        store.forget(&id).await.unwrap();
+        assert_eq!(store.begin(&id, "body", at + 1, at).await.unwrap(), None);
+        // Many at once: one begins.
+        let race = unique("race");
+        let all = (0..8).map(|_| store.begin(&race, "body", at, at));
+        let mut began = 0;
+        for one in futures_util::future::join_all(all).await {
+            began += usize::from(one.unwrap().is_none());
+        }
+        assert_eq!(began, 1);
     })
     .await;
 }

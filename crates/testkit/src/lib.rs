@@ -5,8 +5,10 @@ pub mod client;
 mod fake;
 #[cfg(feature = "gateway")]
 mod gateway;
+mod vault;
 mod wire;
 
 pub use fake::{FakeProvider, Recorded, serve};
 #[cfg(feature = "gateway")]
 pub use gateway::{AUDIT_KEY, TestGateway};
+pub use vault::{FakeVault, VAULT_ACCOUNT, VAULT_TOKEN};

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 
 /// An error we keep for our own log.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -78,6 +79,7 @@ codes! {
     CONFIG_NOT_WRITABLE => "config_not_writable", 409, "invalid_request_error", "the configuration cannot be changed by the API here";
     CONFIG_CONFLICT => "config_conflict", 409, "invalid_request_error", "the configuration's file holds something else than what is served";
     IDEMPOTENCY_IN_PROGRESS => "idempotency_in_progress", 409, "invalid_request_error", "a request with this Idempotency-Key is under way, or its end is not known";
+    IN_USE => "in_use", 409, "invalid_request_error", "something that is served needs it";
     PRECONDITION_FAILED => "precondition_failed", 412, "invalid_request_error", "the object is not in the state that If-Match names";
     BODY_TOO_LARGE => "body_too_large", 413, "invalid_request_error", "the body is over the limit";
     UPSTREAM_TOO_LARGE => "upstream_too_large", 413, "invalid_request_error", "the provider refused the request as too large";
@@ -172,7 +174,7 @@ pub struct Fault {
 }
 
 /// One field at fault, of several.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldError {
     /// The field: `limits[0].requests`.
     pub path: String,

@@ -3,7 +3,7 @@
 
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
-use millgate_config::{Config, Problem, Severity};
+use millgate_config::{Config, Problem, Severity, Values, load_with};
 use millgate_store::ConfigVersion;
 use millgate_types::{Fault, Permission, code, pointer};
 use schemars::{JsonSchema, SchemaGenerator};
@@ -286,13 +286,14 @@ fn show(context: &Context) -> Result<Answer, Fault> {
         digest: served.as_ref().map(|served| served.digest.clone()),
         from_file: documents.is_some_and(|documents| documents.file().is_some()),
         config: Config::clone(&snapshot.config),
-        text: text.and_then(|served| millgate_config::load(&served.text).ok()?.masked(&served.text)),
+        text: text
+            .and_then(|served| load_with(&served.text, &Values::placeholders()).ok()?.masked(&served.text)),
     })
 }
 
 async fn validate(context: &Context) -> Result<Answer, Fault> {
     let asked = asked(context)?;
-    let (valid, problems) = match documents::load(&asked.text).await {
+    let (valid, problems) = match documents::load(&context.gateway, &asked.text).await {
         Ok(loaded) => (true, loaded.warnings),
         Err(problems) => (false, problems),
     };

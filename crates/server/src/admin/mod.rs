@@ -6,10 +6,12 @@ mod config;
 mod context;
 mod deployments;
 mod endpoints;
+mod idempotency;
 mod keys;
 mod models;
 mod openapi;
 mod page;
+mod secrets;
 mod tag;
 
 use std::future::Future;
@@ -26,6 +28,7 @@ use serde_json::Value;
 
 pub(crate) use audit::call;
 pub(crate) use context::Context;
+use idempotency::{Come, Repeatable};
 
 use crate::body::{self, BodyLimits};
 use crate::flight::Flight;
@@ -45,6 +48,8 @@ pub(crate) struct Answer {
     body: Vec<u8>,
     /// The state of what is answered or was changed.
     tag: Option<String>,
+    /// It was given before, to the same request.
+    replayed: bool,
     /// For the audit log: what was there before a change, and what there is after it, without any secret.
     before: Option<Value>,
     after: Option<Value>,
@@ -84,6 +89,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     routes.extend(config::routes());
     routes.extend(deployments::routes());
     routes.extend(keys::routes());
+    routes.extend(secrets::routes());
     routes.extend(models::routes());
     routes.extend(openapi::routes());
     routes
@@ -115,7 +121,7 @@ impl Answer {
         let body = serde_json::to_vec(body).map_err(|error| {
             Fault::gateway(code::INTERNAL_ERROR, "the answer could not be written").with_cause(error)
         })?;
-        Ok(Self { status, body, tag: None, before: None, after: None })
+        Ok(Self { status, body, tag: None, replayed: false, before: None, after: None })
     }
 
     /// Says in which state it is.
@@ -176,28 +182,59 @@ pub(crate) async fn serve(
     };
     tracing::debug!(path = route.path, caller = context.identity.principal.name(), "admin");
     let change = (route.method != Method::GET).then(|| audit::Change::new(&context, route, head, flight));
-    let change = change.zip(gateway.audit.as_ref());
-    if let Some((change, audit)) = &change {
-        // What cannot be recorded is not done.
-        change.asked(audit).await?;
-    }
     // Registries and stores live on the control runtime, and their waits are no business of a data thread.
-    let handled = gateway.models().handle().spawn(handle(route, context)).await;
+    let path = head.uri.path().to_owned();
+    let handled = gateway.models().handle().spawn(carry_out(route, path, context, change)).await;
     let answer = handled.unwrap_or_else(|error| {
         let text = "an internal error; the log knows the request id";
         Err(Fault::gateway(code::INTERNAL_ERROR, text).with_cause(error))
     });
-    if let Some((change, audit)) = &change {
-        change.done(audit, &answer).await;
-    }
     let answer = answer?;
     let mut reply =
         Reply::json(answer.body).with(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply.status = answer.status;
+    if answer.replayed {
+        reply.headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
     if let Some(tag) = answer.tag.as_deref().and_then(|tag| HeaderValue::from_str(&tag::quoted(tag)).ok()) {
         reply.headers.insert(header::ETAG, tag);
     }
     Ok(reply)
+}
+
+/// Does what is asked, once however often it comes, and has it in the audit log.
+async fn carry_out(
+    route: &'static Route,
+    path: String,
+    context: Context,
+    change: Option<audit::Change>,
+) -> Result<Answer, Fault> {
+    let gateway = Arc::clone(&context.gateway);
+    let repeatable = match Repeatable::begin(&route.method, &path, &context).await? {
+        Come::Plain => None,
+        Come::First(repeatable) => Some(repeatable),
+        Come::Again(answer) => return answer,
+    };
+    let change = change.zip(gateway.audit.as_ref());
+    let asked = match &change {
+        // What cannot be recorded is not done.
+        Some((change, audit)) => change.asked(audit).await,
+        None => Ok(()),
+    };
+    let answer = match asked {
+        Ok(()) => {
+            let answer = handle(route, context).await;
+            if let Some((change, audit)) = &change {
+                change.done(audit, &answer).await;
+            }
+            answer
+        }
+        Err(fault) => Err(fault),
+    };
+    if let (Some(repeatable), Some(secrets)) = (repeatable, &gateway.secrets) {
+        repeatable.end(secrets, &answer).await;
+    }
+    answer
 }
 
 /// Calls the handler: one change at a time, and only in the state that the caller expects.

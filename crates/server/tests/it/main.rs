@@ -26,6 +26,7 @@ mod operations;
 mod pass;
 mod reload;
 mod responses;
+mod secrets;
 mod translate;
 mod vertex;
 
