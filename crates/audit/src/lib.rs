@@ -5,12 +5,15 @@
 //! beginning), `seq` as eight bytes, and the record's own bytes.
 
 mod chain;
+mod known;
+mod search;
 mod segment;
 mod verify;
 mod writer;
 
 use std::path::PathBuf;
 
+pub use search::{Found, Query, search};
 pub use verify::{Broken, Report, verify};
 pub use writer::{Audit, Settings};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use millgate_audit::{Audit, AuditError, Report, Settings, verify};
+use millgate_audit::{Audit, AuditError, Query, Report, Settings, search, verify};
 
 const KEY: &[u8] = b"the key of the tests";
 
@@ -186,4 +186,62 @@ async fn a_disk_that_takes_nothing_is_told_and_healed() {
     audit.close();
     let (_, records) = check(&log).unwrap();
     assert_eq!(records.last().map(String::as_str), Some("{\"number\":2}"));
+}
+
+#[tokio::test]
+async fn a_start_reads_again_only_what_was_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = open(folder.path(), 400);
+    write(&audit, 0, 40).await;
+    audit.close();
+    let files = segments(folder.path());
+    assert!(files.len() > 5, "{files:?}");
+    // A byte of an old segment, its time of change put back: the start does not see it, and verification does.
+    let (old, at) = (&files[1], fs::metadata(&files[1]).unwrap().modified().unwrap());
+    let text = fs::read_to_string(old).unwrap();
+    fs::write(old, text.replace("\"number\":", "\"nUmber\":")).unwrap();
+    fs::File::options().write(true).open(old).unwrap().set_modified(at).unwrap();
+    open(folder.path(), 400).close();
+    assert!(matches!(check(folder.path()), Err(AuditError::Broken(_))));
+    // With its true time the start sees it too.
+    fs::write(old, text.replace("\"number\":", "\"nUmber\":")).unwrap();
+    assert!(matches!(Audit::open(settings(folder.path(), 400), KEY), Err(AuditError::Broken(_))));
+    // What is known is sealed: without it everything is read.
+    fs::write(old, &text).unwrap();
+    open(folder.path(), 400).close();
+    let known = fs::read_to_string(folder.path().join("known.json")).unwrap();
+    fs::write(folder.path().join("known.json"), known.replace("\"first\":1,", "\"first\":2,")).unwrap();
+    open(folder.path(), 400).close();
+    assert_eq!(check(folder.path()).unwrap().0.records, 40);
+}
+
+#[tokio::test]
+async fn records_are_found_by_number_time_caller_and_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = open(folder.path(), 500);
+    for number in 0..30 {
+        let (kind, who) = if number % 3 == 0 { ("change", "owner") } else { ("call", "app") };
+        let time = 1000 + number;
+        let record =
+            format!(r#"{{"kind":"{kind}","time_ms":{time},"principal":"{who}","path":"/v1/{number}"}}"#);
+        audit.record(record.into_bytes()).await.unwrap();
+    }
+    let find = |query: Query| {
+        let found = search(folder.path(), &query, &|_| None).unwrap();
+        (found.records.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), found.next)
+    };
+    let all = Query { limit: 100, ..Query::default() };
+    assert_eq!(find(all.clone()), ((1..=30).collect(), None));
+    assert_eq!(find(Query { after: 20, limit: 4, ..all.clone() }), (vec![21, 22, 23, 24], Some(24)));
+    assert_eq!(find(Query { after: 28, ..all.clone() }), (vec![29, 30], None));
+    let owner = Query { principal: Some("owner".to_owned()), ..all.clone() };
+    assert_eq!(find(owner), ((1..=30).step_by(3).collect(), None));
+    let calls =
+        Query { kind: Some("call".to_owned()), since_ms: Some(1004), until_ms: Some(1009), ..all.clone() };
+    assert_eq!(find(calls), (vec![5, 6, 8, 9], None));
+    assert_eq!(
+        find(Query { path: Some("/v1/2".to_owned()), ..all }).0,
+        [3, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30]
+    );
+    audit.close();
 }

@@ -172,6 +172,21 @@ pub(crate) struct ExportAudit {
     /// Only records behind this number.
     #[arg(long, default_value_t = 0)]
     pub(crate) after: u64,
+    /// Only records of this time or later: 2026-11-26T09:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// Only records before this time.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<jiff::Timestamp>,
+    /// Only what this caller did.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) principal: Option<String>,
+    /// Only this path, or what begins with it.
+    #[arg(long)]
+    pub(crate) path: Option<String>,
+    /// Ask a running gateway instead of reading the data folder; its answers are not verified.
+    #[arg(long, conflicts_with = "data_dir")]
+    pub(crate) url: Option<String>,
     #[command(flatten)]
     pub(crate) data: Data,
 }

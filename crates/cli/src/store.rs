@@ -84,6 +84,11 @@ async fn printed(program: &str, arguments: &[String]) -> anyhow::Result<Vec<u8>>
 
 /// What the audit log is bound with.
 pub(crate) fn audit_key(data: &Path) -> anyhow::Result<Vec<u8>> {
+    let file = data.join("audit-key");
+    if !file.exists() && data.join("audit/head.json").exists() {
+        // Another one would make the log look changed.
+        anyhow::bail!("{} is gone: restore it from a backup, or move the audit log aside", file.display());
+    }
     secret(&data.join("audit-key")).context("the data folder's `audit-key`")
 }
 

@@ -11,6 +11,7 @@ mod keys;
 mod models;
 mod openapi;
 mod page;
+mod records;
 mod secrets;
 mod tag;
 
@@ -90,6 +91,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     routes.extend(deployments::routes());
     routes.extend(keys::routes());
     routes.extend(secrets::routes());
+    routes.extend(records::routes());
     routes.extend(models::routes());
     routes.extend(openapi::routes());
     routes

@@ -121,3 +121,50 @@ async fn requests_are_recorded_where_that_is_asked_for() {
         gateway.close().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_looked_through_by_who_what_and_when() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = start(&fake, true).await;
+    for name in ["one", "two", "three"] {
+        send(&gateway, "POST", "/admin/v1/keys", &json!({ "name": name })).await;
+    }
+    send(&gateway, "POST", "/v1/chat/completions", &chat("openai-ok")).await;
+    let find = async |query: &str| {
+        let answer = send(&gateway, "GET", &format!("/admin/v1/audit?{query}"), &Value::Null).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    let changes = find("kind=change&path=/admin/v1/keys").await;
+    let found = changes["records"].as_array().unwrap();
+    let shown: Vec<_> = found.iter().map(|record| record["phase"].as_str().unwrap()).collect();
+    assert_eq!(shown, ["asked", "done"].repeat(3));
+    assert_eq!(changes["next_cursor"], Value::Null);
+    let (first, last) = (&found[0], &found[5]);
+    assert!(first["seq"].as_u64().unwrap() < last["seq"].as_u64().unwrap());
+    let since = last["time_ms"].as_i64().unwrap() + 1;
+    assert_eq!(find(&format!("kind=change&since={since}")).await["records"], json!([]));
+    assert_eq!(find("kind=change&until=2020-01-01T00:00:00Z").await["records"], json!([]));
+    assert_eq!(find("principal=nobody").await["records"], json!([]));
+    // Pages.
+    let (mut seen, mut path) = (Vec::new(), "kind=change&principal=owner&limit=4".to_owned());
+    loop {
+        let page = find(&path).await;
+        seen.extend(page["records"].as_array().unwrap().iter().map(|record| record["seq"].as_u64().unwrap()));
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("kind=change&principal=owner&limit=4&cursor={cursor}");
+    }
+    assert_eq!(seen.len(), 6);
+    // The call is written a moment behind its answer, with a time of its own form.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while find("kind=call&path=/v1/chat&since=2020-01-01T00:00:00Z").await["records"] == json!([]) {
+        assert!(std::time::Instant::now() < until);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    for wrong in ["since=yesterday", "kind=x", "limit=0", "after=x", "cursor=%21"] {
+        let answer = send(&gateway, "GET", &format!("/admin/v1/audit?{wrong}"), &Value::Null).await;
+        let name = wrong.split('=').next().unwrap();
+        assert_eq!(answer.json()["errors"][0]["pointer"], format!("#/{name}"), "{wrong}");
+    }
+    gateway.close().await;
+}
