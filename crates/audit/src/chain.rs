@@ -27,6 +27,11 @@ impl Chain {
         self.over(&[what.as_bytes(), &seq.to_be_bytes(), mac])
     }
 
+    /// The hash of a text that is not shown.
+    pub(crate) fn text(&self, text: &[u8]) -> Mac {
+        self.over(&[b"content", text])
+    }
+
     fn over(&self, parts: &[&[u8]]) -> Mac {
         let mut context = hmac::Context::with_key(&self.0);
         for part in parts {

@@ -5,16 +5,17 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use millgate_types::hex;
 use tokio::sync::oneshot;
 
 use crate::chain::{Chain, Mac};
 use crate::segment::{HEAD, START, create, path, segments, write_line, write_place};
 use crate::verify::walk;
-use crate::{AuditError, known};
+use crate::{AuditError, Sink, known};
 
 /// Bytes of records that nobody waits for and that may wait for the disk.
 const QUEUE: usize = 16 << 20;
@@ -45,6 +46,7 @@ pub struct Audit {
     thread: Mutex<Option<JoinHandle<()>>>,
     state: Arc<State>,
     folder: PathBuf,
+    chain: Chain,
 }
 
 impl std::fmt::Debug for Audit {
@@ -55,6 +57,7 @@ impl std::fmt::Debug for Audit {
 
 #[derive(Default)]
 struct State {
+    sinks: OnceLock<Vec<Sink>>,
     failing: AtomicBool,
     waiting: AtomicUsize,
     lost: AtomicU64,
@@ -75,6 +78,7 @@ impl Audit {
         known::write(&settings.folder, &chain, &end.complete)?;
         let state = Arc::new(State::default());
         let folder = settings.folder.clone();
+        let hashes = chain.clone();
         let mut writer =
             Writer { settings, chain, seq: end.seq, mac: end.mac, file: None, buffer: Vec::new() };
         let (sender, receiver) = mpsc::channel();
@@ -88,6 +92,7 @@ impl Audit {
             thread: Mutex::new(Some(thread)),
             state,
             folder,
+            chain: hashes,
         }))
     }
 
@@ -133,12 +138,28 @@ impl Audit {
         self.state.lost.load(Ordering::Relaxed)
     }
 
+    /// Gives every record from now on to these too, once it is on the disk. Only the first call counts.
+    pub fn send_to(&self, sinks: Vec<Sink>) {
+        let _first = self.state.sinks.set(sinks);
+    }
+
+    /// Records that sinks lost since the start.
+    pub fn dropped(&self) -> u64 {
+        self.state.sinks.get().into_iter().flatten().map(Sink::dropped).sum()
+    }
+
+    /// A keyed digest: equal for equal texts, and of no use to who has not the log's key.
+    pub fn digest(&self, text: &[u8]) -> String {
+        hex(&self.chain.text(text))
+    }
+
     /// Writes what waits, and ends.
     pub fn close(&self) {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _panicked = thread.join();
         }
+        self.state.sinks.get().into_iter().flatten().for_each(Sink::close);
     }
 }
 
@@ -183,6 +204,7 @@ impl Writer {
             state.waiting.fetch_sub(bytes.sum(), Ordering::Relaxed);
             match outcome {
                 Ok(()) => {
+                    self.send(state);
                     if state.failing.swap(false, Ordering::Relaxed) {
                         tracing::info!("the audit log is written again");
                     }
@@ -192,6 +214,12 @@ impl Writer {
                 }
                 Err(error) => {
                     // Who waits hears of it by the end of its channel.
+                    // What nobody waits for is still told to the sinks, unbound.
+                    for message in batch.iter().filter(|message| message.done.is_none()) {
+                        let line = [b"{\"seq\":null,\"record\":", &*message.record, b"}"].concat();
+                        let line: Arc<[u8]> = line.into();
+                        state.sinks.get().into_iter().flatten().for_each(|sink| sink.push(&line));
+                    }
                     let lost = batch.iter().filter(|message| message.done.is_none()).count();
                     state.lost.fetch_add(lost as u64, Ordering::Relaxed);
                     if !state.failing.swap(true, Ordering::Relaxed) {
@@ -202,6 +230,17 @@ impl Writer {
                     // The next change finds out whether it works again.
                     state.failing.store(self.heal().is_err(), Ordering::Relaxed);
                 }
+            }
+        }
+    }
+
+    /// Hands the lines that were just written to the sinks.
+    fn send(&self, state: &State) {
+        let Some(sinks) = state.sinks.get().filter(|sinks| !sinks.is_empty()) else { return };
+        for line in self.buffer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let line: Arc<[u8]> = line.into();
+            for sink in sinks {
+                sink.push(&line);
             }
         }
     }
@@ -237,13 +276,11 @@ impl Writer {
     fn segment(&mut self) -> Result<Open, AuditError> {
         let room = self.settings.segment_bytes;
         let taken = self.file.take();
-        if let Some(open) = taken {
-            if open.is_there() {
-                if open.length < room {
-                    return Ok(open);
-                }
-                self.complete(&open)?;
+        if let Some(open) = taken.filter(Open::is_there) {
+            if open.length < room {
+                return Ok(open);
             }
+            self.complete(&open)?;
         }
         let folder = self.settings.folder.clone();
         let last = segments(&folder)?.pop();

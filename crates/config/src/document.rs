@@ -9,6 +9,7 @@ use millgate_types::{Operation, Owner, Permission};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{AuditConfig, EndpointAudit};
 use crate::credential::CredentialConfig;
 use crate::route::RouteConfig;
 use crate::secrets::SecretsConfig;
@@ -429,6 +430,9 @@ pub struct EndpointConfig {
     /// How a registered model is served. Only for `predict`.
     #[serde(default)]
     pub serving: ServingConfig,
+    /// What the audit log records of it, where that is another than elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<EndpointAudit>,
 }
 
 /// A provider's own API under a path of its own. Every caller may do there what the provider's credential may.
@@ -897,27 +901,6 @@ pub enum Isolation {
     BestEffort,
     /// Whole, or the model is not served.
     Required,
-}
-
-/// The audit log in `<data>/audit`: every change by the admin API, and every request where that is asked for. Read at start
-/// only.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct AuditConfig {
-    /// Record every request too: who, when, from where, what, by which target and version, tokens, cost, outcome. No
-    /// content.
-    pub calls: bool,
-    /// A file that grew over this is followed by another one.
-    pub max_segment: ByteSize,
-    /// Files whose last record is older are deleted. Default: never.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retention: Option<Period>,
-}
-
-impl Default for AuditConfig {
-    fn default() -> Self {
-        Self { calls: false, max_segment: ByteSize(64 << 20), retention: None }
-    }
 }
 
 /// Logs.

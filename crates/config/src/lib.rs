@@ -2,6 +2,7 @@
 //! give one canonical [`Config`]. Must not start, connect to or write anything; environment variables and
 //! secret files are the only things it reads besides the document.
 
+mod audit;
 mod check;
 mod credential;
 mod document;
@@ -17,12 +18,15 @@ mod secrets;
 mod serving;
 mod value;
 
+pub use audit::{
+    AuditConfig, AuditContent, AuditOnError, AuditSink, AuditStdout, AuditSyslog, AuditWebhook, EndpointAudit,
+};
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
-    AccessConfig, AccessLog, AuditConfig, Capability, CatalogueConfig, ChatApi, Compat, Config,
-    EndpointConfig, EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LimitBy,
-    LimitConfig, LogConfig, ModelConfig, ModelsConfig, NativeConfig, Network, OwnerConfig, ProviderConfig,
-    RegistryConfig, Role, RuntimeChoice, ServerConfig, ServingConfig, TokenPrices,
+    AccessConfig, AccessLog, Capability, CatalogueConfig, ChatApi, Compat, Config, EndpointConfig,
+    EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig,
+    ModelConfig, ModelsConfig, NativeConfig, Network, OwnerConfig, ProviderConfig, RegistryConfig, Role,
+    RuntimeChoice, ServerConfig, ServingConfig, TokenPrices,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment, load_with};
 pub use mask::MASK;

@@ -34,7 +34,7 @@ pub struct Sealed {
 
 struct Key {
     id: String,
-    key: RandomizedNonceKey,
+    cipher: RandomizedNonceKey,
     digest: hmac::Key,
 }
 
@@ -64,7 +64,7 @@ impl Key {
     fn new(material: &[u8]) -> Self {
         let id = hex(&derived(material, b"millgate master key id")[..8]);
         let digest = hmac::Key::new(hmac::HMAC_SHA256, &derived(material, b"millgate digests"));
-        Self { id, key: aead(&derived(material, b"millgate master key")), digest }
+        Self { id, cipher: aead(&derived(material, b"millgate master key")), digest }
     }
 }
 
@@ -106,14 +106,14 @@ impl Master {
         rand::fill(&mut data).map_err(|_| SealError::NoRandom)?;
         Ok(Sealed {
             master: self.present.id.clone(),
-            data_key: encrypt(&self.present.key, context, &data)?,
+            data_key: encrypt(&self.present.cipher, context, &data)?,
             value: encrypt(&aead(&data), context, plain)?,
         })
     }
 
     fn data_key(&self, context: &str, sealed: &Sealed) -> Result<[u8; 32], SealError> {
         let known = std::iter::once(&self.present).chain(&self.before).find(|key| key.id == sealed.master);
-        let data = decrypt(&known.ok_or(SealError::OtherMaster)?.key, context, &sealed.data_key)?;
+        let data = decrypt(&known.ok_or(SealError::OtherMaster)?.cipher, context, &sealed.data_key)?;
         data.try_into().map_err(|_| SealError::Damaged)
     }
 
@@ -128,7 +128,7 @@ impl Master {
             return Ok(None);
         }
         let data = self.data_key(context, sealed)?;
-        let data_key = encrypt(&self.present.key, context, &data)?;
+        let data_key = encrypt(&self.present.cipher, context, &data)?;
         Ok(Some(Sealed { master: self.present.id.clone(), data_key, value: sealed.value.clone() }))
     }
 

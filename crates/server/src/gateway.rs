@@ -108,7 +108,7 @@ impl Gateway {
             None => (None, None, None, None),
         };
         if let Some(audit) = audit.clone().filter(|_| config.audit.calls) {
-            recorder.copy_to(move |line| audit.submit(admin::call(line)));
+            recorder.copy_to(move |exchange, line| audit.submit(admin::call(exchange, line, &audit)));
         }
         let mut builder = Builder::new(Arc::clone(&models));
         let snapshot = builder.build(config).map_err(ApplyError)?;

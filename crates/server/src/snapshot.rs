@@ -731,6 +731,7 @@ fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> 
             registry: None,
             limits: Vec::new(),
             serving: millgate_config::ServingConfig::default(),
+            audit: None,
         },
         shown_model: None,
     })

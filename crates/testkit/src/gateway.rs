@@ -10,7 +10,9 @@ use millgate_audit::Audit;
 use millgate_config::{Config, KeyMode, load};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
-use millgate_server::{ConfigSource, Gateway, Kept, Keys, Listener, ListenerLimits, Reloader, Secrets};
+use millgate_server::{
+    ConfigSource, Gateway, Kept, Keys, Listener, ListenerLimits, Reloader, Secrets, audit_sinks,
+};
 use millgate_store::Store;
 use serde_json::Value;
 
@@ -165,6 +167,7 @@ async fn kept(config: &Config, data: &std::path::Path) -> Kept {
         retention: config.audit.retention.map(|retention| retention.0),
     };
     let audit = Audit::open(settings, AUDIT_KEY).expect("the audit log opens");
+    audit.send_to(audit_sinks(config).expect("the sinks open"));
     let master = millgate_secret::Master::new(b"the master key of the tests, 32 bytes", &[]);
     let secrets = Secrets::open(store.clone(), Some(master)).await.expect("the secrets are read");
     Kept { keys, audit, store, secrets }

@@ -3,6 +3,7 @@
 
 mod answer;
 mod call;
+mod content;
 mod exchange;
 mod fault;
 mod hex;
@@ -22,6 +23,7 @@ pub use call::{
     Block, Call, ChatCall, CompletionCall, Dialect, EmbeddingCall, EmbeddingFormat, Extra, MediaSource,
     Message, Operation, Prompt, Reasoning, ResponseFormat, Role, Sampling, Tool, ToolChoice,
 };
+pub use content::{Captured, ContentPolicy};
 pub use exchange::{Exchange, Lane, Outcome, Unsettled};
 pub use fault::{BoxError, CODES, Code, Fault, FieldError, Retry, Source, code, pointer};
 pub use hex::{hex, unhex};

@@ -1,6 +1,7 @@
-//! Rules for where secrets are kept.
+//! Rules for where secrets are kept, and where the audit log goes.
 
 use super::{Checker, check_base_url, steps};
+use crate::audit::AuditSink;
 use crate::node::Step;
 use crate::value::Secret;
 
@@ -33,6 +34,28 @@ impl Checker<'_> {
                 self.error(&at("token")[..2], "expected either `token` or `kubernetes`", hint);
             }
             self.above_zero(&at("refresh"), Some(vault.refresh));
+        }
+        for (index, sink) in config.audit.sinks.iter().enumerate() {
+            let at = |kind: &str, field: &str| steps!["audit", "sinks", index, kind, field].to_vec();
+            match sink {
+                AuditSink::Stdout(_) => {}
+                AuditSink::Webhook(webhook) => {
+                    if let Err(reason) = check_base_url(webhook.url.as_str()) {
+                        self.error(&at("webhook", "url"), reason, "");
+                    }
+                    if webhook.secret.is_clear_text() {
+                        let hint = "use `env:NAME` or `file:PATH`";
+                        self.warning(&at("webhook", "secret"), "the secret stands in clear text", hint);
+                    }
+                }
+                AuditSink::Syslog(syslog) => {
+                    let known = ["udp://", "tcp://", "unix:///"];
+                    if !known.iter().any(|scheme| syslog.address.starts_with(scheme)) {
+                        let hint = "`udp://host:514`, `tcp://host:601` or `unix:///dev/log`";
+                        self.error(&at("syslog", "address"), "this is no address of a syslog", hint);
+                    }
+                }
+            }
         }
         // What is needed to look secrets up cannot be looked up.
         let vault_token = secrets.vault.as_ref().and_then(|vault| vault.token.as_ref());

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
 use millgate_audit::Audit;
-use millgate_types::{Fault, Retry, Source, code};
+use millgate_types::{Exchange, Fault, Retry, Source, code};
 use serde_json::{Value, json};
 
 use super::{Answer, Context, Route};
@@ -72,8 +72,13 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// The record of a request, from its line of the access log.
-pub(crate) fn call(line: &[u8]) -> Vec<u8> {
+/// The record of a request, from its line of the access log, with what it said where that is asked for.
+pub(crate) fn call(exchange: &Exchange, line: &[u8], audit: &Audit) -> Vec<u8> {
     let members = line.strip_prefix(b"{").unwrap_or(line);
-    [b"{\"kind\":\"call\",", members].concat()
+    let Some(captured) = &exchange.captured else {
+        return [b"{\"kind\":\"call\",", members].concat();
+    };
+    let content = millgate_audit::content(captured, audit).to_string();
+    let members = members.strip_suffix(b"}").unwrap_or(members);
+    [b"{\"kind\":\"call\",", members, b",\"content\":", content.as_bytes(), b"}"].concat()
 }
