@@ -94,9 +94,8 @@ impl Deliver for Deliveries {
         for _ in 0..ATTEMPTS {
             match self.post(&id, &body) {
                 Ok(true) => return 0,
-                Ok(false) => break,
                 Err(()) if patience.pause(pause) => {}
-                Err(()) => break,
+                Ok(false) | Err(()) => break,
             }
             pause = (pause * 2).min(LONGEST);
         }
