@@ -51,7 +51,8 @@ impl Admin {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
-        self.send(method, path, query, body, None).await
+        let text = self.send(method, path, query, body, None).await?;
+        Ok(serde_json::from_str(&text).unwrap_or_default())
     }
 
     /// `POST`, if the object is in the state `expected` (an `ETag`).
@@ -61,7 +62,13 @@ impl Admin {
         body: &Value,
         expected: Option<&str>,
     ) -> anyhow::Result<Value> {
-        self.send(Method::POST, path, &[], Some(body), expected).await
+        let text = self.send(Method::POST, path, &[], Some(body), expected).await?;
+        Ok(serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    /// `GET` of what is no JSON.
+    pub(crate) async fn text(&self, path: &[&str], query: &[(&str, &str)]) -> anyhow::Result<String> {
+        self.send(Method::GET, path, query, None, None).await
     }
 
     async fn send(
@@ -71,7 +78,7 @@ impl Admin {
         query: &[(&str, &str)],
         body: Option<&Value>,
         expected: Option<&str>,
-    ) -> anyhow::Result<Value> {
+    ) -> anyhow::Result<String> {
         let mut url = self.base.clone();
         let segments = ["admin", "v1"].iter().chain(path);
         url.path_segments_mut()
@@ -97,10 +104,10 @@ impl Admin {
         })?;
         let status = answer.status();
         let text = answer.text().await.map_err(reqwest::Error::without_url)?;
-        let value: Value = serde_json::from_str(&text).unwrap_or_default();
         if status.is_success() {
-            return Ok(value);
+            return Ok(text);
         }
+        let value: Value = serde_json::from_str(&text).unwrap_or_default();
         let detail = value["detail"].as_str().unwrap_or("it says nothing more: is this a Millgate gateway?");
         let hint = match (status, &self.key) {
             (StatusCode::UNAUTHORIZED, None) => "; set MILLGATE_ADMIN_KEY",
@@ -158,17 +165,22 @@ impl Admin {
 
 /// Rows under a head, each column as wide as it must be.
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([head[column].len()]).max().unwrap_or(0)
+    columns(&head, rows)
+}
+
+/// The same where the columns are only known when it is asked.
+pub(crate) fn columns<R: AsRef<[String]>>(head: &[&str], rows: &[R]) -> String {
+    let width = |(column, head): (usize, &&str)| {
+        let cells = rows.iter().map(|row| row.as_ref()[column].chars().count());
+        cells.chain([head.len()]).max().unwrap_or(0)
     };
-    let widths: [usize; N] = std::array::from_fn(width);
-    let line = |cells: [&str; N]| {
-        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+    let widths: Vec<usize> = head.iter().enumerate().map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
-    let rows = rows.iter().map(|row| line(std::array::from_fn(|column| row[column].as_str())));
-    line(head) + &rows.collect::<String>()
+    let rows = rows.iter().map(|row| line(&mut row.as_ref().iter().map(String::as_str)));
+    line(&mut head.iter().copied()) + &rows.collect::<String>()
 }
 
 /// A field as a cell: `-` where there is none.

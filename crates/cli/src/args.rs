@@ -37,6 +37,12 @@ pub(crate) enum Command {
     /// Set, list and delete the secrets that a running gateway keeps.
     #[command(subcommand)]
     Secrets(SecretsCommand),
+    /// What was used and what it cost, on a running gateway.
+    Usage(Usage),
+    /// Limits of a running gateway, and what is used of them now.
+    Limits(Reach),
+    /// Budgets of a running gateway, and what was spent.
+    Budgets(Reach),
     /// Go back to the version before, on a running gateway.
     #[command(subcommand)]
     Rollout(Rollout),
@@ -239,6 +245,34 @@ pub(crate) struct CreateKey {
     pub(crate) organization: Option<String>,
     #[command(flatten)]
     pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Usage {
+    /// What to group by: key, user, team, app, organization, endpoint, target, provider, model, model_version, operation, day,
+    /// month, tag:NAME.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) by: Vec<String>,
+    /// The first day or moment: 2026-01-01. Default: this month's first day.
+    #[arg(long)]
+    pub(crate) from: Option<String>,
+    /// The day or moment before which it ends. Default: now.
+    #[arg(long)]
+    pub(crate) to: Option<String>,
+    /// The time zone of days and months. Default: UTC.
+    #[arg(long)]
+    pub(crate) zone: Option<String>,
+    /// As a file: `csv` groups as `--by` says; `focus` has the FinOps Foundation's FOCUS columns.
+    #[arg(long)]
+    pub(crate) format: Option<UsageFormat>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum UsageFormat {
+    Csv,
+    Focus,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ mod run;
 mod secrets;
 mod serve;
 mod store;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,9 @@ fn main() -> ExitCode {
         Command::Config(command) => config::config(&command),
         Command::Keys(command) => keys::keys(&command),
         Command::Secrets(command) => secrets::secrets(&command),
+        Command::Usage(arguments) => usage::usage(&arguments),
+        Command::Limits(reach) => usage::limits(&reach),
+        Command::Budgets(reach) => usage::budgets(&reach),
         Command::Rollout(command) => rollout::rollout(&command),
         Command::Check(arguments) => check::check(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),

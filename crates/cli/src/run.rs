@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use millgate_config::{AccessLog, Config, Isolation, KeyMode, Values, load_environment, load_with};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
-use millgate_server::{ConfigSource, Gateway, Listener, ListenerLimits, Reloader};
+use millgate_server::{ConfigSource, Gateway, Listener, ListenerLimits, Reloader, audit_sinks};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -191,7 +191,12 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
             }
         }
     }
+    if let Some(kept) = &kept {
+        // Their secrets may be kept in the store.
+        kept.audit.send_to(audit_sinks(&config).map_err(|error| anyhow::anyhow!(error))?);
+    }
     let gateway = Gateway::new(&config, models, metrics, recorder, kept)?;
+    gateway.begin_budgets().await.context("what was spent cannot be read from the ledger")?;
     let limits = ListenerLimits {
         threads: config.server.threads.map_or_else(cores, |threads| threads as usize),
         connections: config.server.max_connections,

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use millgate_audit::{Audit, Settings};
 use millgate_config::{Config, KeyMode, Role};
 use millgate_secret::Master;
-use millgate_server::{Kept, Keys, Secrets, audit_sinks};
+use millgate_server::{Kept, Keys, Ledger, Secrets};
 use millgate_store::{Store, StoreError};
 
 /// How long the command that gives the master key may take.
@@ -38,9 +38,10 @@ pub(crate) async fn kept(config: &Config, data: &Path) -> anyhow::Result<Kept> {
         "the audit log cannot be opened; `millgate audit verify` looks at it, and one that was \
          changed must be moved aside before another begins",
     )?;
-    audit.send_to(audit_sinks(config).map_err(|error| anyhow::anyhow!(error))?);
     let secrets = Secrets::open(store.clone(), master(config, data).await?).await?;
-    Ok(Kept { keys, audit, store, secrets })
+    let ledger = Ledger::open(store.clone(), data).await.context("the ledger")?;
+    ledger.follow();
+    Ok(Kept { keys, audit, store, secrets, ledger })
 }
 
 /// What stored secrets and kept answers are encrypted with. Replicas that share a store must be given the same; without,

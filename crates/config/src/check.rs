@@ -1,6 +1,7 @@
 //! Rules that one field alone cannot break: names, references, types, cycles, addresses.
 
 mod credential;
+mod limits;
 mod naming;
 mod route;
 mod secrets;
@@ -13,7 +14,7 @@ use millgate_types::Dialect;
 use url::Url;
 
 use crate::document::{
-    ChatApi, Config, EndpointType, EnvManager, LimitConfig, ProviderConfig, RuntimeChoice, ServingConfig,
+    ChatApi, Config, EndpointType, EnvManager, ProviderConfig, RuntimeChoice, ServingConfig,
 };
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
@@ -57,6 +58,7 @@ pub(crate) fn check(config: &Config, tree: &Node, problems: &mut Problems) {
     checker.registries();
     checker.access();
     checker.secrets();
+    checker.budgets();
     checker.endpoints();
     checker.natives();
 }
@@ -387,7 +389,7 @@ impl Checker<'_> {
             if self.config.endpoints[index].kind != EndpointType::Chat {
                 let hint = "predictions have no tokens: leave it out";
                 self.error(&at("usd_per_million_tokens"), "only models that chat have a price", hint);
-            } else if serving.price().is_none() {
+            } else if serving.token_price().is_none() {
                 self.error(&at("usd_per_million_tokens"), "a price is not below zero", "");
             }
         }
@@ -430,19 +432,6 @@ impl Checker<'_> {
         }
         if threads.is_some_and(|threads| !(1..=256).contains(&threads)) {
             self.error(&at("threads"), "expected 1 to 256 threads", "");
-        }
-    }
-
-    fn limits(&mut self, limits: &[LimitConfig], at: &[Step]) {
-        for (number, limit) in limits.iter().enumerate() {
-            let node = |field: &str| [at, steps![number, field]].concat();
-            self.above_zero(&node("per"), Some(limit.per));
-            if limit.requests == 0 {
-                self.error(&node("requests"), "a limit admits at least one request", "");
-            }
-            if limit.burst == Some(0) {
-                self.error(&node("burst"), "a burst is at least one request", "");
-            }
         }
     }
 

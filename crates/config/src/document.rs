@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::{AuditConfig, EndpointAudit};
 use crate::credential::CredentialConfig;
+use crate::limits::{BudgetConfig, LimitConfig, PredictionPrice};
 use crate::route::RouteConfig;
 use crate::secrets::SecretsConfig;
 use crate::serving::{BatchingConfig, BulkConfig, InstancesConfig};
@@ -38,6 +39,12 @@ pub struct Config {
     /// unless it stands here.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub native: IndexMap<String, NativeConfig>,
+    /// Limits for all endpoints together, or for some of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitConfig>,
+    /// How much money may be spent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<BudgetConfig>,
     /// Who may call.
     pub access: AccessConfig,
     /// Limits and time-outs of the listener.
@@ -71,6 +78,8 @@ impl Default for Config {
             registries: IndexMap::new(),
             endpoints: Vec::new(),
             native: IndexMap::new(),
+            limits: Vec::new(),
+            budgets: Vec::new(),
             access: AccessConfig::default(),
             server: ServerConfig::default(),
             models: ModelsConfig::default(),
@@ -132,6 +141,10 @@ pub struct ProviderConfig {
     /// How a model server with an API of its own is spoken to (kind `http-scorer`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scorer: Option<ScorerConfig>,
+    /// What the provider allows, so that it never has to refuse: a call beyond it goes to the next target of a fallback, or
+    /// is refused here. `by` is `all` unless it says otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitConfig>,
     /// Time for name look-up, TCP and TLS. Default `5s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<Period>,
@@ -424,7 +437,7 @@ pub struct EndpointConfig {
     /// The registry of `models:/` targets. Default `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<String>,
-    /// Rate limits; all of them hold.
+    /// Limits; all of them hold, and those of all endpoints (`limits`) too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitConfig>,
     /// How a registered model is served. Only for `predict`.
@@ -441,7 +454,7 @@ pub struct EndpointConfig {
 pub struct NativeConfig {
     /// The provider that serves it, by its name under `providers`.
     pub provider: String,
-    /// Rate limits; all of them hold.
+    /// Limits; all of them hold, and those of all endpoints (`limits`) too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitConfig>,
     /// Largest request body. Bodies are passed on piece by piece, so this is no question of memory.
@@ -451,36 +464,6 @@ pub struct NativeConfig {
 
 fn default_max_upload() -> ByteSize {
     ByteSize(512 << 20)
-}
-
-/// A rate limit.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LimitConfig {
-    /// Requests per window.
-    #[schemars(range(min = 1))]
-    pub requests: u64,
-    /// The window: `second`, `minute`, `hour`, `day`, or a duration.
-    pub per: Period,
-    /// Who shares the limit. Default `key`.
-    #[serde(default)]
-    pub by: LimitBy,
-    /// Requests that may come at once. Default: as many as `requests`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub burst: Option<u64>,
-}
-
-/// Who shares a limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LimitBy {
-    /// Each virtual key; callers without a key are told apart by their address.
-    #[default]
-    Key,
-    /// Each client address.
-    Ip,
-    /// All callers of the endpoint together.
-    Endpoint,
 }
 
 /// How a registered model is served.
@@ -553,6 +536,9 @@ pub struct ServingConfig {
     /// How long the version before stays loaded after a promotion, so that `millgate rollout back` is instant. `0s`: not
     /// at all. It is let go earlier when the machine's memory runs short.
     pub keep_previous: Period,
+    /// What predictions cost, for budgets and for telling who used how much. Default: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price: Option<PredictionPrice>,
     /// What the tokens of a model that chats cost. Default: nothing is known, so that its answers cost nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usd_per_million_tokens: Option<TokenPrices>,
@@ -581,15 +567,16 @@ impl Default for ServingConfig {
             tolerance: None,
             bulk: BulkConfig::default(),
             keep_previous: Period::seconds(600),
+            price: None,
             usd_per_million_tokens: None,
         }
     }
 }
 
 impl ServingConfig {
-    /// The price that is set here, if it makes sense.
+    /// The price of tokens that is set here, if it makes sense.
     #[must_use]
-    pub fn price(&self) -> Option<Price> {
+    pub fn token_price(&self) -> Option<Price> {
         let usd_per_million_tokens = self.usd_per_million_tokens.clone();
         ModelConfig { usd_per_million_tokens, ..ModelConfig::default() }.price()
     }

@@ -7,6 +7,7 @@ mod check;
 mod credential;
 mod document;
 mod forms;
+mod limits;
 mod load;
 mod mask;
 mod node;
@@ -24,9 +25,13 @@ pub use audit::{
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
     AccessConfig, AccessLog, Capability, CatalogueConfig, ChatApi, Compat, Config, EndpointConfig,
-    EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LimitBy, LimitConfig, LogConfig,
-    ModelConfig, ModelsConfig, NativeConfig, Network, OwnerConfig, ProviderConfig, RegistryConfig, Role,
-    RuntimeChoice, ServerConfig, ServingConfig, TokenPrices,
+    EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LogConfig, ModelConfig,
+    ModelsConfig, NativeConfig, Network, OwnerConfig, ProviderConfig, RegistryConfig, Role, RuntimeChoice,
+    ServerConfig, ServingConfig, TokenPrices,
+};
+pub use limits::{
+    BudgetConfig, BudgetKind, LimitConfig, PredictionPrice, Selector, Sharer, Sharers, Unpriced, Usd,
+    WindowKind,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment, load_with};
 pub use mask::MASK;

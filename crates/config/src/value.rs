@@ -41,6 +41,7 @@ impl Period {
             "m" | "min" | "minute" => 60_000,
             "h" | "hour" => 3_600_000,
             "d" | "day" => 86_400_000,
+            "w" | "week" => 7 * 86_400_000,
             "month" => 30 * 86_400_000,
             "year" => 365 * 86_400_000,
             _ => return Err(format!("`{unit}` is not a unit of time; use `ms`, `s`, `m`, `h` or `d`")),
@@ -339,7 +340,8 @@ mod tests {
         assert_eq!(millis("1d"), Ok(86_400_000));
         assert!(millis("60").is_err());
         assert_eq!(millis("0s"), Ok(0));
-        assert!(millis("3 weeks").is_err());
+        assert_eq!(millis("3 weeks"), Ok(3 * 604_800_000));
+        assert!(millis("3 moons").is_err());
         assert_eq!(ByteSize::parse("10MiB"), Ok(ByteSize(10 << 20)));
         assert_eq!(ByteSize::parse("7"), Ok(ByteSize(7)));
         assert!(ByteSize::parse("7 lots").is_err());

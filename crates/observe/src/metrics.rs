@@ -53,6 +53,18 @@ struct HopLabels {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: Arc<str>,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AlertLabels {
+    budget: Arc<str>,
+    percent: u8,
+}
+
 type Seconds = Family<EndpointLabels, Histogram, fn() -> Histogram>;
 
 /// All metrics of a gateway.
@@ -82,6 +94,8 @@ pub struct Metrics {
     pub config_generation: Gauge<i64, std::sync::atomic::AtomicI64>,
     /// 1 while the file holds a configuration that was refused.
     pub config_reload_failed: Gauge<i64, std::sync::atomic::AtomicI64>,
+    limits_exceeded: Family<LimitLabels, Counter>,
+    budget_alerts: Family<AlertLabels, Counter>,
     /// 0 while the audit log cannot be written.
     pub audit_healthy: Gauge<i64, std::sync::atomic::AtomicI64>,
     /// Requests that are missing in the audit log.
@@ -127,6 +141,8 @@ impl Metrics {
             panics: Counter::default(),
             config_generation: Gauge::default(),
             config_reload_failed: Gauge::default(),
+            limits_exceeded: Family::default(),
+            budget_alerts: Family::default(),
             audit_healthy: Gauge::default(),
             audit_lost: Counter::default(),
             audit_dropped: Counter::default(),
@@ -187,6 +203,16 @@ impl Metrics {
             "1 while the file holds a configuration that was refused",
             metrics.config_reload_failed.clone(),
         );
+        registry.register(
+            "limit_exceeded",
+            "Calls that did not fit a limit or budget, refused or only counted",
+            metrics.limits_exceeded.clone(),
+        );
+        registry.register(
+            "budget_alerts",
+            "Steps of budgets that were reached",
+            metrics.budget_alerts.clone(),
+        );
         metrics.audit_healthy.set(1);
         registry.register(
             "audit_healthy",
@@ -213,6 +239,17 @@ impl Metrics {
         // Writing into a String cannot fail.
         let _infallible = text::encode(&mut out, &self.registry);
         out
+    }
+
+    /// A call did not fit a limit.
+    pub fn limit_exceeded(&self, limit: &Arc<str>, refused: bool) {
+        let outcome = if refused { "refused" } else { "counted" };
+        self.limits_exceeded.get_or_create(&LimitLabels { limit: Arc::clone(limit), outcome }).inc();
+    }
+
+    /// A step of a budget was reached.
+    pub fn budget_alert(&self, budget: &Arc<str>, percent: u8) {
+        self.budget_alerts.get_or_create(&AlertLabels { budget: Arc::clone(budget), percent }).inc();
     }
 
     pub(crate) fn records_dropped(&self, count: u64) {

@@ -44,12 +44,17 @@ struct Shared {
     sink: LogSink,
     /// Who else is given the line of each request.
     copy: OnceLock<Copy>,
+    /// Who else is given the record itself.
+    told: OnceLock<Told>,
     /// Held while a batch is worked on, so that [`Recorder::flush`] can wait for it.
     working: Mutex<Vec<u8>>,
 }
 
 /// Takes a finished request and its JSON object.
 type Copy = Box<dyn Fn(&Exchange, &[u8]) + Send + Sync>;
+
+/// Takes the complete record of a finished request.
+type Told = Box<dyn Fn(&Exchange) + Send + Sync>;
 
 /// Takes records of finished requests.
 pub struct Recorder {
@@ -67,6 +72,7 @@ impl Recorder {
             metrics,
             sink,
             copy: OnceLock::new(),
+            told: OnceLock::new(),
             working: Mutex::default(),
         });
         let observer = Arc::clone(&shared);
@@ -78,6 +84,12 @@ impl Recorder {
     /// counts.
     pub fn copy_to(&self, copy: impl Fn(&Exchange, &[u8]) + Send + Sync + 'static) {
         let _first = self.shared.copy.set(Box::new(copy));
+    }
+
+    /// Gives the complete record of every request from now on to `told` too, on the observer's thread. Only the first call
+    /// counts.
+    pub fn tell(&self, told: impl Fn(&Exchange) + Send + Sync + 'static) {
+        let _first = self.shared.told.set(Box::new(told));
     }
 
     /// Hands a record over. Never waits for the observer; a record that finds the mailbox full is dropped and
@@ -136,6 +148,9 @@ impl Shared {
         for record in &mut records {
             record.settle();
             self.metrics.observe(record);
+            if let Some(told) = self.told.get() {
+                told(record);
+            }
             let begin = lines.len();
             let copy = self.copy.get();
             if self.sink != LogSink::Off || copy.is_some() {

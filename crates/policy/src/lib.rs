@@ -1,4 +1,4 @@
-//! Declared rules as pure code: where requests go ([`Route`]), how many may ([`Limiter`]) and to what ([`Scope`]). No IO, no clock
+//! Declared rules as pure code: where requests go ([`Route`]), how much may be used ([`Limit`]) and to what ([`Scope`]). No IO, no clock
 //! of its own: time and chance are handed in.
 
 mod graph;
@@ -7,6 +7,9 @@ mod route;
 mod scope;
 
 pub use graph::{ChainStep, Ensemble, Graph, Node, Switch};
-pub use limit::{Admission, Limiter, Rate};
+pub use limit::{
+    Alert, Amounts, Ask, Calendar, Cells, Count, Exceeded, Left, Limit, Measure, Now, Refused, Reservation,
+    Span, admit,
+};
 pub use route::{Route, Step};
 pub use scope::{Glob, Scope};

@@ -106,6 +106,20 @@ impl Price {
         sum(&parts)
     }
 
+    /// What so many tokens cost at most, whatever class they turn out to be of.
+    #[must_use]
+    pub fn most(&self, input: u64, output: u64) -> Option<Money> {
+        if let Some(search) = self.search {
+            return sum(&[(1, search)]);
+        }
+        let all = || self.tiers.iter().map(|(_, rates)| rates).chain([&self.base]);
+        let dearest = |of: fn(&Rates) -> Pico| all().map(of).max().unwrap_or(0);
+        let prompt =
+            dearest(|rates| rates.input.max(rates.cache_write).max(rates.audio_input).max(rates.image_input));
+        let answer = dearest(|rates| rates.output.max(rates.reasoning).max(rates.audio_output));
+        sum(&[(input, prompt), (output, answer)])
+    }
+
     /// The same where the provider says what it bills.
     fn billed(&self, billed: &Billed) -> Option<Money> {
         let search = match (billed.search_units, self.search) {

@@ -2,15 +2,19 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
+use millgate_config::PredictionPrice;
+use millgate_policy::{Amounts, Measure, Reservation};
 use millgate_provider::Price;
-use millgate_types::{Dialect, Exchange, Fault, Operation, Outcome, RequestId, Usage};
+use millgate_types::{Dialect, Exchange, Fault, Money, Operation, Outcome, RequestId, Settlement, Usage};
 
-use crate::Gateway;
+use crate::{Gateway, admit, ledger};
 
+/// Tokens of a stream that are reserved at a time.
+const STEP: u64 = 256;
 /// Longest path kept in a record, in bytes.
 const PATH_LIMIT: usize = 256;
 
@@ -28,6 +32,10 @@ pub(crate) struct Flight {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// What the target's tokens cost.
     pub(crate) price: Option<Arc<Price>>,
+    /// What is held in limits until it is known what was used.
+    reservation: Reservation,
+    /// How much of it that is at most.
+    bounds: Amounts,
 }
 
 impl Flight {
@@ -46,6 +54,8 @@ impl Flight {
             began: Instant::now(),
             headers: Vec::new(),
             price: None,
+            reservation: Reservation::default(),
+            bounds: Amounts::default(),
         }
     }
 
@@ -106,6 +116,60 @@ impl Flight {
         self.consumed(usage);
     }
 
+    /// Takes over what is held in limits, for a call that uses `bounds` at most.
+    pub(crate) fn reserve(&mut self, held: Reservation, bounds: &Amounts) {
+        self.bounds = *bounds;
+        let cost = held.reserved(Measure::Cost);
+        if let (true, Some(ledger)) = (cost > 0 && self.parent.is_none(), &self.gateway.ledger) {
+            let record = self.record.as_ref().expect("the record leaves only with the flight itself");
+            ledger.begin(record.request_id, ledger::spender(record, record), cost);
+        }
+        self.reservation.join(held);
+    }
+
+    /// How much is held: what comes behind can be let go again.
+    pub(crate) fn held(&self) -> usize {
+        self.reservation.len()
+    }
+
+    /// Lets go what was reserved since, for a try that used nothing.
+    pub(crate) fn let_go(&mut self, since: usize) {
+        let now = self.gateway.clock();
+        let mut tried = self.reservation.split_off(since);
+        tried.landed(now);
+        let _nothing = tried.settle(&Amounts::default(), now);
+    }
+
+    pub(crate) fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Notes what a registered model predicted, and what that costs.
+    pub(crate) fn predicted(&mut self, rows: u64, took: Duration, price: Option<&PredictionPrice>) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let cost = price.and_then(|price| i64::try_from(price.nanos(rows, micros)).ok());
+        let record = self.record();
+        record.rows = rows;
+        if let Some(cost) = cost.map(Money) {
+            record.cost = record.cost.unwrap_or_default().checked_add(cost);
+        }
+    }
+
+    /// Notes how many tokens of an answer have streamed by. Where that is more than is reserved, more is; a limit that has
+    /// no more is the fault that cuts the stream.
+    pub(crate) fn streamed(&mut self, tokens: u64) -> Result<(), Fault> {
+        if self.reservation.is_empty() || tokens <= self.bounds.output_tokens {
+            return Ok(());
+        }
+        let more = tokens + STEP - self.bounds.output_tokens;
+        self.bounds.output_tokens += more;
+        let cost = self.price.as_ref().and_then(|price| price.most(0, more));
+        self.bounds.cost += cost.and_then(|cost| u64::try_from(cost.0).ok()).unwrap_or(0);
+        let now = self.gateway.clock();
+        let extended = self.reservation.extend(&self.bounds, now);
+        extended.map_err(|refused| admit::exceeded(&refused, self))
+    }
+
     /// Notes a fault that the caller gets to see.
     pub(crate) fn fail(&mut self, fault: &Fault) {
         let record = self.record();
@@ -133,6 +197,16 @@ impl Drop for Flight {
         self.gather();
         if let Some(mut record) = self.record.take() {
             record.duration = self.began.elapsed();
+            self.reservation.landed(self.gateway.clock());
+            if !self.reservation.is_empty() {
+                let (held, gateway) = (std::mem::take(&mut self.reservation), Arc::downgrade(&self.gateway));
+                record.settlement = Some(Settlement::new(move |record| {
+                    // Without a gateway nobody counts any more.
+                    if let Some(gateway) = gateway.upgrade() {
+                        admit::settle(&gateway, held, record);
+                    }
+                }));
+            }
             if let Some((parent, merge)) = &self.parent {
                 parent.add(*record, *merge);
                 return;
@@ -148,7 +222,7 @@ impl Drop for Flight {
 struct Hops(Mutex<Vec<Exchange>>);
 
 impl Hops {
-    fn add(&self, hop: Exchange, merge: bool) {
+    fn add(&self, mut hop: Exchange, merge: bool) {
         let mut hops = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |other: &&mut Exchange| {
             (&other.target, &other.model_version, other.code, other.outcome)
@@ -156,6 +230,7 @@ impl Hops {
         };
         match hops.iter_mut().find(same).filter(|_| merge && hop.unsettled.is_none()) {
             Some(known) => {
+                hop.tell();
                 known.usage = known.usage.plus(&hop.usage);
                 known.cost = known.cost.zip(hop.cost).and_then(|(one, other)| one.checked_add(other));
                 known.rows += hop.rows;
@@ -201,6 +276,8 @@ impl Departures {
             began: Instant::now(),
             headers: Vec::new(),
             price: None,
+            reservation: Reservation::default(),
+            bounds: Amounts::default(),
         }
     }
 }
@@ -238,6 +315,7 @@ fn blank(request_id: RequestId, method: http::Method, generation: u64) -> Exchan
         outcome: Outcome::Cancelled,
         unsettled: None,
         captured: None,
+        settlement: None,
         hops: Vec::new(),
     }
 }

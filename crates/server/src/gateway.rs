@@ -11,7 +11,8 @@ use millgate_config::Config;
 use millgate_credential::Credential;
 use millgate_models::{Deployment, DeploymentStatus, Models, Registry};
 use millgate_observe::{Metrics, Recorder};
-use millgate_store::Store;
+use millgate_policy::Now;
+use millgate_store::{Store, StoreError};
 use millgate_types::{Fault, code};
 use serde::Serialize;
 
@@ -19,7 +20,8 @@ use crate::ConfigSource;
 use crate::admin;
 use crate::dispatch::mismatches;
 use crate::documents::Documents;
-use crate::keys::Keys;
+use crate::keys::{Keys, now_ms};
+use crate::ledger::Ledger;
 use crate::secrets::Secrets;
 use crate::snapshot::{Builder, Snapshot, registry};
 
@@ -40,6 +42,7 @@ pub struct Gateway {
     documents: OnceLock<Documents>,
     /// The admin API changes one thing at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) ledger: Option<Arc<Ledger>>,
     draining: AtomicBool,
     /// The zero of the limiters' clock.
     epoch: Instant,
@@ -56,6 +59,8 @@ pub struct Kept {
     pub store: Store,
     /// Secrets that the configuration refers to.
     pub secrets: Arc<Secrets>,
+    /// What was spent.
+    pub ledger: Arc<Ledger>,
 }
 
 /// Why a checked config could not be put to use; the old one stays.
@@ -103,10 +108,15 @@ impl Gateway {
         recorder: Recorder,
         kept: Option<Kept>,
     ) -> Result<Arc<Self>, ApplyError> {
-        let (keys, audit, store, secrets) = match kept {
-            Some(kept) => (Some(kept.keys), Some(kept.audit), Some(kept.store), Some(kept.secrets)),
-            None => (None, None, None, None),
+        let (keys, audit, store, secrets, ledger) = match kept {
+            Some(kept) => {
+                (Some(kept.keys), Some(kept.audit), Some(kept.store), Some(kept.secrets), Some(kept.ledger))
+            }
+            None => (None, None, None, None, None),
         };
+        if let Some(ledger) = ledger.clone() {
+            recorder.tell(move |record| ledger.record(record));
+        }
         if let Some(audit) = audit.clone().filter(|_| config.audit.calls) {
             recorder.copy_to(move |exchange, line| audit.submit(admin::call(exchange, line, &audit)));
         }
@@ -125,6 +135,7 @@ impl Gateway {
             secrets,
             documents: OnceLock::new(),
             changing: tokio::sync::Mutex::new(()),
+            ledger,
             draining: AtomicBool::new(false),
             epoch: Instant::now(),
         }))
@@ -179,10 +190,24 @@ impl Gateway {
         };
         let generation = snapshot.generation;
         let deployments = snapshot.deployments.clone();
+        if let Some(ledger) = self.ledger.clone() {
+            let (rules, now) = (snapshot.rules.clone(), self.clock());
+            self.models.handle().spawn(async move {
+                if let Err(error) = ledger.begin_budgets(&rules, now).await {
+                    tracing::error!(%error, "new budgets begin with nothing: the ledger cannot be read");
+                }
+            });
+        }
         self.snapshot.store(Arc::new(snapshot));
         self.models.retain(&deployments);
         self.metrics.config_generation.set(generation as i64);
         Ok(generation)
+    }
+
+    /// Lets budgets begin with what the ledger says was spent before. Until then they begin with nothing.
+    pub async fn begin_budgets(&self) -> Result<(), StoreError> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        ledger.begin_budgets(&self.snapshot().rules, self.clock()).await
     }
 
     /// The registries of a config, opened apart from any gateway, for `doctor`.
@@ -218,6 +243,9 @@ impl Gateway {
     pub async fn shutdown(&self) {
         self.models.shutdown().await;
         self.recorder.stop();
+        if let Some(ledger) = &self.ledger {
+            ledger.close().await;
+        }
         if let Some(keys) = &self.keys {
             keys.close().await;
         }
@@ -258,8 +286,8 @@ impl Gateway {
         self.snapshot.load_full()
     }
 
-    /// Nanoseconds since the gateway began.
-    pub(crate) fn now(&self) -> u64 {
-        self.epoch.elapsed().as_nanos() as u64
+    /// The present, as limits see it.
+    pub(crate) fn clock(&self) -> Now {
+        Now { monotonic: self.epoch.elapsed().as_nanos() as u64, wall_ms: now_ms() }
     }
 }

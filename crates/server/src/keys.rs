@@ -144,6 +144,12 @@ impl Keys {
         Ok(keys)
     }
 
+    /// Where they are kept.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Follows what other replicas change, and notes when keys are used, as long as somebody holds the keys.
     pub fn follow(self: &Arc<Self>) {
         if self.noted.set(()).is_err() {

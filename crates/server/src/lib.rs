@@ -2,6 +2,7 @@
 //! reload. `pipeline.rs` is the place to read first.
 
 mod admin;
+mod admit;
 mod body;
 mod dispatch;
 mod documents;
@@ -9,6 +10,8 @@ mod flight;
 mod gateway;
 mod identity;
 mod keys;
+mod ledger;
+mod limits;
 mod listener;
 mod listing;
 mod native;
@@ -24,6 +27,7 @@ mod webhook;
 
 pub use gateway::{ApplyError, Gateway, Kept, Readiness, RouteProblem};
 pub use keys::Keys;
+pub use ledger::Ledger;
 pub use listener::{Listener, ListenerLimits};
 pub use reload::{ConfigSource, Reloader};
 pub use secrets::Secrets;

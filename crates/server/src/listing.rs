@@ -267,9 +267,11 @@ fn page_start(token: &str) -> Option<usize> {
 fn mlflow_endpoint(endpoint: &Endpoint, legacy: bool) -> Value {
     let (kind, url) = if legacy { ("route_type", "route_url") } else { ("endpoint_type", "endpoint_url") };
     let model = endpoint.shown_model.as_ref();
-    let limit = endpoint.config.limits.first().map(
-        |limit| json!({ "calls": limit.requests, "key": null, "renewal_period": limit.per.to_string() }),
-    );
+    let mut limits = endpoint.config.limits.iter();
+    let limit = limits.find_map(|limit| {
+        let (calls, per) = limit.requests.zip(limit.per)?;
+        Some(json!({ "calls": calls, "key": null, "renewal_period": per.to_string() }))
+    });
     let mut shown = serde_json::Map::new();
     shown.insert("name".to_owned(), (*endpoint.name).into());
     shown.insert(kind.to_owned(), endpoint.kind.name().into());

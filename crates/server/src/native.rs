@@ -9,7 +9,8 @@ use http::HeaderValue;
 use http::uri::PathAndQuery;
 use millgate_types::{Fault, code};
 
-use crate::snapshot::{Limit, Provider};
+use crate::limits::Rule;
+use crate::snapshot::Provider;
 
 /// Folders of OpenAI's API that are served at OpenAI's own paths too, by the entry named `openai`.
 const OPENAI_FOLDERS: [&str; 4] = ["images", "audio", "files", "batches"];
@@ -25,7 +26,7 @@ pub(crate) struct Native {
     pub(crate) target: Arc<str>,
     pub(crate) target_header: HeaderValue,
     pub(crate) provider: Arc<Provider>,
-    pub(crate) limits: Vec<Limit>,
+    pub(crate) rules: Vec<Rule>,
     /// Largest request body, in bytes.
     pub(crate) max_body: u64,
 }

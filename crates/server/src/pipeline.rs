@@ -2,13 +2,12 @@
 //! gives, so that a check that is left out does not compile.
 //!
 //! ```text
-//! identify -> address -> decode -> admit -> plan -> dispatch
-//! (headers    (path)     (body,    (limits) (route)  (provider or model; the answer
-//!  only)                  endpoint)                   settles the record at its last byte)
+//! identify -> address -> decode -> plan -> admit -> dispatch
+//! (headers    (path)     (body,    (route) (limits, (provider or model; the answer
+//!  only)                  endpoint)         budgets) settles the record at its last byte)
 //! ```
 
 use std::future::{Future as _, poll_fn};
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -20,18 +19,20 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
-use millgate_config::{AuditContent, AuditOnError, EndpointType, LimitBy};
-use millgate_policy::{Admission, Step};
+use millgate_config::{AuditContent, AuditOnError, EndpointType};
+use millgate_policy::Step;
 use millgate_types::{Captured, Dialect, Fault, Operation, Permission, Principal, code};
 
 use crate::dispatch::{self, Facts, Pins};
 use crate::flight::Flight;
 use crate::identity::Identity;
+use crate::limits::Who;
 use crate::native::Native;
-use crate::reply::{Reply, ReplyBody, names, number};
-use crate::snapshot::{Endpoint, Limit, Sharer, Snapshot, Target};
+use crate::reply::{Reply, ReplyBody, names};
+use crate::snapshot::{Endpoint, Snapshot, Target};
 use crate::surface::{self, Surface};
-use crate::{Gateway, admin, body, listing, webhook};
+use crate::{Gateway, admin, admit, body, listing, webhook};
+use admit::Allowance;
 
 /// Serves one request; never fails, a fault is an answer too.
 pub(crate) async fn serve(
@@ -105,21 +106,20 @@ async fn handle(
             if !identity.scope.allows_unread(&native.label, &native.target) {
                 return Err(Fault::client(code::NOT_FOUND, "nothing is served at this path"));
             }
-            let principal = &identity.principal;
-            let allowance = within(gateway, &native.limits, &native.label, principal, peer, flight)?;
-            let headers = allowance.into_iter().flat_map(Allowance::headers).collect();
+            let who = Who::of(&identity, peer, &native.label);
+            let headers = admit::unread(gateway, &native.rules, &who, flight)?.headers().collect();
             let call = dispatch::NativeCall { native, path, body, headers };
             return Ok(Box::pin(dispatch::native(snapshot, call, head, flight)).await);
         }
     };
     if let Some(form) = dispatch::bulk_form(addressed.dialect, head) {
-        let planned = plan(admit(gateway, unread(addressed, identity, flight)?, peer, flight)?, flight)?;
+        let routed = plan(unread(addressed, identity, flight)?, flight)?;
+        let planned = admit(gateway, routed, peer, flight).await?;
         return Box::pin(dispatch::bulk(snapshot, planned, form, head, body, flight)).await;
     }
     let decoded = decode(snapshot, addressed, identity, head, body, flight).await?;
     capture(gateway, snapshot, &decoded, flight);
-    let admitted = admit(gateway, decoded, peer, flight)?;
-    let planned = plan(admitted, flight)?;
+    let planned = admit(gateway, plan(decoded, flight)?, peer, flight).await?;
     dispatch::dispatch(snapshot, planned, head, flight).await
 }
 
@@ -397,109 +397,49 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {
     Err(Fault::client(code::UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json"))
 }
 
-// ---- admit ------------------------------------------------------------------------------------------
-
-/// A call within its limits.
-struct Admitted {
-    call: Decoded,
-    allowance: Option<Allowance>,
-}
-
-/// What a limit still allows.
-#[derive(Clone, Copy)]
-pub(crate) struct Allowance {
-    /// Requests per window.
-    limit: u64,
-    remaining: u64,
-    /// Until the limit is whole again.
-    reset: Duration,
-}
-
-impl Allowance {
-    /// `x-ratelimit-*` as OpenAI writes them.
-    fn headers(self) -> [(HeaderName, HeaderValue); 3] {
-        let mut space = [0; 22];
-        let mut left = &mut space[..];
-        let _fits = write!(left, "{}ms", self.reset.as_millis() as u64);
-        let unused = left.len();
-        let reset = HeaderValue::from_bytes(&space[..space.len() - unused]);
-        [
-            (names::LIMIT, number(self.limit)),
-            (names::REMAINING, number(self.remaining)),
-            (names::RESET, reset.unwrap_or(HeaderValue::from_static("0ms"))),
-        ]
-    }
-}
-
-fn admit(gateway: &Gateway, call: Decoded, peer: IpAddr, flight: &mut Flight) -> Result<Admitted, Fault> {
-    let endpoint = &call.endpoint;
-    let allowance =
-        within(gateway, &endpoint.limits, &endpoint.name, &call.identity.principal, peer, flight)?;
-    Ok(Admitted { call, allowance })
-}
-
-/// Asks each limit; gives what the last one still allows.
-fn within(
-    gateway: &Gateway,
-    limits: &[Limit],
-    name: &str,
-    principal: &Principal,
-    peer: IpAddr,
-    flight: &mut Flight,
-) -> Result<Option<Allowance>, Fault> {
-    let mut allowance = None;
-    for limit in limits {
-        let sharer = match (limit.by, principal) {
-            (LimitBy::Endpoint, _) => Sharer::Endpoint,
-            (LimitBy::Key, Principal::Key(name)) => Sharer::Key(Arc::clone(name)),
-            (LimitBy::Ip | LimitBy::Key, _) => Sharer::Ip(peer),
-        };
-        let rate = limit.limiter.rate();
-        match limit.limiter.admit(sharer, gateway.now()) {
-            Admission::Admitted { remaining, reset } => {
-                allowance = Some(Allowance { limit: rate.requests, remaining, reset });
-            }
-            Admission::Refused { retry_after, reset } => {
-                let left = Allowance { limit: rate.requests, remaining: 0, reset };
-                flight.headers.extend(left.headers());
-                let public = format!(
-                    "the limit of {} requests per {} s at endpoint `{}` is used up",
-                    rate.requests,
-                    rate.window.as_secs_f64(),
-                    name
-                );
-                return Err(Fault::client(code::RATE_LIMIT_EXCEEDED, public).with_retry_after(retry_after));
-            }
-        }
-    }
-    Ok(allowance)
-}
-
 // ---- plan -------------------------------------------------------------------------------------------
 
 /// A call and what to try, in order.
-pub(crate) struct Planned {
+pub(crate) struct Routed {
     pub(crate) call: Decoded,
     pub(crate) steps: Vec<Step<Target>>,
-    pub(crate) allowance: Option<Allowance>,
 }
 
-fn plan(admitted: Admitted, flight: &mut Flight) -> Result<Planned, Fault> {
-    let mut steps = admitted.call.endpoint.route.plan(&mut |below| fastrand::u64(..below));
+fn plan(call: Decoded, flight: &mut Flight) -> Result<Routed, Fault> {
+    let mut steps = call.endpoint.route.plan(&mut |below| fastrand::u64(..below));
     // The final target is authorised, not the endpoint alone: one that is denied is passed over. Those inside a graph are
     // asked for when their turn comes.
     steps.retain(|step| match step {
-        Step::Target(target) => dispatch::allowed(target, &admitted.call),
+        Step::Target(target) => dispatch::allowed(target, &call),
         Step::Graph(_) => true,
     });
-    if steps.is_empty() && !admitted.call.identity.scope.is_open() {
+    if steps.is_empty() && !call.identity.scope.is_open() {
         return Err(Fault::client(
             code::PERMISSION_DENIED,
             "the key may not use what this endpoint leads to",
         ));
     }
     flight.record().target = steps.first().map(|step| Arc::clone(name_of(step)));
-    Ok(Planned { call: admitted.call, steps, allowance: admitted.allowance })
+    Ok(Routed { call, steps })
+}
+
+// ---- admit ------------------------------------------------------------------------------------------
+
+/// A call within its limits, and what to try, in order.
+pub(crate) struct Planned {
+    pub(crate) call: Decoded,
+    pub(crate) steps: Vec<Step<Target>>,
+    pub(crate) allowance: Allowance,
+}
+
+async fn admit(
+    gateway: &Arc<Gateway>,
+    routed: Routed,
+    peer: IpAddr,
+    flight: &mut Flight,
+) -> Result<Planned, Fault> {
+    let allowance = admit::endpoint(gateway, &routed, peer, flight).await?;
+    Ok(Planned { call: routed.call, steps: routed.steps, allowance })
 }
 
 /// The name of what is tried, for headers, logs and metrics.
@@ -518,7 +458,7 @@ pub(crate) fn label(mut reply: Reply, planned: &Planned, step: &Step<Target>) ->
         Step::Graph(graph) => HeaderValue::from_str(&graph.label),
     };
     reply.headers.extend(header.map(|header| (names::TARGET, header)));
-    for (name, value) in planned.allowance.into_iter().flat_map(Allowance::headers) {
+    for (name, value) in planned.allowance.headers() {
         reply.headers.insert(name, value);
     }
     reply

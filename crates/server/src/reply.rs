@@ -28,6 +28,9 @@ pub(crate) mod names {
     pub(crate) const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
     pub(crate) const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
     pub(crate) const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+    pub(crate) const TOKENS_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-tokens");
+    pub(crate) const TOKENS_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
+    pub(crate) const TOKENS_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
     pub(crate) const ERROR: HeaderName = HeaderName::from_static("x-millgate-error");
 }
 

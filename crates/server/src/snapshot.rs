@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 use millgate_config::{
-    Compat, Config, EndpointConfig, EndpointType, EnvManager, KeyMode, LimitBy, LimitConfig, Network,
-    RouteConfig, RuntimeChoice, ScheduleConfig,
+    Compat, Config, EndpointConfig, EndpointType, EnvManager, KeyMode, Network, RouteConfig, RuntimeChoice,
+    ScheduleConfig,
 };
 use millgate_credential::{Credential, Credentials};
 use millgate_dialect::Quirks;
@@ -26,7 +26,7 @@ use millgate_models::{
     Batching, ChatModel, Deployment, DeploymentSpec, Instances, Models, Registry, RegistryAuth,
     RegistryConfig, Window,
 };
-use millgate_policy::{Limiter, Rate, Route, Scope};
+use millgate_policy::{Route, Scope};
 use millgate_provider::{Family, ProviderKind};
 use millgate_scoring::Template;
 use millgate_types::{Dialect, ModelRef, Operation, Permission, Permissions, Principal};
@@ -37,24 +37,10 @@ use crate::body::BodyLimits;
 use crate::dispatch::{ChatTarget, Described};
 use crate::identity::{Identity, globs};
 use crate::keys::Keys;
+use crate::limits::{Limits, Rule};
 use crate::native::{self, Native};
 use crate::openapi::OpenApi;
 use crate::webhook::Webhooks;
-
-/// Who shares a counter: an endpoint, a key's name, or an address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Sharer {
-    Endpoint,
-    Key(Arc<str>),
-    Ip(std::net::IpAddr),
-}
-
-/// A rate limit at work.
-#[derive(Debug)]
-pub(crate) struct Limit {
-    pub(crate) by: LimitBy,
-    pub(crate) limiter: Arc<Limiter<Sharer>>,
-}
 
 /// One destination.
 #[derive(Debug)]
@@ -139,6 +125,8 @@ pub(crate) struct Provider {
     pub(crate) scorer: Option<Arc<Template>>,
     /// What it said of its models.
     pub(crate) described: Arc<Described>,
+    /// What it allows.
+    pub(crate) rules: Arc<[Rule]>,
     ways: Vec<Way>,
     /// The same provider for models that are spoken to otherwise.
     families: Vec<(&'static Family, Arc<Provider>)>,
@@ -173,6 +161,15 @@ pub(crate) enum Transport {
 }
 
 impl Provider {
+    /// Sets what the provider allows, for all of its models.
+    fn limited(&mut self, rules: &[Rule]) {
+        self.rules = rules.into();
+        for (_, provider) in &mut self.families {
+            let limited = Self { rules: rules.into(), ..Self::clone(provider) };
+            *provider = Arc::new(limited);
+        }
+    }
+
     /// The same, reached otherwise.
     pub(crate) fn by(&self, transport: Transport) -> Self {
         Self { transport, ..self.clone() }
@@ -248,7 +245,8 @@ pub(crate) struct Endpoint {
     pub(crate) kind: EndpointType,
     pub(crate) path: Option<String>,
     pub(crate) route: Arc<Route<Target>>,
-    pub(crate) limits: Vec<Limit>,
+    /// Limits and budgets that its calls must be within.
+    pub(crate) rules: Vec<Rule>,
     /// As written: what MLflow's listing APIs show.
     pub(crate) config: EndpointConfig,
     /// Kind and model of a sole provider target, for the listing APIs.
@@ -281,6 +279,10 @@ pub(crate) struct Snapshot {
     pub(crate) heartbeat: Duration,
     pub(crate) deployments: Vec<Arc<Deployment>>,
     pub(crate) openapi: OpenApi,
+    /// Limits and budgets that are for more than one endpoint.
+    pub(crate) rules: Vec<Rule>,
+    /// What providers allow, by their names.
+    pub(crate) provider_rules: Vec<(Arc<str>, Rule)>,
 }
 
 impl Endpoint {
@@ -341,14 +343,11 @@ fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
 }
 
-/// Per endpoint and place in its list: a limit as written, and its counts.
-type Limiters = HashMap<(Arc<str>, usize), (LimitConfig, Arc<Limiter<Sharer>>)>;
-
 /// Builds snapshots; keeps what outlives one: limiters with their counts, registries, deployments.
 pub(crate) struct Builder {
     models: Arc<Models>,
     credentials: Credentials,
-    limiters: Limiters,
+    limits: Limits,
     registries: HashMap<String, (String, Arc<Registry>)>,
     generation: u64,
 }
@@ -357,16 +356,21 @@ impl Builder {
     /// Call it on the runtime where tokens are to be fetched.
     pub(crate) fn new(models: Arc<Models>) -> Self {
         let credentials = Credentials::new(tokio::runtime::Handle::current());
-        Self { models, credentials, limiters: HashMap::new(), registries: HashMap::new(), generation: 0 }
+        Self { models, credentials, limits: Limits::default(), registries: HashMap::new(), generation: 0 }
     }
 
     /// Resolves a checked config. Errors are those that only show when things are opened; then nothing has
     /// changed.
     pub(crate) fn build(&mut self, config: &Config) -> Result<Snapshot, String> {
+        let mut making = self.limits.making(config);
+        let mut provider_rules = Vec::new();
         let mut credentials = Vec::new();
         let mut providers: HashMap<&str, Arc<Provider>> = HashMap::new();
         for (name, written) in &config.providers {
-            let (provider, opened) = providers::open(name, written, config, &self.credentials)?;
+            let (mut provider, opened) = providers::open(name, written, config, &self.credentials)?;
+            let rules = making.provider(name, &written.limits);
+            provider.limited(&rules);
+            provider_rules.extend(rules.into_iter().map(|rule| (Arc::clone(&provider.name), rule)));
             providers.insert(name, Arc::new(provider));
             credentials.push(opened);
         }
@@ -380,16 +384,15 @@ impl Builder {
             deployments: Vec::new(),
         };
         let mut endpoints = Vec::new();
-        let mut limiters = HashMap::new();
         for written in &config.endpoints {
             let route = resolver.endpoint(written)?;
             let name: Arc<str> = written.name.as_str().into();
-            let limits = self.limits(&name, &written.limits, &mut limiters);
+            let rules = making.endpoint(&name, &written.limits);
             endpoints.push(Arc::new(Endpoint {
                 header: header_value(&written.name)?,
                 kind: written.kind,
                 path: written.path.clone(),
-                limits,
+                rules,
                 shown_model: shown_model(&route),
                 route,
                 config: written.clone(),
@@ -407,7 +410,7 @@ impl Builder {
                 target_header: header_value(&target)?,
                 target: target.into(),
                 provider: Arc::clone(provider),
-                limits: self.limits(&label, &written.limits, &mut limiters),
+                rules: making.endpoint(&label, &written.limits),
                 max_body: written.max_body.0,
                 label,
             };
@@ -417,7 +420,8 @@ impl Builder {
         if config.access.allow_provider_models {
             for (name, provider) in &providers {
                 for kind in EndpointType::LLM {
-                    let endpoint = direct_endpoint(name, provider, kind)?;
+                    let rules = making.endpoint(name, &[]);
+                    let endpoint = direct_endpoint(name, provider, kind, rules)?;
                     direct.insert(((*name).to_owned(), kind.operation()), Arc::new(endpoint));
                 }
             }
@@ -427,8 +431,9 @@ impl Builder {
         let mut patterns: Vec<_> = endpoints.iter().filter(|e| e.name.contains('*')).cloned().collect();
         patterns.sort_by_key(|endpoint| std::cmp::Reverse(endpoint.name.len()));
         let deployments = resolver.deployments;
+        let (everywhere, counts) = making.finish();
         self.credentials.keep(credentials);
-        self.limiters = limiters;
+        self.limits.keep(counts);
         self.registries = registries;
         self.generation += 1;
         let keys = (config.access.keys == KeyMode::Required).then(|| {
@@ -477,19 +482,9 @@ impl Builder {
             heartbeat: server.stream_heartbeat.0,
             deployments,
             openapi: OpenApi::default(),
+            rules: everywhere,
+            provider_rules,
         })
-    }
-
-    /// Limiters whose settings did not change keep their counts.
-    fn limits(&self, name: &Arc<str>, written: &[LimitConfig], limiters: &mut Limiters) -> Vec<Limit> {
-        let limit = |(index, limit): (usize, &LimitConfig)| {
-            let key = (Arc::clone(name), index);
-            let kept = self.limiters.get(&key).filter(|(known, _)| known == limit);
-            let limiter = kept.map_or_else(|| Arc::new(limiter(limit)), |(_, kept)| Arc::clone(kept));
-            limiters.insert(key, (limit.clone(), Arc::clone(&limiter)));
-            Limit { by: limit.by, limiter }
-        };
-        written.iter().enumerate().map(limit).collect()
     }
 
     /// Registries whose settings did not change stay, with what they know.
@@ -702,12 +697,12 @@ fn header_value(text: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_str(text).map_err(|_| format!("`{text}` cannot stand in a header"))
 }
 
-fn limiter(limit: &LimitConfig) -> Limiter<Sharer> {
-    let burst = limit.burst.unwrap_or(limit.requests);
-    Limiter::new(Rate { requests: limit.requests, window: limit.per.0, burst })
-}
-
-fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> Result<Endpoint, String> {
+fn direct_endpoint(
+    name: &str,
+    provider: &Arc<Provider>,
+    kind: EndpointType,
+    rules: Vec<Rule>,
+) -> Result<Endpoint, String> {
     let label = format!("{name}/*");
     let target = Target {
         label: label.as_str().into(),
@@ -721,7 +716,7 @@ fn direct_endpoint(name: &str, provider: &Arc<Provider>, kind: EndpointType) -> 
         kind,
         path: None,
         route: Arc::new(Route::Target(Arc::new(target))),
-        limits: Vec::new(),
+        rules,
         config: EndpointConfig {
             name: name.to_owned(),
             aliases: Vec::new(),

@@ -1,10 +1,11 @@
-//! What changes at run time and must outlive the process: virtual keys. SQLite in the data folder by default, PostgreSQL
+//! What changes at run time and must outlive the process: virtual keys, and the ledger of what was spent. SQLite in the data folder by default, PostgreSQL
 //! for several replicas; the same statements run on both. Nothing here is asked on the request path: callers hold what
 //! they need in memory and write behind.
 
 mod configs;
 mod idempotent;
 mod keys;
+mod ledger;
 mod secrets;
 
 use std::path::Path;
@@ -16,6 +17,7 @@ use sqlx::any::AnyPoolOptions;
 pub use configs::ConfigVersion;
 pub use idempotent::Began;
 pub use keys::{KeyRecord, SecretRecord};
+pub use ledger::{LedgerRow, SLOT_MS, Spender, UsageSum, sums};
 pub use secrets::SecretRow;
 
 /// How long a statement waits for a connection, and SQLite for a lock.

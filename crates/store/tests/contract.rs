@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use millgate_store::{Began, ConfigVersion, KeyRecord, SecretRecord, SecretRow, Store, StoreError};
+use millgate_store::{
+    Began, ConfigVersion, KeyRecord, LedgerRow, SecretRecord, SecretRow, Spender, Store, StoreError,
+    UsageSum, sums,
+};
 use serde_json::json;
 
 async fn on_every_engine<F: AsyncFn(Store)>(suite: F) {
@@ -117,6 +120,102 @@ async fn a_file_is_opened_again_with_what_it_held_and_a_foreign_one_is_refused()
     assert!(Store::open_file(&foreign).await.is_err());
     let error = Store::open("postgres://user:hunter2@127.0.0.1:1/x").await.unwrap_err();
     assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+fn spent(id: &str, at_ms: i64, team: &str, cost: Option<i64>) -> LedgerRow {
+    LedgerRow {
+        id: id.to_owned(),
+        at_ms,
+        spender: Spender {
+            principal: "app".to_owned(),
+            team: team.to_owned(),
+            tags: BTreeMap::from([("a".to_owned(), "\"b\"".to_owned())]),
+            endpoint: "chat".to_owned(),
+            target: "openai/gpt".to_owned(),
+            operation: "chat".to_owned(),
+            ..Spender::default()
+        },
+        outcome: "completed".to_owned(),
+        input_tokens: 9,
+        output_tokens: 7,
+        rows: 0,
+        cost,
+        estimated: false,
+    }
+}
+
+/// Another time for each run: the same database may have seen others.
+fn era() -> i64 {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    // Far in the future, and in steps larger than what a test writes.
+    4_000_000_000_000 + (since % 1_000_000_000) * 100_000
+}
+
+#[tokio::test]
+async fn the_ledger_is_written_once_and_its_sums_are_those_of_its_rows() {
+    on_every_engine(async |store| {
+        let at = era();
+        let run = unique("run");
+        // More than one statement, with a rest, over two slots and two teams.
+        let rows: Vec<_> = (0..200)
+            .map(|n| {
+                let cost = if n % 10 == 0 { None } else { Some(n) };
+                spent(&format!("{run}-{n}"), at + n * 6000, if n % 3 == 0 { "a" } else { "b" }, cost)
+            })
+            .collect();
+        assert_eq!(store.write_ledger("r", at, &rows, &[], &[]).await.unwrap(), 200);
+        // An answer of the database was lost, and all of it is written again.
+        assert_eq!(store.write_ledger("r", at, &rows, &[], &[]).await.unwrap(), 0);
+        let more: Vec<_> =
+            (190..210).map(|n| spent(&format!("{run}-{n}"), at + n * 6000, "b", Some(n))).collect();
+        assert_eq!(store.write_ledger("r", at, &more, &[], &[]).await.unwrap(), 10);
+        let read = store.ledger(at, at + 210 * 6000, 1000).await.unwrap();
+        assert_eq!(read.len(), 210);
+        assert_eq!(read[..200], rows[..]);
+        let usage = store.usage(at - millgate_store::SLOT_MS, at + 210 * 6000).await.unwrap();
+        let mut computed = sums(&read);
+        computed.sort_by_key(|sum| (sum.slot_ms, sum.spender.clone()));
+        let mut usage: Vec<UsageSum> = usage;
+        usage.sort_by_key(|sum| (sum.slot_ms, sum.spender.clone()));
+        assert_eq!(usage, computed);
+        assert_eq!(usage.iter().map(|sum| sum.requests).sum::<i64>(), 210);
+        assert_eq!(usage.iter().map(|sum| sum.unpriced).sum::<i64>(), 20);
+        store.end_writer("r").await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_dead_had_reserved_counts_as_spent_once() {
+    on_every_engine(async |store| {
+        let at = era();
+        let (dead, alive) = (unique("dead"), unique("alive"));
+        let [ended, open] = ["ended", "open"].map(|name| spent(&unique(name), at, "a", Some(500)));
+        store.write_ledger(&dead, at, &[], &[ended.clone(), open.clone()], &[]).await.unwrap();
+        let row = LedgerRow { cost: Some(20), ..ended.clone() };
+        store.write_ledger(&dead, at, &[row], &[], &[ended.id.clone()]).await.unwrap();
+        store
+            .write_ledger(&alive, at + 60_000, &[], &[spent(&unique("other"), at, "a", Some(7))], &[])
+            .await
+            .unwrap();
+        // Two replicas look at the same time.
+        let other = store.clone();
+        let (one, two) = tokio::join!(
+            store.settle_the_dead(at + 30_000, at + 70_000),
+            other.settle_the_dead(at + 30_000, at + 70_000)
+        );
+        assert_eq!(one.unwrap() + two.unwrap(), 1);
+        let rows = store.ledger(at, at + 80_000, 100).await.unwrap();
+        let lost: Vec<_> = rows.iter().filter(|row| row.outcome == "lost").collect();
+        assert_eq!(lost.len(), 1, "{rows:?}");
+        assert_eq!((lost[0].cost, lost[0].at_ms, &lost[0].id), (Some(500), at + 70_000, &open.id));
+        assert!(rows.iter().any(|row| row.outcome == "gap" && row.cost.is_none()));
+        let usage = store.usage(at - millgate_store::SLOT_MS, at + 80_000).await.unwrap();
+        assert_eq!(usage.iter().map(|sum| sum.cost).sum::<i64>(), 520);
+        store.end_writer(&alive).await.unwrap();
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use millgate_config::{Config, KeyMode, load};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
 use millgate_server::{
-    ConfigSource, Gateway, Kept, Keys, Listener, ListenerLimits, Reloader, Secrets, audit_sinks,
+    ConfigSource, Gateway, Kept, Keys, Ledger, Listener, ListenerLimits, Reloader, Secrets, audit_sinks,
 };
 use millgate_store::Store;
 use serde_json::Value;
@@ -37,20 +37,28 @@ impl TestGateway {
     /// # Panics
     /// When the configuration is not valid or the gateway cannot start: then there is nothing to test.
     pub async fn start(yaml: &str) -> Self {
+        Self::start_in(yaml, tempfile::tempdir().expect("a temporary folder")).await
+    }
+
+    /// The same with the folder of one that was closed.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_in(yaml: &str, folder: tempfile::TempDir) -> Self {
         // Another test of this process may have been first.
         let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let config = parse(yaml);
-        let folder = tempfile::tempdir().expect("a temporary folder");
         let settings = ModelSettings::new(folder.path().join("data"), launcher());
         let models = Models::new(settings, tokio::runtime::Handle::current());
         let metrics = Arc::new(Metrics::new());
         let recorder = Recorder::start(Arc::clone(&metrics), LogSink::Off).expect("the recorder starts");
         let kept = match config.access.keys {
-            KeyMode::Required => Some(kept(&config, &folder.path().join("data")).await),
-            KeyMode::Open => None,
+            KeyMode::Open if config.budgets.is_empty() => None,
+            _ => Some(kept(&config, &folder.path().join("data")).await),
         };
         let gateway =
             Gateway::new(&config, models, metrics, recorder, kept).expect("the config can be served");
+        gateway.begin_budgets().await.expect("the ledger is read");
         let limits = ListenerLimits {
             threads: config.server.threads.unwrap_or(2) as usize,
             connections: config.server.max_connections,
@@ -141,9 +149,10 @@ impl TestGateway {
     }
 
     /// Stops, after running requests.
-    pub async fn close(self) {
+    pub async fn close(self) -> tempfile::TempDir {
         self.listener.close(Duration::from_secs(5)).await;
         self.gateway.shutdown().await;
+        self.folder
     }
 }
 
@@ -170,7 +179,9 @@ async fn kept(config: &Config, data: &std::path::Path) -> Kept {
     audit.send_to(audit_sinks(config).expect("the sinks open"));
     let master = millgate_secret::Master::new(b"the master key of the tests, 32 bytes", &[]);
     let secrets = Secrets::open(store.clone(), Some(master)).await.expect("the secrets are read");
-    Kept { keys, audit, store, secrets }
+    let ledger = Ledger::open(store.clone(), data).await.expect("the ledger opens");
+    ledger.follow();
+    Kept { keys, audit, store, secrets, ledger }
 }
 
 fn parse(yaml: &str) -> Config {

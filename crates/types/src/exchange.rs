@@ -118,6 +118,8 @@ pub struct Exchange {
     pub unsettled: Option<Unsettled>,
     /// What request and answer said, for the audit log, where that is asked for.
     pub captured: Option<Box<Captured>>,
+    /// What waits to be told what was used.
+    pub settlement: Option<Settlement>,
     /// The targets that were asked inside a chain, ensemble or switch, each with what it consumed, in the order in which
     /// they ended. Empty for everything else.
     pub hops: Vec<Exchange>,
@@ -139,13 +141,45 @@ impl fmt::Debug for Unsettled {
     }
 }
 
+/// Limits and budgets that wait to be told what was used. Dropped untold, they take it that all was used that might have
+/// been.
+pub struct Settlement(Box<dyn FnOnce(&Exchange) + Send>);
+
+impl Settlement {
+    /// What is to be done with the complete record.
+    pub fn new(settle: impl FnOnce(&Exchange) + Send + 'static) -> Self {
+        Self(Box::new(settle))
+    }
+}
+
+impl fmt::Debug for Settlement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Settlement")
+    }
+}
+
 impl Exchange {
-    /// Does the work that was left for now, and sums up what the hops consumed. Call it once.
+    /// Does the work that was left for now, sums up what the hops consumed, and tells those who wait for it. Call it once.
     pub fn settle(&mut self) {
+        self.complete();
+        for hop in &mut self.hops {
+            hop.tell();
+        }
+        self.tell();
+    }
+
+    /// Tells those who wait for it what was used.
+    pub fn tell(&mut self) {
+        if let Some(Settlement(settle)) = self.settlement.take() {
+            settle(self);
+        }
+    }
+
+    fn complete(&mut self) {
         if let Some(Unsettled(work)) = self.unsettled.take() {
             work(self);
         }
-        self.hops.iter_mut().for_each(Self::settle);
+        self.hops.iter_mut().for_each(Self::complete);
         (self.usage, self.cost) = self.totals();
     }
 

@@ -91,6 +91,7 @@ codes! {
     IDEMPOTENCY_CONFLICT => "idempotency_conflict", 422, "invalid_request_error", "the Idempotency-Key was used with another body";
     HEADERS_TOO_LARGE => "headers_too_large", 431, "invalid_request_error", "the headers are too large or too many";
     RATE_LIMIT_EXCEEDED => "rate_limit_exceeded", 429, "rate_limit_error", "the limit of this window is used up";
+    BUDGET_EXCEEDED => "budget_exceeded", 429, "rate_limit_error", "the budget of this time is used up";
     UPSTREAM_RATE_LIMITED => "upstream_rate_limited", 429, "rate_limit_error", "the provider's rate limit is used up";
     UPSTREAM_QUOTA => "upstream_quota", 429, "insufficient_quota", "the provider's account has no credit left";
     CANCELLED => "cancelled", 499, "api_error", "the caller went away before the answer was complete";

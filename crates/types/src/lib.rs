@@ -24,7 +24,7 @@ pub use call::{
     Message, Operation, Prompt, Reasoning, ResponseFormat, Role, Sampling, Tool, ToolChoice,
 };
 pub use content::{Captured, ContentPolicy};
-pub use exchange::{Exchange, Lane, Outcome, Unsettled};
+pub use exchange::{Exchange, Lane, Outcome, Settlement, Unsettled};
 pub use fault::{BoxError, CODES, Code, Fault, FieldError, Retry, Source, code, pointer};
 pub use hex::{hex, unhex};
 pub use id::RequestId;

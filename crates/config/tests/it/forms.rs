@@ -1,4 +1,4 @@
-use millgate_config::{CredentialConfig, EndpointType, Form, LimitBy, RouteConfig};
+use millgate_config::{CredentialConfig, EndpointType, Form, RouteConfig, Sharer};
 
 use super::loaded;
 
@@ -45,7 +45,7 @@ fn the_canonical_form_is_read_whole() {
     assert_eq!(iris.serving.workers, Some(2));
     assert_eq!(iris.serving.memory_limit.unwrap().0, 2 << 30);
     let support = &loaded.config.endpoints[1];
-    assert_eq!(support.limits[0].by, LimitBy::Ip);
+    assert_eq!(support.limits[0].by.0, [Sharer::Ip]);
     let RouteConfig::Fallback(nodes) = &support.route else { panic!("{:?}", support.route) };
     assert!(
         matches!(&nodes[0], RouteConfig::Split(split) if split.0[0] == ("openai/gpt-5-mini".to_owned(), 95))
@@ -98,8 +98,8 @@ fn an_llm_route_is_read_with_its_rate_limit_and_its_key_from_the_environment() {
     );
     let endpoint = &loaded.config.endpoints[0];
     assert_eq!(endpoint.route, RouteConfig::Target("openai/gpt-3.5-turbo".to_owned()));
-    assert_eq!(endpoint.limits[0].requests, 10);
-    assert_eq!(endpoint.limits[0].per.0.as_secs(), 60);
+    assert_eq!(endpoint.limits[0].requests, Some(10));
+    assert_eq!(endpoint.limits[0].per.unwrap().0.as_secs(), 60);
     let provider = &loaded.config.providers["openai"];
     assert_eq!(provider.api_key.as_ref().unwrap().expose(), std::env::var("PATH").unwrap());
     assert_eq!(provider.base_url.as_ref().unwrap().as_str(), "http://127.0.0.1:9/v1");
@@ -130,7 +130,7 @@ fn mlflow_endpoints_and_traffic_routes_are_read() {
     );
     assert_eq!(loaded.form, Form::Mlflow);
     let config = &loaded.config;
-    assert_eq!(config.endpoints[0].limits[0].per.0.as_secs(), 300);
+    assert_eq!(config.endpoints[0].limits[0].per.unwrap().0.as_secs(), 300);
     assert!(
         matches!(&config.endpoints[2].route, RouteConfig::Split(split) if split.0 == [("chat".to_owned(), 80), ("chat2".to_owned(), 20)])
     );

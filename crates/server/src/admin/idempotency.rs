@@ -176,7 +176,15 @@ impl Kept {
         let Some((name, public, param)) = self.fault else {
             let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
             let body = self.body.into_bytes();
-            return Ok(Answer { status, body, tag: self.tag, replayed: true, before: None, after: None });
+            return Ok(Answer {
+                status,
+                media: None,
+                body,
+                tag: self.tag,
+                replayed: true,
+                before: None,
+                after: None,
+            });
         };
         let known = CODES.iter().find(|known| known.name == name).copied();
         let mut fault = Fault::client(known.unwrap_or(code::INVALID_VALUE), public);

@@ -8,12 +8,14 @@ mod deployments;
 mod endpoints;
 mod idempotency;
 mod keys;
+mod limits;
 mod models;
 mod openapi;
 mod page;
 mod records;
 mod secrets;
 mod tag;
+mod usage;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -46,6 +48,8 @@ const MAX_BODY: usize = 8 << 20;
 /// What a handler gives: JSON, and whether it is done or under way.
 pub(crate) struct Answer {
     status: StatusCode,
+    /// The media type, where it is not JSON.
+    media: Option<&'static str>,
     body: Vec<u8>,
     /// The state of what is answered or was changed.
     tag: Option<String>,
@@ -92,8 +96,10 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     routes.extend(keys::routes());
     routes.extend(secrets::routes());
     routes.extend(records::routes());
+    routes.extend(limits::routes());
     routes.extend(models::routes());
     routes.extend(openapi::routes());
+    routes.extend(usage::routes());
     routes
 });
 
@@ -123,13 +129,18 @@ impl Answer {
         let body = serde_json::to_vec(body).map_err(|error| {
             Fault::gateway(code::INTERNAL_ERROR, "the answer could not be written").with_cause(error)
         })?;
-        Ok(Self { status, body, tag: None, replayed: false, before: None, after: None })
+        Ok(Self { status, media: None, body, tag: None, replayed: false, before: None, after: None })
     }
 
     /// Says in which state it is.
     fn tagged(mut self, tag: impl Into<String>) -> Self {
         self.tag = Some(tag.into());
         self
+    }
+
+    /// Text of another media type than JSON.
+    fn text(status: StatusCode, media: &'static str, text: String) -> Result<Self, Fault> {
+        Ok(Self { media: Some(media), body: text.into_bytes(), ..Self::with(status, &())? })
     }
 
     /// Notes what a change found and what it left.
@@ -195,6 +206,9 @@ pub(crate) async fn serve(
     let mut reply =
         Reply::json(answer.body).with(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply.status = answer.status;
+    if let Some(media) = answer.media {
+        reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    }
     if answer.replayed {
         reply.headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
     }

@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{HeaderValue, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use millgate_models::{ChatForm, ChatModel, ChatReply, ChatStream, Deployment};
+use millgate_provider::Price;
 use millgate_types::Fault;
 use millgate_upstream::UpstreamError;
 
@@ -36,6 +37,11 @@ pub(crate) struct ChatTarget {
 }
 
 impl ChatTarget {
+    /// What its tokens cost, where that is said.
+    pub(crate) fn price(&self) -> Option<&Price> {
+        self.known.price.as_deref()
+    }
+
     /// One try. The version that is live when it begins answers to its end.
     pub(super) async fn run(
         &self,

@@ -91,24 +91,7 @@ impl Evidence {
 
     fn input(&self) -> u64 {
         let Some(request) = &self.request else { return self.request_length as u64 / 4 };
-        let Ok(call) = codec(self.caller).decode_call(self.asked, request) else { return 0 };
-        let mut text = String::new();
-        let mut more = 0;
-        match &call {
-            Call::Chat(call) => {
-                more = call.messages.len() as u64 * millgate_tokens::PER_MESSAGE;
-                call.messages.iter().for_each(|message| read(&message.content, &mut text));
-                for tool in &call.tools {
-                    text.push_str(&tool.name);
-                    text.push_str(tool.description.as_deref().unwrap_or_default());
-                    text.push_str(&tool.parameters.as_ref().map(ToString::to_string).unwrap_or_default());
-                }
-            }
-            Call::Completion(call) => prompt(&call.prompt, &mut text, &mut more),
-            Call::Embedding(call) => prompt(&call.input, &mut text, &mut more),
-            Call::Rerank(_) | Call::Moderation(_) => {}
-        }
-        millgate_tokens::count(&self.model, &text) + more
+        count_input(self.caller, self.asked, request, &self.model).unwrap_or(0)
     }
 
     fn streamed(&self) -> String {
@@ -126,6 +109,29 @@ impl Evidence {
             Err(_) => String::new(),
         }
     }
+}
+
+/// How many tokens the prompt of a call has for a model; `None` when it cannot be read. Takes the longer, the longer the
+/// prompt, and the first time a vocabulary is loaded: never on a data thread.
+pub(crate) fn count_input(caller: Dialect, asked: Operation, request: &[u8], model: &str) -> Option<u64> {
+    let call = codec(caller).decode_call(asked, request).ok()?;
+    let mut text = String::new();
+    let mut more = 0;
+    match &call {
+        Call::Chat(call) => {
+            more = call.messages.len() as u64 * millgate_tokens::PER_MESSAGE;
+            call.messages.iter().for_each(|message| read(&message.content, &mut text));
+            for tool in &call.tools {
+                text.push_str(&tool.name);
+                text.push_str(tool.description.as_deref().unwrap_or_default());
+                text.push_str(&tool.parameters.as_ref().map(ToString::to_string).unwrap_or_default());
+            }
+        }
+        Call::Completion(call) => prompt(&call.prompt, &mut text, &mut more),
+        Call::Embedding(call) => prompt(&call.input, &mut text, &mut more),
+        Call::Rerank(_) | Call::Moderation(_) => {}
+    }
+    Some(millgate_tokens::count(model, &text) + more)
 }
 
 /// Everything that the model wrote.

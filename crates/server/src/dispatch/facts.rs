@@ -17,6 +17,10 @@ pub(crate) struct Facts {
     pub(crate) passes: bool,
     /// `stream_options.include_usage`, when it stands there.
     pub(crate) include_usage: Option<bool>,
+    /// Tokens of one answer, where the body bounds them.
+    pub(crate) most: Option<u64>,
+    /// How many answers it asks for.
+    pub(crate) answers: u64,
     /// The value of `stream_options`.
     stream_options: Option<Range<usize>>,
     /// Where the first member begins.
@@ -52,6 +56,8 @@ impl Facts {
             stream: false,
             passes: codec(dialect).passes(operation),
             include_usage: None,
+            most: None,
+            answers: 1,
             stream_options: None,
             first_member: body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1),
             members: members
@@ -63,6 +69,7 @@ impl Facts {
         // MLflow coerces what it can (`"0.5"`); its codec does that, and the checks.
         let strict = dialect != Dialect::Mlflow;
         for member in &members {
+            facts.bounds(member)?;
             match member.name.as_ref() {
                 "model" if dialect != Dialect::Gemini => {
                     let name = member.string().ok_or_else(|| wrong_type(member, "text"))?;
@@ -131,6 +138,23 @@ impl Facts {
             return Err(Fault::invalid_value(field, format!("`{field}` is missing")));
         }
         Ok(facts)
+    }
+
+    /// How long and how many answers may be.
+    fn bounds(&mut self, member: &Member<'_>) -> Result<(), Fault> {
+        match member.name.as_ref() {
+            "n" | "candidateCount" => self.answers = member.unsigned().unwrap_or(self.answers),
+            "max_tokens" | "max_completion_tokens" | "max_output_tokens" | "maxOutputTokens" => {
+                self.most = member.unsigned().or(self.most);
+            }
+            "generationConfig" | "generation_config" if member.kind == Kind::Object => {
+                for inner in scan::inner_members(member)? {
+                    self.bounds(&inner)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// What the path says in place of the body.

@@ -28,12 +28,14 @@ use millgate_types::{Fault, Retry, Source, code};
 
 pub(crate) use bulk::{bulk, form as bulk_form};
 pub(crate) use chat::ChatTarget;
+pub(crate) use estimate::count_input;
 pub(crate) use facts::Facts;
 pub(crate) use graph::mismatches;
 pub(crate) use native::{NativeCall, native};
 pub(crate) use pins::Pins;
 pub(crate) use remote::Described;
 
+use crate::admit;
 use crate::flight::Flight;
 use crate::pipeline::{Decoded, Planned, label, name_of};
 use crate::reply::{Reply, names};
@@ -88,6 +90,23 @@ async fn attempt(
         let public = "the key may not use what this endpoint leads to";
         return Err(Fault::new(code::PERMISSION_DENIED, Source::Client, Retry::NextTarget, public));
     }
+    let held = flight.held();
+    let tried = ask(snapshot, planned, target, head, call, flight).await;
+    if tried.is_err() {
+        // The next one has limits of its own.
+        flight.let_go(held);
+    }
+    tried
+}
+
+async fn ask(
+    snapshot: &Snapshot,
+    planned: &Planned,
+    target: &Target,
+    head: &Parts,
+    call: &mut llm::Translated,
+    flight: &mut Flight,
+) -> Result<Reply, Fault> {
     match &target.kind {
         TargetKind::Model(deployment) => Box::pin(predict::predict(deployment, planned, head, flight)).await,
         TargetKind::Chat(chat) => {
@@ -102,6 +121,9 @@ async fn attempt(
                 let public = format!("`model` must be a name that fits `{}`", planned.call.endpoint.name);
                 Fault::invalid_value("model", public)
             })?;
+            if !provider.rules.is_empty() {
+                admit::provider(&provider.rules, planned, &known, flight)?;
+            }
             if planned.call.facts.is_none() {
                 let max_answer = snapshot.max_answer;
                 let remote = remote::Remote { planned, provider, model: &model, head, max_answer };

@@ -30,6 +30,7 @@ pub(super) async fn predict(
         PredictRequest { content_type, body: planned.call.body.clone(), deadline: Instant::now() + LONGEST };
     // Only that protocol's paths say more than which endpoint is meant.
     let is_inference = planned.call.dialect == Dialect::Inference;
+    let begun = Instant::now();
     let (prediction, json_length) = match is_inference.then(|| surface::read(head.uri.path())) {
         Some(Surface::Infer { model, version }) => {
             let model = &surface::decoded(model);
@@ -46,8 +47,8 @@ pub(super) async fn predict(
         }
     };
     flight.first_byte();
+    flight.predicted(prediction.rows, begun.elapsed(), planned.call.endpoint.config.serving.price.as_ref());
     let record = flight.record();
-    record.rows = prediction.rows;
     record.model_version = Some(prediction.version.clone());
     let mut reply = match json_length {
         Some(_) => tensors(prediction.body, json_length),

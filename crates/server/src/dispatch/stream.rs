@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
 use millgate_dialect::{StreamDecoder, StreamEncoder, Watch, codec, sse};
-use millgate_types::{Dialect, Event, Fault, Retry, Usage, code};
+use millgate_types::{Delta, Dialect, Event, Fault, Retry, Usage, code};
 use millgate_upstream::UpstreamError;
 
 use super::doubt;
@@ -100,6 +100,8 @@ pub(super) struct Passing {
     over: bool,
     rest: Rest,
     evidence: Option<Evidence>,
+    /// Frames that went by: of an answer in text, each holds a token at least.
+    frames: u64,
 }
 
 /// Frames before the first content are held back up to here, in bytes.
@@ -137,8 +139,17 @@ impl Passing {
                 let first = Some(if only { passed.bytes } else { held.into() });
                 let first = first.filter(|bytes: &Bytes| !bytes.is_empty());
                 let (rest, over) = (Rest(0), last);
-                let mut passing =
-                    Self { body, watch, dialect, first: None, last: Bytes::new(), over, rest, evidence };
+                let mut passing = Self {
+                    body,
+                    watch,
+                    dialect,
+                    first: None,
+                    last: Bytes::new(),
+                    over,
+                    rest,
+                    evidence,
+                    frames: 0,
+                };
                 if let Some(first) = &first {
                     passing.keep(first);
                 }
@@ -197,6 +208,10 @@ impl Pieces for Passing {
                 return Poll::Ready(Some(self.fail(&passed.bytes, &fault, flight)));
             }
             if !passed.bytes.is_empty() {
+                self.frames += memchr::memmem::find_iter(&passed.bytes, b"\n\n").count() as u64;
+                if let Err(fault) = flight.streamed(self.frames) {
+                    return Poll::Ready(Some(self.fail(&passed.bytes, &fault, flight)));
+                }
                 self.keep(&passed.bytes);
                 return Poll::Ready(Some(passed.bytes));
             }
@@ -231,6 +246,8 @@ pub(super) struct Translating {
     rest: Rest,
     /// Tool calls so far.
     calls: usize,
+    /// Bytes of text so far; a token has four, more or less.
+    text: u64,
     evidence: Option<Evidence>,
 }
 
@@ -281,6 +298,7 @@ impl Translating {
                     ended,
                     rest,
                     calls,
+                    text: 0,
                     evidence,
                 });
             }
@@ -301,9 +319,17 @@ impl Translating {
                     self.over = true;
                 }
                 Event::End => self.ended = true,
+                Event::BlockDelta { delta: Delta::Text(piece) | Delta::Arguments(piece), .. } => {
+                    self.text += piece.len() as u64;
+                }
                 _ => {}
             }
             self.encoder.push(event, &mut out);
+        }
+        if let (false, Err(fault)) = (self.over || self.ended, flight.streamed(self.text / 4)) {
+            flight.fail(&fault);
+            self.over = true;
+            self.encoder.push(Event::Error(fault), &mut out);
         }
         flight.consumed(self.usage);
         out.into()

@@ -33,6 +33,7 @@ pub(super) fn target(deployment: Arc<Deployment>, serving: &ServingConfig, confi
         credential: Credential::Fixed,
         scorer: None,
         described: Arc::default(),
+        rules: Arc::default(),
         ways: vec![Way {
             dialect,
             operation: Operation::Chat,
@@ -45,7 +46,7 @@ pub(super) fn target(deployment: Arc<Deployment>, serving: &ServingConfig, confi
     let name = deployment.status().model;
     ChatTarget {
         name: name.into(),
-        known: Known { price: serving.price().map(Arc::new), ..Known::default() },
+        known: Known { price: serving.token_price().map(Arc::new), ..Known::default() },
         messages: provider(Dialect::OpenAi),
         responses: provider(Dialect::Responses),
         deployment,

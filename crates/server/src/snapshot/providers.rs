@@ -102,6 +102,7 @@ pub(super) fn open(
             Arc::new(Template { request, response })
         }),
         described: Arc::default(),
+        rules: Arc::default(),
         ways: match &written.scorer {
             Some(scorer) => vec![paths.way(Dialect::Scoring, Operation::Predict, false, &scorer.path)?],
             None => paths.of_chats(written.api, paths.ways(kind)?),

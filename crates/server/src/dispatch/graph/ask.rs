@@ -149,7 +149,7 @@ impl Run<'_> {
             array: self.call.array,
             pins: Some(Arc::clone(&self.pins)),
         };
-        Planned { call, steps: Vec::new(), allowance: None }
+        Planned { call, steps: Vec::new(), allowance: crate::admit::Allowance::default() }
     }
 }
 

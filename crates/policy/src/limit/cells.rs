@@ -1,0 +1,250 @@
+//! What was used, one cell for each of those that a limit tells apart.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Limit, Now, Span, nanos};
+
+const SHARDS: usize = 16;
+/// Parts of a nanosecond, as a shift.
+const FRACTION: u32 = 20;
+/// Cells per shard before those at rest are forgotten.
+const SWEEP_AT: usize = 4096;
+
+/// The cells of a limit, by label.
+#[derive(Debug)]
+pub struct Cells {
+    /// Several limits are asked in the order of these, whatever snapshot they are of: no two calls wait for each other.
+    number: u64,
+    hasher: RandomState,
+    shards: Vec<Mutex<Shard>>,
+}
+
+pub(super) type Shard = HashMap<Box<str>, Cell>;
+
+/// What one of them has used.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cell {
+    /// Rolling: the instant at which all of it has leaked away. Calendar: the instant at which the window ends. In
+    /// [`FRACTION`]s of a nanosecond: what small amounts take is less than one.
+    until: u128,
+    /// Calendar: used in this window.
+    spent: u64,
+    /// Calendar: the window's end on the wall clock.
+    ends_ms: i64,
+    /// Reserved by calls that are under way.
+    reserved: u64,
+    /// Calendar: the last step of the alerts that was reached in this window.
+    alerted: u8,
+}
+
+/// What one of those that a limit tells apart has used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Who.
+    pub label: Box<str>,
+    /// How much may be used.
+    pub amount: u64,
+    /// Used and settled, within the span.
+    pub used: u64,
+    /// Reserved by calls that are under way.
+    pub reserved: u64,
+    /// Until all of it may be used again.
+    pub reset: Duration,
+    /// The end of the calendar's window, in milliseconds since 1970.
+    pub ends_ms: Option<i64>,
+}
+
+/// The number of the next cells.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+impl Default for Cells {
+    fn default() -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self { number, hasher: RandomState::new(), shards }
+    }
+}
+
+impl Cells {
+    /// No two share it.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn shard(&self, label: &str) -> MutexGuard<'_, Shard> {
+        let shard = &self.shards[self.hasher.hash_one(label) as usize % SHARDS];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn counts(&self, limit: &Limit, now: Now) -> Vec<Count> {
+        let mut counts = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.extend(shard.iter().map(|(label, cell)| cell.count(limit, label, now)));
+        }
+        counts.retain(|count| count.used > 0 || count.reserved > 0);
+        counts.sort_by(|one, other| one.label.cmp(&other.label));
+        counts
+    }
+
+    pub(super) fn book(&self, limit: &Limit, label: &str, amount: u64, now: Now) {
+        let mut shard = self.shard(label);
+        let cell = cell(&mut shard, label, limit, now);
+        cell.enter(limit, now);
+        cell.settle(limit, label, 0, amount, now);
+        // Whoever was told is not told again by the next process.
+        let _told = cell.alert(limit, label);
+    }
+}
+
+/// The cell of a label, made where it is missing.
+pub(super) fn cell<'a>(shard: &'a mut Shard, label: &str, limit: &Limit, now: Now) -> &'a mut Cell {
+    if shard.len() >= SWEEP_AT {
+        shard.retain(|_, cell| !cell.is_at_rest(limit, now));
+    }
+    // Not `entry`: it wants an owned label each time.
+    if !shard.contains_key(label) {
+        shard.insert(label.into(), Cell::default());
+    }
+    shard.get_mut(label).expect("it was put there")
+}
+
+impl Cell {
+    fn is_at_rest(&self, limit: &Limit, now: Now) -> bool {
+        self.reserved == 0
+            && match limit.span {
+                Span::Rolling { .. } | Span::Calendar(_) => self.until <= fine(now),
+                Span::Meanwhile => true,
+            }
+    }
+
+    /// Begins the calendar's next window where the last one is over.
+    pub(super) fn enter(&mut self, limit: &Limit, now: Now) {
+        if let Span::Calendar(calendar) = &limit.span
+            && self.until <= fine(now)
+        {
+            let (_, end) = calendar.window(now.wall_ms);
+            let left = Duration::from_millis(end.saturating_sub(now.wall_ms).max(1) as u64);
+            self.until = fine(now) + (u128::from(nanos(left)) << FRACTION);
+            self.ends_ms = end;
+            (self.spent, self.alerted) = (0, 0);
+        }
+    }
+
+    /// Whether `amount` more fits; if not, until when it may, `None` where that hangs on calls under way. Call
+    /// [`Self::enter`] before.
+    pub(super) fn fits(
+        &self,
+        limit: &Limit,
+        label: &str,
+        amount: u64,
+        now: Now,
+    ) -> Result<(), Option<Duration>> {
+        let most = limit.amount_for(label);
+        match &limit.span {
+            Span::Meanwhile => {
+                if self.reserved.saturating_add(amount) <= most {
+                    Ok(())
+                } else {
+                    Err(None)
+                }
+            }
+            Span::Calendar(_) => {
+                let wanted = self.spent.saturating_add(self.reserved).saturating_add(amount);
+                if wanted <= most {
+                    return Ok(());
+                }
+                // What is reserved may come back before the window ends.
+                let waiting = self.spent.saturating_add(amount) <= most;
+                Err(if waiting { None } else { Some(self.left(now)) })
+            }
+            Span::Rolling { window, burst } => {
+                let time = |units: u64| takes(units, most, *window);
+                let capacity = time((*burst).min(most).max(1));
+                let filled = self.until.saturating_sub(fine(now));
+                // What each call takes is rounded up; together they may come to a trifle more than the whole.
+                let fits = |time: u128| filled + time <= capacity + (1 << FRACTION);
+                if fits(time(self.reserved.saturating_add(amount))) {
+                    return Ok(());
+                }
+                if fits(time(amount)) {
+                    return Err(None);
+                }
+                // More than ever fits at once waits for the whole window.
+                let never = time(amount) > capacity;
+                Err(Some(if never { *window } else { coarse(filled + time(amount) - capacity) }))
+            }
+        }
+    }
+
+    fn left(&self, now: Now) -> Duration {
+        coarse(self.until.saturating_sub(fine(now)))
+    }
+
+    pub(super) fn reserve(&mut self, amount: u64) {
+        self.reserved = self.reserved.saturating_add(amount);
+    }
+
+    /// Ends a reservation, and books what was used.
+    pub(super) fn settle(&mut self, limit: &Limit, label: &str, reserved: u64, used: u64, now: Now) {
+        self.reserved = self.reserved.saturating_sub(reserved);
+        match &limit.span {
+            Span::Meanwhile => {}
+            Span::Calendar(_) => self.spent = self.spent.saturating_add(used),
+            Span::Rolling { window, .. } => {
+                self.until = self.until.max(fine(now)) + takes(used, limit.amount_for(label), *window);
+            }
+        }
+    }
+
+    /// The highest step of the alerts that is reached and was not before.
+    pub(super) fn alert(&mut self, limit: &Limit, label: &str) -> Option<(u8, u64, u64)> {
+        let amount = limit.amount_for(label);
+        let part = u128::from(self.spent) * 100;
+        let reached = |percent: &&u8| part >= u128::from(**percent) * u128::from(amount);
+        let step = *limit.alerts.iter().rev().find(reached)?;
+        (step > self.alerted).then(|| {
+            self.alerted = step;
+            (step, self.spent, amount)
+        })
+    }
+
+    pub(super) fn count(&self, limit: &Limit, label: &str, now: Now) -> Count {
+        let amount = limit.amount_for(label);
+        let left = self.until.saturating_sub(fine(now));
+        let (used, ends_ms) = match &limit.span {
+            Span::Meanwhile => (0, None),
+            Span::Calendar(_) if left == 0 => (0, None),
+            Span::Calendar(_) => (self.spent, Some(self.ends_ms)),
+            Span::Rolling { window, .. } => {
+                // Rounded up, but for the trifle of `fits`.
+                let whole = (window.as_nanos() << FRACTION).max(1);
+                let used =
+                    left.saturating_sub(1 << FRACTION).saturating_mul(u128::from(amount)).div_ceil(whole);
+                (u64::try_from(used).unwrap_or(u64::MAX), None)
+            }
+        };
+        let (reserved, reset) = (self.reserved, coarse(left));
+        Count { label: label.into(), amount, used, reserved, reset, ends_ms }
+    }
+}
+
+/// How long `units` take to leak away where `most` leak in `window`: rounded up, so that never more than `most` fit.
+fn takes(units: u64, most: u64, window: Duration) -> u128 {
+    (u128::from(units) << FRACTION).saturating_mul(window.as_nanos()).div_ceil(u128::from(most.max(1)))
+}
+
+fn fine(now: Now) -> u128 {
+    u128::from(now.monotonic) << FRACTION
+}
+
+/// Rounded up: who waits so long is not refused again.
+fn coarse(time: u128) -> Duration {
+    Duration::from_nanos(u64::try_from(time.div_ceil(1 << FRACTION)).unwrap_or(u64::MAX))
+}

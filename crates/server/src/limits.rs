@@ -1,0 +1,312 @@
+//! Limits and budgets of a snapshot: which of them a call must be within, whom it counts for there, and what it may use
+//! at most. Counting is `millgate_policy`'s business.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use jiff::Unit;
+use jiff::civil::Date;
+use millgate_config::{
+    BudgetConfig, BudgetKind, Config, LimitConfig, Period, Selector, Sharer, Sharers, Unpriced, WindowKind,
+    Zone,
+};
+use millgate_policy::{Ask, Calendar, Cells, Exceeded, Glob, Limit, Measure, Span};
+use millgate_types::{Owner, Principal};
+
+use crate::identity::{Identity, globs};
+
+/// Where counts of those stand that are of no team, user, ...
+pub(crate) const NOBODY: &str = "-";
+
+/// A limit of an endpoint, and for whom it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub(crate) limit: Arc<Limit>,
+    by: Arc<[Sharer]>,
+    only: Arc<Only>,
+    /// Calls whose price is not known are refused.
+    pub(crate) priced_only: bool,
+    /// The endpoints that it is for, where it is not an endpoint's own.
+    endpoints: Arc<[Glob]>,
+}
+
+/// Whom a limit is for.
+#[derive(Debug, Default)]
+struct Only {
+    keys: Vec<Glob>,
+    users: Vec<Glob>,
+    teams: Vec<Glob>,
+    apps: Vec<Glob>,
+    organizations: Vec<Glob>,
+    ips: Vec<IpNet>,
+}
+
+/// Who calls, as limits see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Who<'a> {
+    pub(crate) key: Option<&'a Arc<str>>,
+    pub(crate) owner: &'a Owner,
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) endpoint: &'a Arc<str>,
+}
+
+impl<'a> Who<'a> {
+    pub(crate) fn of(identity: &'a Identity, peer: IpAddr, endpoint: &'a Arc<str>) -> Self {
+        let key = match &identity.principal {
+            Principal::Key(name) => Some(name),
+            Principal::Anonymous => None,
+        };
+        Self { key, owner: &identity.owner, peer: Some(peer), endpoint }
+    }
+}
+
+impl Only {
+    fn new(written: &Selector) -> Self {
+        let network =
+            |text: &String| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        Self {
+            keys: globs(&written.keys),
+            users: globs(&written.users),
+            teams: globs(&written.teams),
+            apps: globs(&written.apps),
+            organizations: globs(&written.organizations),
+            ips: written.ips.iter().filter_map(network).collect(),
+        }
+    }
+
+    fn fits(&self, who: &Who<'_>) -> bool {
+        let one = |globs: &[Glob], name: Option<&Arc<str>>| {
+            globs.is_empty() || name.is_some_and(|name| globs.iter().any(|glob| glob.fits(name)))
+        };
+        one(&self.keys, who.key)
+            && one(&self.users, who.owner.user.as_ref())
+            && one(&self.teams, who.owner.team.as_ref())
+            && one(&self.apps, who.owner.app.as_ref())
+            && one(&self.organizations, who.owner.organization.as_ref())
+            && (self.ips.is_empty()
+                || who.peer.is_some_and(|peer| self.ips.iter().any(|net| net.contains(&peer))))
+    }
+}
+
+impl Rule {
+    /// What is to be asked for a call; `None`: the limit is not for it.
+    pub(crate) fn ask(&self, who: &Who<'_>) -> Option<Ask> {
+        self.only.fits(who).then(|| Ask { limit: Arc::clone(&self.limit), label: self.label(who) })
+    }
+
+    fn label(&self, who: &Who<'_>) -> Arc<str> {
+        match &self.by[..] {
+            [] => "".into(),
+            [one] => part(one, who),
+            several => several.iter().map(|one| part(one, who)).collect::<Vec<_>>().join("/").into(),
+        }
+    }
+
+    /// Whether it is for an endpoint.
+    pub(crate) fn covers(&self, endpoint: &str) -> bool {
+        self.endpoints.is_empty() || self.endpoints.iter().any(|glob| glob.fits(endpoint))
+    }
+
+    /// What tells its counts apart, for the admin API.
+    pub(crate) fn by(&self) -> String {
+        if self.by.is_empty() {
+            return "all".to_owned();
+        }
+        self.by.iter().map(Sharer::name).collect::<Vec<_>>().join("/")
+    }
+}
+
+fn part(sharer: &Sharer, who: &Who<'_>) -> Arc<str> {
+    let owner = who.owner;
+    let known = match sharer {
+        Sharer::Endpoint => Some(who.endpoint),
+        Sharer::User => owner.user.as_ref(),
+        Sharer::Team => owner.team.as_ref(),
+        Sharer::App => owner.app.as_ref(),
+        Sharer::Organization => owner.organization.as_ref(),
+        Sharer::Tag(name) => return owner.tags.get(name).map_or(NOBODY, String::as_str).into(),
+        Sharer::Key if who.key.is_some() => who.key,
+        Sharer::Key | Sharer::Ip => {
+            return who.peer.map_or_else(|| NOBODY.into(), |peer| peer.to_string().into());
+        }
+    };
+    known.map_or_else(|| NOBODY.into(), Arc::clone)
+}
+
+/// Counts by what they belong to: they stay when a configuration is read again.
+type Kept = HashMap<String, Arc<Cells>>;
+
+/// Makes rules, and keeps what they count from one snapshot to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    kept: Kept,
+}
+
+/// Rules under construction for one snapshot.
+pub(crate) struct Making<'a> {
+    before: &'a Kept,
+    now: Kept,
+    everywhere: Vec<Rule>,
+}
+
+impl Limits {
+    /// Begins with those that are for more than one endpoint.
+    pub(crate) fn making(&self, config: &Config) -> Making<'_> {
+        let mut making = Making { before: &self.kept, now: HashMap::new(), everywhere: Vec::new() };
+        for (number, written) in config.limits.iter().enumerate() {
+            let rule = making.limit(&format!("limits[{number}]"), "", written, &written.by);
+            making.everywhere.push(rule);
+        }
+        for written in &config.budgets {
+            let rule = making.budget(written);
+            making.everywhere.push(rule);
+        }
+        making
+    }
+
+    /// Keeps the counts for the next snapshot.
+    pub(crate) fn keep(&mut self, counts: Kept) {
+        self.kept = counts;
+    }
+}
+
+impl Making<'_> {
+    /// The rules of one endpoint: its own, and those that are for it among others.
+    pub(crate) fn endpoint(&mut self, name: &str, written: &[LimitConfig]) -> Vec<Rule> {
+        let mut rules: Vec<Rule> = self.everywhere.iter().filter(|rule| rule.covers(name)).cloned().collect();
+        for (number, limit) in written.iter().enumerate() {
+            rules.push(self.limit(&format!("{name}[{number}]"), name, limit, &limit.by));
+        }
+        rules.sort_by_key(|rule| rule.limit.cells.number());
+        rules
+    }
+
+    /// The rules of a provider: what it allows, to all callers together unless it is said otherwise.
+    pub(crate) fn provider(&mut self, name: &str, written: &[LimitConfig]) -> Vec<Rule> {
+        let rule = |(number, limit): (usize, &LimitConfig)| {
+            let by = if limit.by == Sharers::default() { Sharers::all() } else { limit.by.clone() };
+            self.limit(&format!("providers.{name}[{number}]"), name, limit, &by)
+        };
+        let mut rules: Vec<Rule> = written.iter().enumerate().map(rule).collect();
+        rules.sort_by_key(|rule| rule.limit.cells.number());
+        rules
+    }
+
+    /// Those that are for more than one endpoint, budgets among them, and what is counted for this snapshot.
+    pub(crate) fn finish(self) -> (Vec<Rule>, Kept) {
+        (self.everywhere, self.now)
+    }
+
+    /// The counts of a place in the file: those of before where they count the same.
+    fn cells(&mut self, place: &str, measure: Measure, span: &Span, by: &Sharers) -> Arc<Cells> {
+        let counted = match span {
+            // Another length or burst leaves what was used as it is.
+            Span::Rolling { .. } => "rolling".to_owned(),
+            span => format!("{span:?}"),
+        };
+        let key = format!("{place} {measure:?} {counted} {by:?}");
+        let cells = self.before.get(&key).cloned().unwrap_or_default();
+        self.now.insert(key, Arc::clone(&cells));
+        cells
+    }
+
+    fn limit(&mut self, place: &str, of: &str, written: &LimitConfig, by: &Sharers) -> Rule {
+        let (field, amount) = written.counted().first().copied().unwrap_or(("requests", 1));
+        let measure = match field {
+            "tokens" => Measure::Tokens,
+            "input_tokens" => Measure::InputTokens,
+            "output_tokens" => Measure::OutputTokens,
+            "rows" => Measure::Rows,
+            "bytes" => Measure::Bytes,
+            "usd" => Measure::Cost,
+            "concurrent" => Measure::Concurrent,
+            _ => Measure::Requests,
+        };
+        let per = written.per.unwrap_or(Period::seconds(60));
+        let span = match (measure, written.window) {
+            (Measure::Concurrent, _) => Span::Meanwhile,
+            (_, WindowKind::Rolling) => {
+                Span::Rolling { window: per.0, burst: written.burst.unwrap_or(amount) }
+            }
+            (_, WindowKind::Calendar) => Span::Calendar(calendar(per, &written.zone, None)),
+        };
+        let name = written.name.clone().unwrap_or_else(|| {
+            let of = if of.is_empty() { String::new() } else { format!("{of} ") };
+            match measure {
+                Measure::Concurrent => format!("{of}concurrent"),
+                _ => format!("{of}{field} per {per}"),
+            }
+        });
+        let cells = self.cells(place, measure, &span, by);
+        let exceeded = if written.shadow { Exceeded::Count } else { Exceeded::Refuse };
+        let limit = Limit {
+            name: name.into(),
+            measure,
+            amount,
+            amounts: HashMap::new(),
+            span,
+            exceeded,
+            budget: false,
+            alerts: Arc::default(),
+            cells,
+        };
+        Rule {
+            limit: Arc::new(limit),
+            by: by.0.clone().into(),
+            only: Arc::new(Only::new(&written.only)),
+            priced_only: false,
+            endpoints: globs(&written.endpoints).into(),
+        }
+    }
+
+    fn budget(&mut self, written: &BudgetConfig) -> Rule {
+        let span = Span::Calendar(calendar(written.per, &written.zone, written.starts.as_deref()));
+        let cells = self.cells(&format!("budgets.{}", written.name), Measure::Cost, &span, &written.by);
+        let mut alerts = written.alerts.clone();
+        alerts.sort_unstable();
+        let hard = written.kind == BudgetKind::Hard;
+        let limit = Limit {
+            name: written.name.as_str().into(),
+            measure: Measure::Cost,
+            amount: written.usd.nanos,
+            amounts: written.except.iter().map(|(name, usd)| (name.as_str().into(), usd.nanos)).collect(),
+            span,
+            exceeded: if hard { Exceeded::Refuse } else { Exceeded::Count },
+            budget: true,
+            alerts: alerts.into(),
+            cells,
+        };
+        Rule {
+            limit: Arc::new(limit),
+            by: written.by.0.clone().into(),
+            only: Arc::new(Only::new(&written.only)),
+            priced_only: written.unpriced == Unpriced::Deny,
+            endpoints: globs(&written.endpoints).into(),
+        }
+    }
+}
+
+/// The calendar's stretches of a length.
+fn calendar(per: Period, zone: &Zone, starts: Option<&str>) -> Calendar {
+    let zone = zone.0.clone();
+    let unit = match per.0.as_secs() {
+        60 => Unit::Minute,
+        3600 => Unit::Hour,
+        86_400 => Unit::Day,
+        604_800 => Unit::Week,
+        // What `month` and `year` are read as.
+        2_592_000 => Unit::Month,
+        31_536_000 => Unit::Year,
+        _ => {
+            let starts = starts.and_then(|day| day.parse::<Date>().ok());
+            let anchor = starts.and_then(|day| day.to_zoned_datetime(zone).ok());
+            return Calendar::Every {
+                length_ms: i64::try_from(per.0.as_millis()).unwrap_or(i64::MAX),
+                anchor_ms: anchor.map_or(0, |day| day.timestamp().as_millisecond()),
+            };
+        }
+    };
+    Calendar::Civil(unit, zone)
+}
