@@ -194,7 +194,7 @@ async fn what_the_dead_had_reserved_counts_as_spent_once() {
         let [ended, open] = ["ended", "open"].map(|name| spent(&unique(name), at, "a", Some(500)));
         store.write_ledger(&dead, at, &[], &[ended.clone(), open.clone()], &[]).await.unwrap();
         let row = LedgerRow { cost: Some(20), ..ended.clone() };
-        store.write_ledger(&dead, at, &[row], &[], &[ended.id.clone()]).await.unwrap();
+        store.write_ledger(&dead, at, &[row], &[], std::slice::from_ref(&ended.id)).await.unwrap();
         store
             .write_ledger(&alive, at + 60_000, &[], &[spent(&unique("other"), at, "a", Some(7))], &[])
             .await
