@@ -4,7 +4,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::shell::{self, cargo, command, is_ci, root, run, section};
-use crate::{fuzz, node, postgres, python, shell::say};
+use crate::{
+    fuzz, node, postgres, python,
+    shell::{ensure_apt, say},
+};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -35,6 +38,11 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
     };
     section("PostgreSQL");
     let postgres = postgres::start()?;
+    section("Redis");
+    // Tests start their own, to stop it again.
+    if ensure_apt("redis-server", "redis-server")?.is_none() {
+        say("no redis-server: tests with shared counts are left out");
+    }
     if !arguments.no_rust {
         section("Rust tests");
         let mut tests = cargo(&["test", "--locked", "--workspace"]);

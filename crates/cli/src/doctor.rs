@@ -9,6 +9,7 @@ use millgate_config::Config;
 use millgate_models::{DeploymentState, FindingLevel, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
 use millgate_server::Gateway;
+use millgate_store::Shared;
 use serde::Serialize;
 
 use crate::args::Doctor;
@@ -42,6 +43,9 @@ pub(crate) fn doctor(arguments: &Doctor) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(credentials(&config, &mut findings));
     runtime.block_on(store(&config, &folder, &mut findings));
+    if let Some(written) = &config.shared {
+        findings.push(runtime.block_on(shared(written.redis.expose())));
+    }
     runtime.block_on(models(&config, &folder, arguments.skip_models, &mut findings))?;
     if is_json(arguments.output.output) {
         print(&(pretty(&serde_json::to_value(&findings)?) + "\n"))?;
@@ -117,6 +121,21 @@ async fn credentials(config: &Config, findings: &mut Vec<Finding>) {
                 Finding::new("error", what, "check `credential` of the provider, and what it reads")
             }
         });
+    }
+}
+
+/// The server of shared counts.
+async fn shared(uri: &str) -> Finding {
+    let answers = match Shared::open(uri, "doctor") {
+        Ok(shared) => shared.beat().await,
+        Err(error) => Err(error),
+    };
+    match answers {
+        Ok(()) => Finding::new("ok", "shared counts: Redis answers".to_owned(), ""),
+        Err(error) => {
+            let fix = "see that `shared.redis` names a server that this machine reaches, with its password";
+            Finding::new("error", format!("shared counts: {error}"), fix)
+        }
     }
 }
 

@@ -181,7 +181,7 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     };
     let recorder = Recorder::start(Arc::clone(&metrics), sink)?;
     // The demo and `models serve` keep nothing.
-    let kept = if plan.keeps { Some(store::kept(&config, &plan.data_dir).await?) } else { None };
+    let kept = if plan.keeps { Some(store::kept(&config, &plan.data_dir, &metrics).await?) } else { None };
     if let (Some(kept), Some((source, text))) = (&kept, &plan.source) {
         match kept.secrets.load(text).await {
             Ok(loaded) => config = loaded.config,

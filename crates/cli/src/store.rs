@@ -8,8 +8,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use millgate_audit::{Audit, Settings};
 use millgate_config::{Config, KeyMode, Role};
+use millgate_observe::Metrics;
 use millgate_secret::Master;
-use millgate_server::{Kept, Keys, Ledger, Secrets};
+use millgate_server::{Counters, Kept, Keys, Ledger, Secrets};
 use millgate_store::{Store, StoreError};
 
 /// How long the command that gives the master key may take.
@@ -24,7 +25,7 @@ pub(crate) async fn open(config: &Config, data: &Path) -> Result<Store, StoreErr
 }
 
 /// Everything that outlives the process.
-pub(crate) async fn kept(config: &Config, data: &Path) -> anyhow::Result<Kept> {
+pub(crate) async fn kept(config: &Config, data: &Path, metrics: &Arc<Metrics>) -> anyhow::Result<Kept> {
     let store = open(config, data).await?;
     let keys = keys(config, data, store.clone()).await?;
     let settings = Settings {
@@ -41,7 +42,15 @@ pub(crate) async fn kept(config: &Config, data: &Path) -> anyhow::Result<Kept> {
     let secrets = Secrets::open(store.clone(), master(config, data).await?).await?;
     let ledger = Ledger::open(store.clone(), data).await.context("the ledger")?;
     ledger.follow();
-    Ok(Kept { keys, audit, store, secrets, ledger })
+    let shared = match &config.shared {
+        Some(written) => {
+            let counters = Counters::open(written, Arc::clone(&ledger), Arc::clone(metrics)).await?;
+            counters.follow();
+            Some(counters)
+        }
+        None => None,
+    };
+    Ok(Kept { keys, audit, store, secrets, ledger, shared })
 }
 
 /// What stored secrets and kept answers are encrypted with. Replicas that share a store must be given the same; without,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::{AuditConfig, EndpointAudit};
 use crate::credential::CredentialConfig;
-use crate::limits::{BudgetConfig, LimitConfig, PredictionPrice};
+use crate::limits::{BudgetConfig, LimitConfig, PredictionPrice, SharedConfig};
 use crate::route::RouteConfig;
 use crate::secrets::SecretsConfig;
 use crate::serving::{BatchingConfig, BulkConfig, InstancesConfig};
@@ -58,6 +58,9 @@ pub struct Config {
     pub store: Option<Secret>,
     /// Where secrets are kept that are no variables and no files.
     pub secrets: SecretsConfig,
+    /// Where limits and budgets are counted that hold across replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedConfig>,
     /// The audit log.
     pub audit: AuditConfig,
     /// Logs.
@@ -85,6 +88,7 @@ impl Default for Config {
             models: ModelsConfig::default(),
             store: None,
             secrets: SecretsConfig::default(),
+            shared: None,
             audit: AuditConfig::default(),
             log: LogConfig::default(),
             fingerprint: 0,

@@ -30,8 +30,8 @@ pub use document::{
     ServerConfig, ServingConfig, TokenPrices,
 };
 pub use limits::{
-    BudgetConfig, BudgetKind, LimitConfig, PredictionPrice, Selector, Sharer, Sharers, Unpriced, Usd,
-    WindowKind,
+    BudgetConfig, BudgetKind, LimitConfig, OnError, PredictionPrice, Selector, SharedConfig, Sharer, Sharers,
+    Unpriced, Usd, WindowKind,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment, load_with};
 pub use mask::MASK;

@@ -8,7 +8,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::schedule::Zone;
-use crate::value::{ByteSize, Period};
+use crate::value::{ByteSize, Period, Secret};
 
 /// A limit. It counts exactly one thing: `requests`, `tokens`, `input_tokens`, `output_tokens`, `rows`, `bytes`, `usd` or
 /// `concurrent`. What a call may use at most (prompt as counted, `max_tokens`) is reserved before it is made, and
@@ -210,6 +210,50 @@ pub struct Selector {
     /// Addresses, as networks: `10.0.0.0/8`, `2001:db8::/32`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<String>,
+}
+
+/// Counts that hold across replicas. Read at start only.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SharedConfig {
+    /// The server, Redis or Valkey: `redis://host:6379/0`, `rediss://...` with TLS, by reference.
+    pub redis: Secret,
+    /// What limits do while it cannot be reached.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits_on_error: OnError,
+    /// What hard budgets do while it cannot be reached: `deny` (the default) or `local`.
+    #[serde(default = "deny", skip_serializing_if = "is_deny")]
+    pub budgets_on_error: OnError,
+    /// How many replicas there are: what each has of a limit when they cannot ask each other.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1))]
+    pub replicas: u32,
+}
+
+fn deny() -> OnError {
+    OnError::Deny
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_deny(on_error: &OnError) -> bool {
+    *on_error == OnError::Deny
+}
+
+fn two() -> u32 {
+    2
+}
+
+/// What becomes of calls while shared counts cannot be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// Each replica has its part of the limit.
+    #[default]
+    Local,
+    /// They pass.
+    Allow,
+    /// They are refused.
+    Deny,
 }
 
 /// What tells the counts of a limit apart.

@@ -9,7 +9,7 @@ mod scope;
 pub use graph::{ChainStep, Ensemble, Graph, Node, Switch};
 pub use limit::{
     Alert, Amounts, Ask, Calendar, Cells, Count, Exceeded, Left, Limit, Measure, Now, Refused, Reservation,
-    Span, admit,
+    Span, Terms, admit,
 };
 pub use route::{Route, Step};
 pub use scope::{Glob, Scope};

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use millgate_policy::{Amounts, Ask, Exceeded, Left, Measure, Refused, Reservation, Span, Step};
+use millgate_observe::Metrics;
+use millgate_policy::{
+    Alert, Amounts, Ask, Exceeded, Left, Measure, Refused, Reservation, Span, Step, Terms,
+};
 use millgate_types::{Exchange, Fault, Money, Operation, Retry, Source, Usage, code};
 
 use crate::Gateway;
@@ -16,6 +19,7 @@ use crate::flight::Flight;
 use crate::limits::{Rule, Who};
 use crate::pipeline::{Decoded, Planned, Routed};
 use crate::reply::{names, number};
+use crate::shared::{Decision, Holding};
 use crate::snapshot::known::Known;
 use crate::snapshot::{Target, TargetKind};
 
@@ -83,7 +87,7 @@ pub(crate) async fn endpoint(
     let who = Who::of(&call.call.identity, peer, &endpoint.name);
     let asks = asks(&endpoint.rules, &who);
     let Some(mut bounds) = Bounds::of(&asks, &call.call) else {
-        return admit(gateway, &asks, &Amounts::default(), 1, flight);
+        return admit(gateway, &asks, &Amounts::default(), 1, flight).await;
     };
     let unpriced = bounds.price(call);
     if let Some(target) = unpriced
@@ -97,23 +101,21 @@ pub(crate) async fn endpoint(
     }
     let hard = |ask: &Ask| ask.limit.budget && ask.limit.exceeded == Exceeded::Refuse;
     if asks.iter().any(hard) && gateway.ledger.as_ref().is_some_and(|ledger| ledger.is_full()) {
-        let public = "what is spent cannot be written down, and a budget wants it to be";
-        let fault = Fault::new(code::DEPENDENCY_UNAVAILABLE, Source::Gateway, Retry::Never, public);
-        return Err(fault.with_retry_after(Duration::from_secs(5)));
+        return Err(unknown("what is spent cannot be written down, and a budget wants it to be"));
     }
     if !bounds.counted {
-        match try_admit(gateway, &asks, &bounds.amounts, ROOMY, flight) {
+        match try_admit(gateway, &asks, &bounds.amounts, ROOMY, flight).await {
             Ok(allowance) => return Ok(allowance),
             // What was refused because of a rough bound may fit.
             Err(_) => bounds.count(gateway, call).await,
         }
         bounds.price(call);
     }
-    admit(gateway, &asks, &bounds.amounts, 1, flight)
+    admit(gateway, &asks, &bounds.amounts, 1, flight).await
 }
 
 /// Admits a call of which nothing is known but that it is one.
-pub(crate) fn unread(
+pub(crate) async fn unread(
     gateway: &Arc<Gateway>,
     rules: &[Rule],
     who: &Who<'_>,
@@ -122,11 +124,11 @@ pub(crate) fn unread(
     if rules.is_empty() {
         return Ok(Allowance::default());
     }
-    admit(gateway, &asks(rules, who), &Amounts::default(), 1, flight)
+    admit(gateway, &asks(rules, who), &Amounts::default(), 1, flight).await
 }
 
 /// Admits one try at a provider to what that provider allows. A call that does not fit goes to the next target.
-pub(crate) fn provider(
+pub(crate) async fn provider(
     rules: &[Rule],
     planned: &Planned,
     known: &Known,
@@ -143,50 +145,73 @@ pub(crate) fn provider(
         amounts.cost = cost.and_then(|cost| nanos(cost.0)).unwrap_or(0);
     }
     let gateway = Arc::clone(flight.gateway());
-    admit(&gateway, &asks, &amounts, 1, flight)
-        .map(drop)
-        .map_err(|fault| Fault { retry: Retry::NextTarget, ..fault })
+    let admitted = admit(&gateway, &asks, &amounts, 1, flight).await;
+    admitted.map(drop).map_err(|fault| Fault { retry: Retry::NextTarget, ..fault })
 }
 
 fn asks(rules: &[Rule], who: &Who<'_>) -> Vec<Ask> {
     rules.iter().filter_map(|rule| rule.ask(who)).collect()
 }
 
-fn admit(
+async fn admit(
     gateway: &Arc<Gateway>,
     asks: &[Ask],
     amounts: &Amounts,
     margin: u64,
     flight: &mut Flight,
 ) -> Result<Allowance, Fault> {
-    try_admit(gateway, asks, amounts, margin, flight).map_err(|refused| {
-        gateway.metrics.limit_exceeded(&refused.limit.name, true);
-        exceeded(&refused, flight)
-    })
+    match try_admit(gateway, asks, amounts, margin, flight).await {
+        Ok(allowance) => Ok(allowance),
+        Err(Some(refused)) => {
+            gateway.metrics.limit_exceeded(&refused.limit.name, true);
+            Err(exceeded(&refused, flight))
+        }
+        Err(None) => Err(unknown("what is used cannot be asked for, and a limit or budget wants it to be")),
+    }
 }
 
-fn try_admit(
+fn unknown(public: &'static str) -> Fault {
+    let fault = Fault::new(code::DEPENDENCY_UNAVAILABLE, Source::Gateway, Retry::Never, public);
+    fault.with_retry_after(Duration::from_secs(5))
+}
+
+/// Takes what a call wants of all limits, or nothing; `None` where nobody can tell whether it fits.
+async fn try_admit(
     gateway: &Arc<Gateway>,
     asks: &[Ask],
     amounts: &Amounts,
     margin: u64,
     flight: &mut Flight,
-) -> Result<Allowance, Refused> {
-    let mut allowance = Allowance::default();
+) -> Result<Allowance, Option<Refused>> {
     let now = gateway.clock();
-    let admitted = millgate_policy::admit(asks, amounts, margin, now, &mut |ask, left| {
+    let mut allowance = Allowance::default();
+    let mut note = |ask: &Ask, left: Left| {
         allowance.note(left);
         if left.exceeded {
             gateway.metrics.limit_exceeded(&ask.limit.name, false);
         }
-    });
-    match admitted {
-        Ok(reservation) => {
-            flight.reserve(reservation, amounts);
-            Ok(allowance)
+    };
+    let Some(counters) = &gateway.shared else {
+        let held = millgate_policy::admit(asks, amounts, Terms::alone(margin), now, &mut note)?;
+        flight.reserve(held, Holding::default(), amounts);
+        return Ok(allowance);
+    };
+    let (terms, holding, told) = match counters.admit(asks, amounts, margin, now).await {
+        Decision::Taken(holding, told) => (Terms { margin, share: 1, decided: true }, holding, Some(told)),
+        Decision::Refused(refused) => return Err(Some(refused)),
+        Decision::Here(terms) => (terms, Holding::default(), None),
+        Decision::Nobody => return Err(None),
+    };
+    // What this replica has used is counted here too: it is what there is when the others cannot be asked.
+    let held = match &told {
+        Some(told) => {
+            asks.iter().zip(told).for_each(|(ask, left)| note(ask, *left));
+            millgate_policy::admit(asks, amounts, terms, now, &mut |_, _| {})
         }
-        Err(refused) => Err(refused),
-    }
+        None => millgate_policy::admit(asks, amounts, terms, now, &mut note),
+    };
+    flight.reserve(held?, holding, amounts);
+    Ok(allowance)
 }
 
 /// The answer to a call that does not fit.
@@ -331,19 +356,30 @@ fn nanos(cost: i64) -> Option<u64> {
 }
 
 /// Books what a complete record says that was used, and raises the alerts that come of it.
-pub(crate) fn settle(gateway: &Gateway, held: Reservation, record: &Exchange) {
-    for alert in held.settle(&used(record), gateway.clock()) {
-        let usd = |nanos: u64| Money(i64::try_from(nanos).unwrap_or(i64::MAX)).to_string();
-        gateway.metrics.budget_alert(&alert.limit.name, alert.percent);
-        tracing::warn!(
-            budget = %alert.limit.name,
-            whose = %alert.label,
-            percent = alert.percent,
-            spent_usd = usd(alert.used),
-            of_usd = usd(alert.amount),
-            "a budget is used up to this part"
-        );
+pub(crate) fn settle(gateway: &Gateway, held: Reservation, holding: Holding, record: &Exchange) {
+    let used = used(record);
+    holding.settle(&used);
+    let alerts = held.settle(&used, gateway.clock());
+    // Where others spend too, the shared counts know better.
+    if gateway.shared.as_ref().is_none_or(|counters| !counters.is_up()) {
+        for raised in &alerts {
+            alert(&gateway.metrics, raised);
+        }
     }
+}
+
+/// Tells that a step of a budget was reached.
+pub(crate) fn alert(metrics: &Metrics, alert: &Alert) {
+    let usd = |nanos: u64| Money(i64::try_from(nanos).unwrap_or(i64::MAX)).to_string();
+    metrics.budget_alert(&alert.limit.name, alert.percent);
+    tracing::warn!(
+        budget = %alert.limit.name,
+        whose = %alert.label,
+        percent = alert.percent,
+        spent_usd = usd(alert.used),
+        of_usd = usd(alert.amount),
+        "a budget is used up to this part"
+    );
 }
 
 /// What a complete record says that was used.

@@ -11,6 +11,7 @@ use millgate_policy::{Amounts, Measure, Reservation};
 use millgate_provider::Price;
 use millgate_types::{Dialect, Exchange, Fault, Money, Operation, Outcome, RequestId, Settlement, Usage};
 
+use crate::shared::Holding;
 use crate::{Gateway, admit, ledger};
 
 /// Tokens of a stream that are reserved at a time.
@@ -34,6 +35,8 @@ pub(crate) struct Flight {
     pub(crate) price: Option<Arc<Price>>,
     /// What is held in limits until it is known what was used.
     reservation: Reservation,
+    /// The same at the shared counts.
+    holding: Holding,
     /// How much of it that is at most.
     bounds: Amounts,
 }
@@ -55,6 +58,7 @@ impl Flight {
             headers: Vec::new(),
             price: None,
             reservation: Reservation::default(),
+            holding: Holding::default(),
             bounds: Amounts::default(),
         }
     }
@@ -117,7 +121,7 @@ impl Flight {
     }
 
     /// Takes over what is held in limits, for a call that uses `bounds` at most.
-    pub(crate) fn reserve(&mut self, held: Reservation, bounds: &Amounts) {
+    pub(crate) fn reserve(&mut self, held: Reservation, holding: Holding, bounds: &Amounts) {
         self.bounds = *bounds;
         let cost = held.reserved(Measure::Cost);
         if let (true, Some(ledger)) = (cost > 0 && self.parent.is_none(), &self.gateway.ledger) {
@@ -125,17 +129,19 @@ impl Flight {
             ledger.begin(record.request_id, ledger::spender(record, record), cost);
         }
         self.reservation.join(held);
+        self.holding.join(holding);
     }
 
     /// How much is held: what comes behind can be let go again.
-    pub(crate) fn held(&self) -> usize {
-        self.reservation.len()
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.reservation.len(), self.holding.len())
     }
 
     /// Lets go what was reserved since, for a try that used nothing.
-    pub(crate) fn let_go(&mut self, since: usize) {
+    pub(crate) fn let_go(&mut self, (here, shared): (usize, usize)) {
         let now = self.gateway.clock();
-        let mut tried = self.reservation.split_off(since);
+        self.holding.split_off(shared).settle(&Amounts::default());
+        let mut tried = self.reservation.split_off(here);
         tried.landed(now);
         let _nothing = tried.settle(&Amounts::default(), now);
     }
@@ -198,12 +204,14 @@ impl Drop for Flight {
         if let Some(mut record) = self.record.take() {
             record.duration = self.began.elapsed();
             self.reservation.landed(self.gateway.clock());
+            self.holding.landed();
             if !self.reservation.is_empty() {
                 let (held, gateway) = (std::mem::take(&mut self.reservation), Arc::downgrade(&self.gateway));
+                let holding = std::mem::take(&mut self.holding);
                 record.settlement = Some(Settlement::new(move |record| {
                     // Without a gateway nobody counts any more.
                     if let Some(gateway) = gateway.upgrade() {
-                        admit::settle(&gateway, held, record);
+                        admit::settle(&gateway, held, holding, record);
                     }
                 }));
             }
@@ -277,6 +285,7 @@ impl Departures {
             headers: Vec::new(),
             price: None,
             reservation: Reservation::default(),
+            holding: Holding::default(),
             bounds: Amounts::default(),
         }
     }

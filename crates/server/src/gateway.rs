@@ -23,6 +23,7 @@ use crate::documents::Documents;
 use crate::keys::{Keys, now_ms};
 use crate::ledger::Ledger;
 use crate::secrets::Secrets;
+use crate::shared::Counters;
 use crate::snapshot::{Builder, Snapshot, registry};
 
 /// Everything that requests share.
@@ -43,6 +44,8 @@ pub struct Gateway {
     /// The admin API changes one thing at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) ledger: Option<Arc<Ledger>>,
+    /// Counts that hold across replicas.
+    pub(crate) shared: Option<Arc<Counters>>,
     draining: AtomicBool,
     /// The zero of the limiters' clock.
     epoch: Instant,
@@ -61,6 +64,8 @@ pub struct Kept {
     pub secrets: Arc<Secrets>,
     /// What was spent.
     pub ledger: Arc<Ledger>,
+    /// Counts that hold across replicas, where the configuration names a server for them.
+    pub shared: Option<Arc<Counters>>,
 }
 
 /// Why a checked config could not be put to use; the old one stays.
@@ -108,6 +113,7 @@ impl Gateway {
         recorder: Recorder,
         kept: Option<Kept>,
     ) -> Result<Arc<Self>, ApplyError> {
+        let shared = kept.as_ref().and_then(|kept| kept.shared.clone());
         let (keys, audit, store, secrets, ledger) = match kept {
             Some(kept) => {
                 (Some(kept.keys), Some(kept.audit), Some(kept.store), Some(kept.secrets), Some(kept.ledger))
@@ -136,6 +142,7 @@ impl Gateway {
             documents: OnceLock::new(),
             changing: tokio::sync::Mutex::new(()),
             ledger,
+            shared,
             draining: AtomicBool::new(false),
             epoch: Instant::now(),
         }))

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use millgate_policy::{Limit, Now, Span};
 use millgate_store::{LedgerRow, Spender, Store, StoreError, UsageSum};
 use millgate_types::{Exchange, Owner, RequestId};
 
@@ -35,6 +36,8 @@ pub struct Ledger {
     state: Mutex<State>,
     /// Budgets whose counts hold what was spent before this process began.
     begun: Mutex<HashSet<u64>>,
+    /// The budgets of the present configuration.
+    budgets: Mutex<Vec<Rule>>,
     /// One write at a time.
     writing: tokio::sync::Mutex<()>,
 }
@@ -69,6 +72,7 @@ impl Ledger {
             replica,
             state: Mutex::default(),
             begun: Mutex::default(),
+            budgets: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
         };
         ledger.bring_back().await?;
@@ -249,7 +253,7 @@ impl Ledger {
             rules.iter().filter(|rule| rule.limit.budget && begun.insert(rule.limit.cells.number())).collect()
         };
         let start = |rule: &&Rule| match &rule.limit.span {
-            millgate_policy::Span::Calendar(calendar) => Some(calendar.window(now.wall_ms).0),
+            Span::Calendar(calendar) => Some(calendar.window(now.wall_ms).0),
             _ => None,
         };
         let Some(from) = fresh.iter().filter_map(start).min() else { return Ok(()) };
@@ -265,25 +269,40 @@ impl Ledger {
         };
         for rule in fresh {
             let from = start(&rule).unwrap_or(i64::MAX);
-            for sum in sums.iter().filter(|sum| sum.slot_ms >= from && rule.covers(&sum.spender.endpoint)) {
-                let spender = &sum.spender;
-                let name = |name: &String| (!name.is_empty()).then(|| name.as_str().into());
-                let owner = Owner {
-                    user: name(&spender.user),
-                    team: name(&spender.team),
-                    app: name(&spender.app),
-                    organization: name(&spender.organization),
-                    tags: spender.tags.clone(),
-                };
-                let (key, endpoint) = (name(&spender.principal), spender.endpoint.as_str().into());
-                let who = Who { key: key.as_ref(), owner: &owner, peer: None, endpoint: &endpoint };
-                if let (Some(ask), Ok(cost)) = (rule.ask(&who), u64::try_from(sum.cost)) {
-                    rule.limit.book(&ask.label, cost, now);
-                }
+            for (label, cost) in spent(rule, &sums, from) {
+                rule.limit.book(&label, cost, now);
             }
         }
         Ok(())
     }
+
+    /// What was spent of a budget in the present window by whom the label names, at all replicas.
+    pub(crate) async fn spent(&self, limit: &Limit, label: &str, now: Now) -> Result<u64, StoreError> {
+        let rule = lock(&self.budgets).iter().find(|rule| rule.limit.key == limit.key).cloned();
+        let (Some(rule), Span::Calendar(calendar)) = (rule, &limit.span) else { return Ok(0) };
+        let (from, _) = calendar.window(now.wall_ms);
+        let sums = self.usage(from, i64::MAX).await?;
+        Ok(spent(&rule, &sums, from).filter(|(whose, _)| &**whose == label).map(|(_, cost)| cost).sum())
+    }
+}
+
+/// What sums say was spent of a budget since `from`, and by whom.
+fn spent<'a>(rule: &'a Rule, sums: &'a [UsageSum], from: i64) -> impl Iterator<Item = (Arc<str>, u64)> + 'a {
+    let counts = move |sum: &&UsageSum| sum.slot_ms >= from && rule.covers(&sum.spender.endpoint);
+    sums.iter().filter(counts).filter_map(|sum| {
+        let spender = &sum.spender;
+        let name = |name: &String| (!name.is_empty()).then(|| name.as_str().into());
+        let owner = Owner {
+            user: name(&spender.user),
+            team: name(&spender.team),
+            app: name(&spender.app),
+            organization: name(&spender.organization),
+            tags: spender.tags.clone(),
+        };
+        let (key, endpoint) = (name(&spender.principal), spender.endpoint.as_str().into());
+        let who = Who { key: key.as_ref(), owner: &owner, peer: None, endpoint: &endpoint };
+        Some((rule.ask(&who)?.label, u64::try_from(sum.cost).ok()?))
+    })
 }
 
 /// The row of a call, or of one of its hops.

@@ -200,16 +200,19 @@ impl Making<'_> {
     }
 
     /// The counts of a place in the file: those of before where they count the same.
-    fn cells(&mut self, place: &str, measure: Measure, span: &Span, by: &Sharers) -> Arc<Cells> {
+    fn cells(&mut self, place: &str, measure: Measure, span: &Span, by: &Sharers) -> (Arc<str>, Arc<Cells>) {
         let counted = match span {
             // Another length or burst leaves what was used as it is.
             Span::Rolling { .. } => "rolling".to_owned(),
+            Span::Calendar(Calendar::Civil(unit, zone)) => {
+                format!("{unit:?} {}", zone.iana_name().unwrap_or("UTC"))
+            }
             span => format!("{span:?}"),
         };
         let key = format!("{place} {measure:?} {counted} {by:?}");
         let cells = self.before.get(&key).cloned().unwrap_or_default();
-        self.now.insert(key, Arc::clone(&cells));
-        cells
+        self.now.insert(key.clone(), Arc::clone(&cells));
+        (key.into(), cells)
     }
 
     fn limit(&mut self, place: &str, of: &str, written: &LimitConfig, by: &Sharers) -> Rule {
@@ -239,7 +242,7 @@ impl Making<'_> {
                 _ => format!("{of}{field} per {per}"),
             }
         });
-        let cells = self.cells(place, measure, &span, by);
+        let (key, cells) = self.cells(place, measure, &span, by);
         let exceeded = if written.shadow { Exceeded::Count } else { Exceeded::Refuse };
         let limit = Limit {
             name: name.into(),
@@ -250,6 +253,7 @@ impl Making<'_> {
             exceeded,
             budget: false,
             alerts: Arc::default(),
+            key,
             cells,
         };
         Rule {
@@ -263,7 +267,8 @@ impl Making<'_> {
 
     fn budget(&mut self, written: &BudgetConfig) -> Rule {
         let span = Span::Calendar(calendar(written.per, &written.zone, written.starts.as_deref()));
-        let cells = self.cells(&format!("budgets.{}", written.name), Measure::Cost, &span, &written.by);
+        let (key, cells) =
+            self.cells(&format!("budgets.{}", written.name), Measure::Cost, &span, &written.by);
         let mut alerts = written.alerts.clone();
         alerts.sort_unstable();
         let hard = written.kind == BudgetKind::Hard;
@@ -276,6 +281,7 @@ impl Making<'_> {
             exceeded: if hard { Exceeded::Refuse } else { Exceeded::Count },
             budget: true,
             alerts: alerts.into(),
+            key,
             cells,
         };
         Rule {

@@ -107,7 +107,8 @@ async fn handle(
                 return Err(Fault::client(code::NOT_FOUND, "nothing is served at this path"));
             }
             let who = Who::of(&identity, peer, &native.label);
-            let headers = admit::unread(gateway, &native.rules, &who, flight)?.headers().collect();
+            let allowance = admit::unread(gateway, &native.rules, &who, flight).await?;
+            let headers = allowance.headers().collect();
             let call = dispatch::NativeCall { native, path, body, headers };
             return Ok(Box::pin(dispatch::native(snapshot, call, head, flight)).await);
         }

@@ -7,6 +7,7 @@ mod idempotent;
 mod keys;
 mod ledger;
 mod secrets;
+mod shared;
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub use idempotent::Began;
 pub use keys::{KeyRecord, SecretRecord};
 pub use ledger::{LedgerRow, SLOT_MS, Spender, UsageSum, sums};
 pub use secrets::SecretRow;
+pub use shared::{Shared, SharedAnswer, SharedAsk, SharedCell, SharedKind};
 
 /// How long a statement waits for a connection, and SQLite for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -11,7 +11,8 @@ use millgate_config::{Config, KeyMode, load};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
 use millgate_server::{
-    ConfigSource, Gateway, Kept, Keys, Ledger, Listener, ListenerLimits, Reloader, Secrets, audit_sinks,
+    ConfigSource, Counters, Gateway, Kept, Keys, Ledger, Listener, ListenerLimits, Reloader, Secrets,
+    audit_sinks,
 };
 use millgate_store::Store;
 use serde_json::Value;
@@ -53,8 +54,8 @@ impl TestGateway {
         let metrics = Arc::new(Metrics::new());
         let recorder = Recorder::start(Arc::clone(&metrics), LogSink::Off).expect("the recorder starts");
         let kept = match config.access.keys {
-            KeyMode::Open if config.budgets.is_empty() => None,
-            _ => Some(kept(&config, &folder.path().join("data")).await),
+            KeyMode::Open if config.budgets.is_empty() && config.shared.is_none() => None,
+            _ => Some(kept(&config, &folder.path().join("data"), &metrics).await),
         };
         let gateway =
             Gateway::new(&config, models, metrics, recorder, kept).expect("the config can be served");
@@ -157,7 +158,7 @@ impl TestGateway {
 }
 
 /// A store of its own, with nothing in it.
-async fn kept(config: &Config, data: &std::path::Path) -> Kept {
+async fn kept(config: &Config, data: &std::path::Path, metrics: &Arc<Metrics>) -> Kept {
     let store = match &config.store {
         Some(uri) => Store::open(uri.expose()).await,
         None => Store::open_file(&data.join("millgate.db")).await,
@@ -181,7 +182,16 @@ async fn kept(config: &Config, data: &std::path::Path) -> Kept {
     let secrets = Secrets::open(store.clone(), Some(master)).await.expect("the secrets are read");
     let ledger = Ledger::open(store.clone(), data).await.expect("the ledger opens");
     ledger.follow();
-    Kept { keys, audit, store, secrets, ledger }
+    let shared = match &config.shared {
+        Some(written) => {
+            let counters = Counters::open(written, Arc::clone(&ledger), Arc::clone(metrics)).await;
+            let counters = counters.expect("the shared counts are opened");
+            counters.follow();
+            Some(counters)
+        }
+        None => None,
+    };
+    Kept { keys, audit, store, secrets, ledger, shared }
 }
 
 fn parse(yaml: &str) -> Config {

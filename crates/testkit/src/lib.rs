@@ -5,10 +5,12 @@ pub mod client;
 mod fake;
 #[cfg(feature = "gateway")]
 mod gateway;
+mod redis;
 mod vault;
 mod wire;
 
 pub use fake::{FakeProvider, Recorded, serve};
 #[cfg(feature = "gateway")]
 pub use gateway::{AUDIT_KEY, TestGateway};
+pub use redis::Redis;
 pub use vault::{FakeVault, VAULT_ACCOUNT, VAULT_TOKEN};

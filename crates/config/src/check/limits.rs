@@ -4,7 +4,7 @@ use jiff::civil::Date;
 
 use super::{Checker, Step, steps};
 use crate::document::EndpointConfig;
-use crate::limits::{LimitConfig, Selector, Sharer, WindowKind};
+use crate::limits::{LimitConfig, OnError, Selector, Sharer, WindowKind};
 use crate::value::Period;
 
 /// Lengths of the calendar's windows, in seconds: minute, hour, day, week, month, year.
@@ -51,6 +51,23 @@ impl Checker<'_> {
             }
             self.served(&budget.endpoints, &at("endpoints"));
             self.selector(&budget.only, &at("only"));
+        }
+        if let Some(shared) = &config.shared {
+            let uri = shared.redis.expose();
+            if !uri.starts_with("redis://") && !uri.starts_with("rediss://") {
+                self.error(
+                    steps!["shared", "redis"],
+                    "expected an address of Redis",
+                    "for example `redis://cache:6379/0`",
+                );
+            }
+            if shared.replicas == 0 {
+                self.error(steps!["shared", "replicas"], "there is at least one replica", "");
+            }
+            if shared.budgets_on_error == OnError::Allow {
+                let hint = "use `deny`, or `local`";
+                self.error(steps!["shared", "budgets_on_error"], "a hard budget is never left open", hint);
+            }
         }
         for (name, provider) in &config.providers {
             self.limits(&provider.limits, steps!["providers", name.as_str(), "limits"]);

@@ -61,6 +61,7 @@ impl Checker<'_> {
         let vault_token = secrets.vault.as_ref().and_then(|vault| vault.token.as_ref());
         let needed = [
             (steps!["store"].to_vec(), config.store.as_ref()),
+            (steps!["shared", "redis"].to_vec(), config.shared.as_ref().map(|shared| &shared.redis)),
             (steps!["access", "key_pepper"].to_vec(), config.access.key_pepper.as_ref()),
             (steps!["secrets", "master_key"].to_vec(), secrets.master_key.as_ref()),
             (steps!["secrets", "vault", "token"].to_vec(), vault_token),

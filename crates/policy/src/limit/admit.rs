@@ -55,25 +55,49 @@ pub struct Reservation {
 struct Held {
     ask: Ask,
     amount: u64,
+    share: u64,
     /// The last known time, for the reservation that nobody settles.
     at: Now,
 }
 
-/// Admits a call that will use `amounts` at most. `margin`: how many times over the amounts that are only bounds must fit,
-/// 1 where they are near.
+/// How strictly a call is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How many times over the amounts that are only bounds must fit: 1 where they are near.
+    pub margin: u64,
+    /// How many share the limits and cannot ask each other: each has that part of them.
+    pub share: u64,
+    /// Somebody else has decided; the call is only counted.
+    pub decided: bool,
+}
+
+impl Terms {
+    /// The limits are this process's own.
+    #[must_use]
+    pub fn alone(margin: u64) -> Self {
+        Self { margin, share: 1, decided: false }
+    }
+}
+
+/// Admits a call that will use `amounts` at most.
 ///
 /// `asks` are in the order of their cells' numbers. What each still allows is told by `left`.
 pub fn admit(
     asks: &[Ask],
     amounts: &Amounts,
-    margin: u64,
+    terms: Terms,
     now: Now,
     left: &mut dyn FnMut(&Ask, Left),
 ) -> Result<Reservation, Refused> {
     debug_assert!(asks.is_sorted_by_key(|ask| ask.limit.cells.number()));
-    take(asks, amounts, margin, now, left)?;
+    take(asks, amounts, terms, now, left)?;
     let held = asks.iter().filter(|ask| !ask.limit.measure.is_final());
-    let held = held.map(|ask| Held { ask: ask.clone(), amount: amounts.of(ask.limit.measure), at: now });
+    let held = held.map(|ask| Held {
+        ask: ask.clone(),
+        amount: amounts.of(ask.limit.measure),
+        share: terms.share,
+        at: now,
+    });
     Ok(Reservation { held: held.collect() })
 }
 
@@ -82,25 +106,22 @@ pub fn admit(
 fn take(
     asks: &[Ask],
     amounts: &Amounts,
-    margin: u64,
+    terms: Terms,
     now: Now,
     left: &mut dyn FnMut(&Ask, Left),
 ) -> Result<(), Refused> {
     let Some((ask, rest)) = asks.split_first() else { return Ok(()) };
     let Ask { limit, label } = ask;
     let amount = amounts.of(limit.measure);
-    let bound = matches!(
-        limit.measure,
-        Measure::InputTokens | Measure::OutputTokens | Measure::Tokens | Measure::Cost
-    );
-    let wanted = if bound { amount.saturating_mul(margin) } else { amount };
+    let wanted = if limit.measure.is_bounded() { amount.saturating_mul(terms.margin) } else { amount };
     let mut shard = limit.cells.shard(label);
     let cell = cell(&mut shard, label, limit, now);
     cell.enter(limit, now);
-    let fits = cell.fits(limit, label, wanted, now);
+    let fits = cell.fits(limit, label, wanted, terms.share, now);
     let exceeded = fits.is_err();
     if let Err(retry_after) = fits
         && limit.exceeded == Exceeded::Refuse
+        && !terms.decided
     {
         let count = cell.count(limit, label, now);
         return Err(Refused {
@@ -111,9 +132,9 @@ fn take(
             reset: count.reset,
         });
     }
-    take(rest, amounts, margin, now, left)?;
+    take(rest, amounts, terms, now, left)?;
     if limit.measure.is_final() {
-        cell.settle(limit, label, 0, amount, now);
+        cell.settle(limit, label, (0, amount), terms.share, now);
     } else {
         cell.reserve(amount);
     }
@@ -178,7 +199,7 @@ impl Reservation {
             let mut shard = limit.cells.shard(label);
             let cell = cell(&mut shard, label, limit, now);
             cell.enter(limit, now);
-            if let Err(retry_after) = cell.fits(limit, label, more, now)
+            if let Err(retry_after) = cell.fits(limit, label, more, held.share, now)
                 && limit.exceeded == Exceeded::Refuse
             {
                 let count = cell.count(limit, label, now);
@@ -226,7 +247,7 @@ impl Held {
         let mut shard = limit.cells.shard(label);
         let cell = cell(&mut shard, label, limit, now);
         cell.enter(limit, now);
-        cell.settle(limit, label, self.amount, used, now);
+        cell.settle(limit, label, (self.amount, used), self.share, now);
         let (percent, used, amount) = cell.alert(limit, label)?;
         drop(shard);
         Some(Alert { limit: Arc::clone(limit), label: Arc::clone(label), percent, used, amount })

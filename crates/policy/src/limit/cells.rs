@@ -97,7 +97,7 @@ impl Cells {
         let mut shard = self.shard(label);
         let cell = cell(&mut shard, label, limit, now);
         cell.enter(limit, now);
-        cell.settle(limit, label, 0, amount, now);
+        cell.settle(limit, label, (0, amount), 1, now);
         // Whoever was told is not told again by the next process.
         let _told = cell.alert(limit, label);
     }
@@ -144,9 +144,11 @@ impl Cell {
         limit: &Limit,
         label: &str,
         amount: u64,
+        share: u64,
         now: Now,
     ) -> Result<(), Option<Duration>> {
-        let most = limit.amount_for(label);
+        let whole = limit.amount_for(label);
+        let most = (whole / share.max(1)).max(1);
         match &limit.span {
             Span::Meanwhile => {
                 if self.reserved.saturating_add(amount) <= most {
@@ -165,8 +167,9 @@ impl Cell {
                 Err(if waiting { None } else { Some(self.left(now)) })
             }
             Span::Rolling { window, burst } => {
-                let time = |units: u64| takes(units, most, *window);
-                let capacity = time((*burst).min(most).max(1));
+                // Who has a part of the limit has all of its room, and each use takes as many times as long to leak away.
+                let time = |units: u64| takes(units, whole, *window).saturating_mul(u128::from(share));
+                let capacity = takes((*burst).min(whole).max(1), whole, *window);
                 let filled = self.until.saturating_sub(fine(now));
                 // What each call takes is rounded up; together they may come to a trifle more than the whole.
                 let fits = |time: u128| filled + time <= capacity + (1 << FRACTION);
@@ -191,14 +194,22 @@ impl Cell {
         self.reserved = self.reserved.saturating_add(amount);
     }
 
-    /// Ends a reservation, and books what was used.
-    pub(super) fn settle(&mut self, limit: &Limit, label: &str, reserved: u64, used: u64, now: Now) {
+    /// Ends a reservation, and books what was used: `share` times over where the limit leaks away for that many.
+    pub(super) fn settle(
+        &mut self,
+        limit: &Limit,
+        label: &str,
+        (reserved, used): (u64, u64),
+        share: u64,
+        now: Now,
+    ) {
         self.reserved = self.reserved.saturating_sub(reserved);
         match &limit.span {
             Span::Meanwhile => {}
             Span::Calendar(_) => self.spent = self.spent.saturating_add(used),
             Span::Rolling { window, .. } => {
-                self.until = self.until.max(fine(now)) + takes(used, limit.amount_for(label), *window);
+                self.until = self.until.max(fine(now))
+                    + takes(used.saturating_mul(share), limit.amount_for(label), *window);
             }
         }
     }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use admit::{Ask, Left, Refused, Reservation, admit};
+pub use admit::{Ask, Left, Refused, Reservation, Terms, admit};
 pub use cells::{Cells, Count};
 pub use window::{Calendar, Now, Span};
 
@@ -49,6 +49,12 @@ impl Measure {
             Self::Rows => "rows",
             Self::Cost => "nano-USD",
         }
+    }
+
+    /// Whether what a call may use is a bound that may be far from what it will.
+    #[must_use]
+    pub fn is_bounded(self) -> bool {
+        matches!(self, Self::InputTokens | Self::OutputTokens | Self::Tokens | Self::Cost)
     }
 
     /// Whether what a call uses is known for good when it is admitted.
@@ -117,6 +123,8 @@ pub struct Limit {
     pub budget: bool,
     /// Per cent of the amount at which an alert is raised, ascending.
     pub alerts: Arc<[u8]>,
+    /// What names the counts, the same in every process with this configuration.
+    pub key: Arc<str>,
     /// What was used.
     pub cells: Arc<Cells>,
 }

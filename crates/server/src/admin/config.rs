@@ -384,6 +384,7 @@ fn at_start(old: &Config, new: &Config) -> Vec<&'static str> {
     let pointers = [
         ("listen", "/listen"),
         ("store", "/store"),
+        ("shared", "/shared"),
         ("audit", "/audit"),
         ("log", "/log"),
         ("access.key_pepper", "/access/key_pepper"),

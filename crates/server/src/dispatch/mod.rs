@@ -122,7 +122,7 @@ async fn ask(
                 Fault::invalid_value("model", public)
             })?;
             if !provider.rules.is_empty() {
-                admit::provider(&provider.rules, planned, &known, flight)?;
+                Box::pin(admit::provider(&provider.rules, planned, &known, flight)).await?;
             }
             if planned.call.facts.is_none() {
                 let max_answer = snapshot.max_answer;

@@ -27,6 +27,7 @@ mod pass;
 mod reload;
 mod responses;
 mod secrets;
+mod shared;
 mod translate;
 mod vertex;
 

@@ -20,6 +20,7 @@ fn limit(number: usize, measure: Measure, amount: u64, span: Span) -> Arc<Limit>
         span,
         exceeded: Exceeded::Refuse,
         budget: false,
+        key: "".into(),
         alerts: Arc::default(),
         cells: Arc::new(Cells::default()),
     })
@@ -39,7 +40,7 @@ fn ask(limit: &Arc<Limit>, label: &str) -> Ask {
 
 fn one(limit: &Arc<Limit>, label: &str, amounts: Amounts, now: Now) -> Result<(Reservation, Left), Refused> {
     let mut told = None;
-    let held = admit(&[ask(limit, label)], &amounts, 1, now, &mut |_, left| told = Some(left))?;
+    let held = admit(&[ask(limit, label)], &amounts, Terms::alone(1), now, &mut |_, left| told = Some(left))?;
     Ok((held, told.unwrap()))
 }
 
@@ -96,7 +97,7 @@ fn threads_together_never_overshoot_any_of_several_limits() {
         (0..1000)
             .filter_map(|_| {
                 let asks = [ask(&of_key, "a"), ask(&of_all, ""), ask(&budget, "")];
-                admit(&asks, &amounts, 1, at(1), &mut |_, _| {}).ok()
+                admit(&asks, &amounts, Terms::alone(1), at(1), &mut |_, _| {}).ok()
             })
             .fold(0, |admitted, held| {
                 assert!(held.settle(&amounts, at(1)).is_empty());
@@ -178,6 +179,22 @@ fn a_clock_that_is_set_anew_locks_nobody_out() {
     let half_a_day = 43_200 * SECOND;
     assert!(!ask(half_a_day - 1, noon - 86_400_000));
     assert!(ask(half_a_day, noon - 43_200_000));
+}
+
+#[test]
+fn those_who_cannot_ask_each_other_have_a_part_each() {
+    let limit = limit(0, Measure::Requests, 10, rolling(60, 10));
+    let mut admitted = 0;
+    let mut ask_with = |terms| {
+        let asks = [ask(&limit, "")];
+        let ok = admit(&asks, &Amounts::default(), terms, at(0), &mut |_, _| {}).is_ok();
+        admitted += u32::from(ok);
+        ok
+    };
+    let shared = Terms { margin: 1, share: 3, decided: false };
+    assert!((0..3).all(|_| ask_with(shared)) && !ask_with(shared));
+    assert!(ask_with(Terms { decided: true, ..shared }), "somebody else has decided");
+    assert_eq!(admitted, 4);
 }
 
 #[test]
