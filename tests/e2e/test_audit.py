@@ -66,6 +66,12 @@ def test_kills_at_random_moments_lose_no_acknowledged_change(tmp_path):
     # And every acknowledged key is good.
     child = Gateway(tmp_path, CONFIG, name="gateway-last")
     try:
+        # The running gateway gives the same records.
+        asked = subprocess.run(
+            [GATEWAY, "audit", "export", "--kind", "change", "--url", child.url],
+            env={"MILLGATE_ADMIN_KEY": OWNER, "PATH": "/usr/bin"}, capture_output=True, text=True, timeout=60,
+        )
+        assert [json.loads(line) for line in asked.stdout.splitlines()] == records, asked.stderr
         for key in acknowledged.values():
             listed = httpx.get(f"{child.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
             assert listed.status_code == 200
@@ -80,6 +86,12 @@ def test_kills_at_random_moments_lose_no_acknowledged_change(tmp_path):
     segment.write_text(text.replace('"principal":"owner"', '"principal":"other"', 1))
     verified = audit(tmp_path, "verify")
     assert verified.returncode == 1 and f"{segment}:{line}: record {line} was changed" in verified.stdout, verified.stdout
+    # Without the key that is said, and no other one is made.
+    (tmp_path / "data/audit-key").rename(tmp_path / "audit-key")
+    verified = audit(tmp_path, "verify")
+    assert verified.returncode == 1 and "audit-key is gone" in verified.stderr, verified
+    assert not (tmp_path / "data/audit-key").exists()
+    (tmp_path / "audit-key").rename(tmp_path / "data/audit-key")
     started = subprocess.run(
         [GATEWAY, "start", "--config-path", tmp_path / "millgate.yaml", "--data-dir", tmp_path / "data", "--port", "0"],
         capture_output=True, text=True, timeout=60,

@@ -27,6 +27,11 @@ impl Chain {
         self.over(&[what.as_bytes(), &seq.to_be_bytes(), mac])
     }
 
+    /// The hash of a text that is not shown.
+    pub(crate) fn text(&self, text: &[u8]) -> Mac {
+        self.over(&[b"content", text])
+    }
+
     fn over(&self, parts: &[&[u8]]) -> Mac {
         let mut context = hmac::Context::with_key(&self.0);
         for part in parts {
@@ -36,25 +41,4 @@ impl Chain {
         mac.copy_from_slice(context.sign().as_ref());
         mac
     }
-}
-
-/// Hexadecimal.
-pub(crate) fn hex(mac: &Mac) -> String {
-    use std::fmt::Write as _;
-    mac.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _written = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Reads [`hex`].
-pub(crate) fn unhex(text: &str) -> Option<Mac> {
-    let mut mac = BEGINNING;
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (at, byte) in mac.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(mac)
 }

@@ -5,12 +5,19 @@
 //! beginning), `seq` as eight bytes, and the record's own bytes.
 
 mod chain;
+mod content;
+mod known;
+mod search;
 mod segment;
+mod sink;
 mod verify;
 mod writer;
 
 use std::path::PathBuf;
 
+pub use content::{content, redact};
+pub use search::{Found, Query, search};
+pub use sink::{Sink, SinkKind, SyslogAddress, Webhook};
 pub use verify::{Broken, Report, verify};
 pub use writer::{Audit, Settings};
 

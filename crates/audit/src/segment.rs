@@ -6,10 +6,11 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use millgate_types::{hex, unhex};
 use serde::{Deserialize, Serialize};
 
 use crate::AuditError;
-use crate::chain::{Chain, Mac, hex, unhex};
+use crate::chain::{Chain, Mac};
 
 /// Where the chain begins when it does not begin at the beginning.
 pub(crate) const START: &str = "start.json";

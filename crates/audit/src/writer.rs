@@ -2,18 +2,20 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use millgate_types::hex;
 use tokio::sync::oneshot;
 
-use crate::AuditError;
 use crate::chain::{Chain, Mac};
 use crate::segment::{HEAD, START, create, path, segments, write_line, write_place};
 use crate::verify::walk;
+use crate::{AuditError, Sink, known};
 
 /// Bytes of records that nobody waits for and that may wait for the disk.
 const QUEUE: usize = 16 << 20;
@@ -43,6 +45,8 @@ pub struct Audit {
     sender: Mutex<Option<mpsc::Sender<Message>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     state: Arc<State>,
+    folder: PathBuf,
+    chain: Chain,
 }
 
 impl std::fmt::Debug for Audit {
@@ -53,6 +57,7 @@ impl std::fmt::Debug for Audit {
 
 #[derive(Default)]
 struct State {
+    sinks: OnceLock<Vec<Sink>>,
     failing: AtomicBool,
     waiting: AtomicUsize,
     lost: AtomicU64,
@@ -65,16 +70,15 @@ impl Audit {
         let io = |error| AuditError::Io { path: settings.folder.clone(), error };
         private(&settings.folder).map_err(io)?;
         let chain = Chain::new(key);
-        let end = walk(&settings.folder, &chain, &mut |_, _| {})?;
-        if let (Some((path, whole)), true) = (&end.tail, end.report.torn > 0) {
+        let end = walk(&settings.folder, &chain, &known::read(&settings.folder, &chain), &mut |_, _| {})?;
+        if end.report.torn > 0 {
             tracing::warn!(bytes = end.report.torn, "a crash left a piece of an audit record; it is cut off");
-            let cut = File::options().write(true).open(path).and_then(|file| {
-                file.set_len(*whole)?;
-                file.sync_all()
-            });
-            cut.map_err(|error| AuditError::Io { path: path.clone(), error })?;
+            end.cut()?;
         }
+        known::write(&settings.folder, &chain, &end.complete)?;
         let state = Arc::new(State::default());
+        let folder = settings.folder.clone();
+        let hashes = chain.clone();
         let mut writer =
             Writer { settings, chain, seq: end.seq, mac: end.mac, file: None, buffer: Vec::new() };
         let (sender, receiver) = mpsc::channel();
@@ -83,7 +87,13 @@ impl Audit {
         let thread = thread
             .spawn(move || writer.run(&receiver, &shared))
             .map_err(|error| AuditError::Io { path: PathBuf::from("audit"), error })?;
-        Ok(Arc::new(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)), state }))
+        Ok(Arc::new(Self {
+            sender: Mutex::new(Some(sender)),
+            thread: Mutex::new(Some(thread)),
+            state,
+            folder,
+            chain: hashes,
+        }))
     }
 
     /// Writes a record (a JSON object) and waits until it is on the disk.
@@ -113,6 +123,11 @@ impl Audit {
         sender.send(message).map_err(|_| AuditError::Stopped)
     }
 
+    /// Where it lies.
+    pub fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
     /// Whether the last write succeeded.
     pub fn is_healthy(&self) -> bool {
         !self.state.failing.load(Ordering::Relaxed)
@@ -123,12 +138,28 @@ impl Audit {
         self.state.lost.load(Ordering::Relaxed)
     }
 
+    /// Gives every record from now on to these too, once it is on the disk. Only the first call counts.
+    pub fn send_to(&self, sinks: Vec<Sink>) {
+        let _first = self.state.sinks.set(sinks);
+    }
+
+    /// Records that sinks lost since the start.
+    pub fn dropped(&self) -> u64 {
+        self.state.sinks.get().into_iter().flatten().map(Sink::dropped).sum()
+    }
+
+    /// A keyed digest: equal for equal texts, and of no use to who has not the log's key.
+    pub fn digest(&self, text: &[u8]) -> String {
+        hex(&self.chain.text(text))
+    }
+
     /// Writes what waits, and ends.
     pub fn close(&self) {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _panicked = thread.join();
         }
+        self.state.sinks.get().into_iter().flatten().for_each(Sink::close);
     }
 }
 
@@ -137,9 +168,28 @@ struct Writer {
     chain: Chain,
     seq: u64,
     mac: Mac,
-    /// The open segment and its length.
-    file: Option<(File, u64)>,
+    file: Option<Open>,
     buffer: Vec<u8>,
+}
+
+/// The segment that is written to.
+struct Open {
+    file: File,
+    length: u64,
+    path: PathBuf,
+    /// Its first record.
+    first: u64,
+    /// The hash before that, where we began it.
+    before: Option<Mac>,
+}
+
+impl Open {
+    /// Whether the file is still the one at its path: somebody may have moved the log aside.
+    fn is_there(&self) -> bool {
+        let inode = |meta: std::io::Result<std::fs::Metadata>| meta.ok().map(|meta| (meta.dev(), meta.ino()));
+        let open = inode(self.file.metadata());
+        open.is_some() && open == inode(self.path.metadata())
+    }
 }
 
 impl Writer {
@@ -154,6 +204,7 @@ impl Writer {
             state.waiting.fetch_sub(bytes.sum(), Ordering::Relaxed);
             match outcome {
                 Ok(()) => {
+                    self.send(state);
                     if state.failing.swap(false, Ordering::Relaxed) {
                         tracing::info!("the audit log is written again");
                     }
@@ -163,6 +214,12 @@ impl Writer {
                 }
                 Err(error) => {
                     // Who waits hears of it by the end of its channel.
+                    // What nobody waits for is still told to the sinks, unbound.
+                    for message in batch.iter().filter(|message| message.done.is_none()) {
+                        let line = [b"{\"seq\":null,\"record\":", &*message.record, b"}"].concat();
+                        let line: Arc<[u8]> = line.into();
+                        state.sinks.get().into_iter().flatten().for_each(|sink| sink.push(&line));
+                    }
                     let lost = batch.iter().filter(|message| message.done.is_none()).count();
                     state.lost.fetch_add(lost as u64, Ordering::Relaxed);
                     if !state.failing.swap(true, Ordering::Relaxed) {
@@ -177,17 +234,23 @@ impl Writer {
         }
     }
 
+    /// Hands the lines that were just written to the sinks.
+    fn send(&self, state: &State) {
+        let Some(sinks) = state.sinks.get().filter(|sinks| !sinks.is_empty()) else { return };
+        for line in self.buffer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let line: Arc<[u8]> = line.into();
+            for sink in sinks {
+                sink.push(&line);
+            }
+        }
+    }
+
     /// What was written of a batch that failed is taken back, so that the chain has no gap.
     fn heal(&mut self) -> Result<(), AuditError> {
         self.file = None;
-        let end = walk(&self.settings.folder, &self.chain, &mut |_, _| {})?;
-        if let Some((path, whole)) = &end.tail {
-            let cut = File::options().write(true).open(path).and_then(|file| {
-                file.set_len(*whole)?;
-                file.sync_all()
-            });
-            cut.map_err(|error| AuditError::Io { path: path.clone(), error })?;
-        }
+        let folder = &self.settings.folder;
+        let end = walk(folder, &self.chain, &known::read(folder, &self.chain), &mut |_, _| {})?;
+        end.cut()?;
         (self.seq, self.mac) = (end.seq, end.mac);
         Ok(())
     }
@@ -200,41 +263,52 @@ impl Writer {
             mac = self.chain.next(&mac, seq, &message.record);
             write_line(seq, &mac, &message.record, &mut self.buffer);
         }
-        let name = self.segment()?;
-        let Some((file, length)) = &mut self.file else { return Err(AuditError::Stopped) };
-        let failed = |error| AuditError::Io { path: name.clone(), error };
-        file.write_all(&self.buffer).and_then(|()| file.sync_data()).map_err(failed)?;
-        *length += self.buffer.len() as u64;
+        let mut open = self.segment()?;
+        let written = open.file.write_all(&self.buffer).and_then(|()| open.file.sync_data());
+        written.map_err(|error| AuditError::Io { path: open.path.clone(), error })?;
+        open.length += self.buffer.len() as u64;
+        self.file = Some(open);
         (self.seq, self.mac) = (seq, mac);
         write_place(&self.settings.folder, HEAD, &self.chain, seq, &mac)
     }
 
-    /// Opens the segment to write to; a full one is followed by the next.
-    fn segment(&mut self) -> Result<PathBuf, AuditError> {
+    /// Takes out the segment to write to; a full one, or one that is not there any more, is followed by the next.
+    fn segment(&mut self) -> Result<Open, AuditError> {
+        let room = self.settings.segment_bytes;
+        let taken = self.file.take();
+        if let Some(open) = taken.filter(Open::is_there) {
+            if open.length < room {
+                return Ok(open);
+            }
+            self.complete(&open)?;
+        }
         let folder = self.settings.folder.clone();
         let last = segments(&folder)?.pop();
-        if let (Some((_, length)), Some((_, path))) = (&self.file, &last)
-            && *length < self.settings.segment_bytes
-        {
-            return Ok(path.clone());
-        }
-        let continued = last.filter(|(_, path)| {
-            self.file.is_none() && path.metadata().is_ok_and(|meta| meta.len() < self.settings.segment_bytes)
-        });
-        let name = match continued {
-            Some((_, path)) => path,
-            None => path(&folder, self.seq + 1),
+        let continued = last.filter(|(_, path)| path.metadata().is_ok_and(|meta| meta.len() < room));
+        let (path, first) = match continued {
+            Some((first, path)) => (path, first),
+            None => (path(&folder, self.seq + 1), self.seq + 1),
         };
-        let failed = |error| AuditError::Io { path: name.clone(), error };
-        let file = create(&name, false).map_err(failed)?;
+        let failed = |error| AuditError::Io { path: path.clone(), error };
+        let file = create(&path, false).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
         // The folder's entry too must be on the disk.
         File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        self.file = Some((file, length));
         if length == 0 {
             self.let_go()?;
         }
-        Ok(name)
+        // A segment that others began may be continued; what stood before it is known to them.
+        let before = (length == 0).then_some(self.mac);
+        Ok(Open { file, length, path, first, before })
+    }
+
+    /// Notes that a segment is whole, so that a start need not read it.
+    fn complete(&self, open: &Open) -> Result<(), AuditError> {
+        let (Some(before), Ok(on_disk)) = (&open.before, open.path.metadata()) else { return Ok(()) };
+        let folder = &self.settings.folder;
+        let mut known = known::read(folder, &self.chain);
+        known.push(known::Segment::new(open.first, self.seq, before, &self.mac, &on_disk));
+        known::write(folder, &self.chain, &known)
     }
 
     /// Deletes segments that are too old, the oldest first, and writes down where the chain begins now.

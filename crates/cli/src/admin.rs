@@ -51,13 +51,24 @@ impl Admin {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
-        let text = self.send(method, path, query, body).await?;
+        let text = self.send(method, path, query, body, None).await?;
+        Ok(serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    /// `POST`, if the object is in the state `expected` (an `ETag`).
+    pub(crate) async fn change(
+        &self,
+        path: &[&str],
+        body: &Value,
+        expected: Option<&str>,
+    ) -> anyhow::Result<Value> {
+        let text = self.send(Method::POST, path, &[], Some(body), expected).await?;
         Ok(serde_json::from_str(&text).unwrap_or_default())
     }
 
     /// `GET` of what is no JSON.
     pub(crate) async fn text(&self, path: &[&str], query: &[(&str, &str)]) -> anyhow::Result<String> {
-        self.send(Method::GET, path, query, None).await
+        self.send(Method::GET, path, query, None, None).await
     }
 
     async fn send(
@@ -66,6 +77,7 @@ impl Admin {
         path: &[&str],
         query: &[(&str, &str)],
         body: Option<&Value>,
+        expected: Option<&str>,
     ) -> anyhow::Result<String> {
         let mut url = self.base.clone();
         let segments = ["admin", "v1"].iter().chain(path);
@@ -79,6 +91,9 @@ impl Admin {
         let mut request = self.client.request(method, url);
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
+        }
+        if let Some(expected) = expected {
+            request = request.header(reqwest::header::IF_MATCH, expected);
         }
         if let Some(body) = body {
             request = request.json(body);
@@ -99,12 +114,47 @@ impl Admin {
             (StatusCode::UNAUTHORIZED, Some(_)) => "; MILLGATE_ADMIN_KEY holds another one",
             _ => "",
         };
-        bail!("the gateway refused ({}): {detail}{hint}", status.as_u16())
+        let mut places = String::new();
+        for error in value["errors"].as_array().into_iter().flatten() {
+            let place = match (error["line"].as_u64(), error["column"].as_u64()) {
+                (Some(line), Some(column)) => format!("{line}:{column}: "),
+                _ => String::new(),
+            };
+            let hint = error["hint"].as_str().map(|hint| format!("; {hint}")).unwrap_or_default();
+            let (at, what) = (cell(&error["pointer"]), cell(&error["detail"]));
+            if what != detail {
+                places.push_str(&format!("\n  {place}{at}: {what}{hint}"));
+            }
+        }
+        bail!("the gateway refused ({}): {detail}{hint}{places}", status.as_u16())
     }
 
     /// `GET`.
     pub(crate) async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> anyhow::Result<Value> {
         self.call(Method::GET, path, query, None).await
+    }
+
+    /// All pages of a list, whose entries stand in `member`.
+    pub(crate) async fn all(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        member: &str,
+    ) -> anyhow::Result<Vec<Value>> {
+        let mut found = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let more = cursor.iter().map(|cursor| ("cursor", cursor.as_str()));
+            let query: Vec<_> = query.iter().copied().chain([("limit", "1000")]).chain(more).collect();
+            let mut page = self.get(path, &query).await?;
+            if let Value::Array(entries) = page[member].take() {
+                found.extend(entries);
+            }
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = Some(next.to_owned()),
+                None => return Ok(found),
+            }
+        }
     }
 
     /// `POST`.

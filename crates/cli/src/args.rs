@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use crate::config::ConfigCommand;
+pub(crate) use crate::secrets::SecretsCommand;
+
 /// One secured and observable HTTP endpoint for registry models and LLM providers.
 #[derive(Debug, Parser)]
 #[command(name = "millgate", version, max_term_width = 100)]
@@ -25,6 +28,9 @@ pub(crate) enum Command {
     /// Verify or print the audit log in the data folder.
     #[command(subcommand)]
     Audit(AuditLog),
+    /// Show, check, change and undo the configuration of a running gateway.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Issue, list, rotate and revoke virtual keys of a running gateway.
     #[command(subcommand)]
     Keys(Keys),
@@ -34,6 +40,9 @@ pub(crate) enum Command {
     /// Users of a running gateway: what bounds their keys and tokens.
     #[command(subcommand)]
     Users(Principals),
+    /// Set, list and delete the secrets that a running gateway keeps.
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
     /// What was used and what it cost, on a running gateway.
     Usage(Usage),
     /// Limits of a running gateway, and what is used of them now.
@@ -175,6 +184,21 @@ pub(crate) struct ExportAudit {
     /// Only records behind this number.
     #[arg(long, default_value_t = 0)]
     pub(crate) after: u64,
+    /// Only records of this time or later: 2026-11-26T09:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// Only records before this time.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<jiff::Timestamp>,
+    /// Only what this caller did.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) principal: Option<String>,
+    /// Only this path, or what begins with it.
+    #[arg(long)]
+    pub(crate) path: Option<String>,
+    /// Ask a running gateway instead of reading the data folder; its answers are not verified.
+    #[arg(long, conflicts_with = "data_dir")]
+    pub(crate) url: Option<String>,
     #[command(flatten)]
     pub(crate) data: Data,
 }

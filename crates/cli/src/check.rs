@@ -25,7 +25,8 @@ pub(crate) fn check(arguments: &Check) -> anyhow::Result<ExitCode> {
             return Ok(wrong_usage());
         }
     };
-    let (loaded, problems) = match millgate_config::load(&text) {
+    let (loaded, problems) = match millgate_config::load_with(&text, &millgate_config::Values::placeholders())
+    {
         Ok(loaded) => {
             let warnings = loaded.warnings.clone();
             (Some(loaded), warnings)

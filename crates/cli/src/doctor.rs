@@ -77,7 +77,7 @@ fn configuration(named: Option<&Path>, findings: &mut Vec<Finding>) -> Config {
         }
     };
     let file = source.path().display().to_string();
-    match millgate_config::load(&text) {
+    match millgate_config::load_with(&text, &millgate_config::Values::placeholders()) {
         Ok(loaded) => {
             let count = loaded.config.endpoints.len();
             findings.push(Finding::new("ok", format!("{file}: {count} endpoints"), ""));

@@ -45,9 +45,9 @@ async fn create(admin: &Admin, asked: &CreateKey) -> anyhow::Result<ExitCode> {
 
 async fn list(admin: &Admin, asked: &ListKeys) -> anyhow::Result<ExitCode> {
     let query: &[(&str, &str)] = if asked.all { &[("state", "all")] } else { &[] };
-    let listed = admin.get(&["keys"], query).await?;
+    let keys = admin.all(&["keys"], query, "keys").await?;
     if is_json(asked.reach.output.output) {
-        print(&(pretty(&listed["keys"]) + "\n"))?;
+        print(&(pretty(&Value::Array(keys)) + "\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
     let words = |value: &Value| {
@@ -67,7 +67,6 @@ async fn list(admin: &Admin, asked: &ListKeys) -> anyhow::Result<ExitCode> {
             time(&key["used_ms"]),
         ]
     };
-    let keys = listed["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
     let rows: Vec<_> = keys.iter().map(row).collect();
     let head = ["ID", "NAME", "PREFIX", "ORIGIN", "STATE", "ROLES", "ENDPOINTS", "EXPIRES", "LAST USED"];
     print(&table(head, &rows))?;
@@ -93,8 +92,7 @@ async fn revoke(admin: &Admin, asked: &OneKey) -> anyhow::Result<ExitCode> {
 
 /// A key's id, given that or its name.
 async fn id_of(admin: &Admin, given: &str) -> anyhow::Result<String> {
-    let listed = admin.get(&["keys"], &[("state", "all")]).await?;
-    let keys = listed["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let keys = admin.all(&["keys"], &[("state", "all")], "keys").await?;
     let by_id = keys.iter().find(|key| key["id"] == *given);
     let by_name = || {
         let active = keys.iter().find(|key| key["name"] == *given && key["state"] == "active");
@@ -120,7 +118,7 @@ fn show(answer: &Value, reach: &Reach) -> anyhow::Result<ExitCode> {
 }
 
 /// Milliseconds since 1970 as people write times, in UTC.
-fn time(value: &Value) -> String {
+pub(crate) fn time(value: &Value) -> String {
     let Some(ms) = value.as_i64() else { return "-".to_owned() };
     jiff::Timestamp::from_millisecond(ms)
         .map_or("-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M").to_string())

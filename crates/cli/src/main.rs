@@ -5,6 +5,7 @@ mod admin;
 mod args;
 mod audit;
 mod check;
+mod config;
 mod demo;
 mod doctor;
 mod keys;
@@ -12,6 +13,7 @@ mod principals;
 mod registry;
 mod rollout;
 mod run;
+mod secrets;
 mod serve;
 mod store;
 mod usage;
@@ -43,9 +45,11 @@ fn main() -> ExitCode {
         Command::Models(Models::List(arguments)) => registry::list(&arguments),
         Command::Models(Models::Show(arguments)) => registry::show(&arguments),
         Command::Audit(command) => audit::audit(&command),
+        Command::Config(command) => config::config(&command),
         Command::Keys(command) => keys::keys(&command),
         Command::Teams(command) => principals::principals(principals::Kind::Teams, &command),
         Command::Users(command) => principals::principals(principals::Kind::Users, &command),
+        Command::Secrets(command) => secrets::secrets(&command),
         Command::Usage(arguments) => usage::usage(&arguments),
         Command::Limits(reach) => usage::limits(&reach),
         Command::Budgets(reach) => usage::budgets(&reach),

@@ -11,24 +11,14 @@ use crate::{is_json, pretty};
 
 pub(crate) fn list(asked: &ListModels) -> anyhow::Result<ExitCode> {
     Admin::run(&asked.reach, async |admin| {
-        let mut found: Vec<Value> = Vec::new();
-        let mut token: Option<String> = None;
-        loop {
-            let given = [
-                ("registry", asked.registry.as_deref()),
-                ("name", asked.name.as_deref()),
-                ("tag", asked.tag.as_deref()),
-                ("alias", asked.alias.as_deref()),
-                ("page_token", token.as_deref()),
-            ];
-            let query: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-            let page = admin.get(&["models"], &query).await?;
-            found.extend(page["models"].as_array().cloned().unwrap_or_default());
-            token = page["next_page_token"].as_str().map(str::to_owned);
-            if token.is_none() {
-                break;
-            }
-        }
+        let given = [
+            ("registry", asked.registry.as_deref()),
+            ("name", asked.name.as_deref()),
+            ("tag", asked.tag.as_deref()),
+            ("alias", asked.alias.as_deref()),
+        ];
+        let query: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let found = admin.all(&["models"], &query, "models").await?;
         if is_json(asked.reach.output.output) {
             print(&(pretty(&Value::Array(found)) + "\n"))?;
             return Ok(ExitCode::SUCCESS);

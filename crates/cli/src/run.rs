@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use millgate_config::{AccessLog, Config, Isolation, KeyMode, load, load_environment};
+use millgate_config::{AccessLog, Config, Isolation, KeyMode, Values, load_environment, load_with};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
-use millgate_server::{ConfigSource, Gateway, Listener, ListenerLimits, Reloader, Tls};
+use millgate_server::{ConfigSource, Gateway, Listener, ListenerLimits, Reloader, Tls, audit_sinks};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -63,7 +63,8 @@ pub(crate) fn start(arguments: &Start) -> anyhow::Result<ExitCode> {
             }
         },
     };
-    let loaded = match load(&text) {
+    // What is kept elsewhere is looked up once the store is open.
+    let loaded = match load_with(&text, &Values::placeholders()) {
         Ok(loaded) => loaded,
         Err(problems) => {
             report(&file, &problems);
@@ -169,7 +170,7 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
-    let config = plan.config;
+    let mut config = plan.config;
     let mut signals = Signals::new()?;
     let models = Models::new(model_settings(&config, &plan.data_dir)?, tokio::runtime::Handle::current());
     let metrics = Arc::new(Metrics::new());
@@ -181,6 +182,19 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     let recorder = Recorder::start(Arc::clone(&metrics), sink)?;
     // The demo and `models serve` keep nothing.
     let kept = if plan.keeps { Some(store::kept(&config, &plan.data_dir, &metrics).await?) } else { None };
+    if let (Some(kept), Some((source, text))) = (&kept, &plan.source) {
+        match kept.secrets.load(text).await {
+            Ok(loaded) => config = loaded.config,
+            Err(problems) => {
+                report(&source.path().display().to_string(), &problems);
+                return Ok(wrong_usage());
+            }
+        }
+    }
+    if let Some(kept) = &kept {
+        // Their secrets may be kept in the store.
+        kept.audit.send_to(audit_sinks(&config).map_err(|error| anyhow::anyhow!(error))?);
+    }
     let gateway = Gateway::new(&config, models, metrics, recorder, kept)?;
     gateway.begin_budgets().await.context("what was spent cannot be read from the ledger")?;
     let limits = ListenerLimits {
@@ -196,7 +210,10 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("{} cannot be listened on", plan.address))?;
     let address = listener.address();
     tracing::info!(%address, endpoints = config.endpoints.len(), "serving at {scheme}://{address}");
-    let reloader = plan.source.map(|(source, text)| Reloader::start(Arc::clone(&gateway), source, &text));
+    let reloader = match plan.source {
+        Some((source, text)) => Some(Reloader::start(Arc::clone(&gateway), source, &text).await),
+        None => None,
+    };
     (plan.greeting)(&gateway, address);
     let ended_by = signals.wait(reloader.as_ref()).await;
     gateway.begin_drain();

@@ -9,8 +9,12 @@ use anyhow::Context as _;
 use millgate_audit::{Audit, Settings};
 use millgate_config::{Config, KeyMode, Role};
 use millgate_observe::Metrics;
-use millgate_server::{Counters, Kept, Keys, Ledger};
+use millgate_secret::Master;
+use millgate_server::{Counters, Kept, Keys, Ledger, Secrets};
 use millgate_store::{Store, StoreError};
+
+/// How long the command that gives the master key may take.
+const MASTER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Opens the store that the configuration names, or the file in the data folder.
 pub(crate) async fn open(config: &Config, data: &Path) -> Result<Store, StoreError> {
@@ -22,7 +26,8 @@ pub(crate) async fn open(config: &Config, data: &Path) -> Result<Store, StoreErr
 
 /// Everything that outlives the process.
 pub(crate) async fn kept(config: &Config, data: &Path, metrics: &Arc<Metrics>) -> anyhow::Result<Kept> {
-    let keys = keys(config, data).await?;
+    let store = open(config, data).await?;
+    let keys = keys(config, data, store.clone()).await?;
     let settings = Settings {
         folder: data.join("audit"),
         segment_bytes: config.audit.max_segment.0,
@@ -34,7 +39,8 @@ pub(crate) async fn kept(config: &Config, data: &Path, metrics: &Arc<Metrics>) -
         "the audit log cannot be opened; `millgate audit verify` looks at it, and one that was \
          changed must be moved aside before another begins",
     )?;
-    let ledger = Ledger::open(keys.store().clone(), data).await.context("the ledger")?;
+    let secrets = Secrets::open(store.clone(), master(config, data).await?).await?;
+    let ledger = Ledger::open(store.clone(), data).await.context("the ledger")?;
     ledger.follow();
     let shared = match &config.shared {
         Some(written) => {
@@ -44,17 +50,61 @@ pub(crate) async fn kept(config: &Config, data: &Path, metrics: &Arc<Metrics>) -
         }
         None => None,
     };
-    Ok(Kept { keys, audit, ledger, shared })
+    Ok(Kept { keys, audit, store, secrets, ledger, shared })
+}
+
+/// What stored secrets and kept answers are encrypted with. Replicas that share a store must be given the same; without,
+/// there is none for them.
+async fn master(config: &Config, data: &Path) -> anyhow::Result<Option<Master>> {
+    let secrets = &config.secrets;
+    let previous: Vec<_> =
+        secrets.previous_master_keys.iter().map(|key| key.expose().as_bytes().to_vec()).collect();
+    let material = match (&secrets.master_key, &*secrets.master_key_command) {
+        (Some(key), _) => key.expose().as_bytes().to_vec(),
+        (None, [program, arguments @ ..]) => printed(program, arguments).await?,
+        (None, []) => {
+            let shared = config.store.as_ref().is_some_and(|uri| !uri.expose().starts_with("sqlite"));
+            if shared {
+                return Ok(None);
+            }
+            secret(&data.join("master-key")).context("the data folder's `master-key`")?
+        }
+    };
+    Ok(Some(Master::new(&material, &previous)))
+}
+
+/// What a command prints, for a master key that a KMS holds.
+async fn printed(program: &str, arguments: &[String]) -> anyhow::Result<Vec<u8>> {
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(MASTER_PATIENCE, command.output())
+        .await
+        .context("`secrets.master_key_command` takes longer than 30 s")?
+        .with_context(|| format!("`secrets.master_key_command`: {program} cannot be started"))?;
+    if !output.status.success() {
+        // What it says on standard output may be the key.
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::bail!("`secrets.master_key_command` ended with {}: {}", output.status, said.trim());
+    }
+    let key = output.stdout.trim_ascii().to_vec();
+    if key.len() < 32 {
+        anyhow::bail!("`secrets.master_key_command` printed less than 32 characters");
+    }
+    Ok(key)
 }
 
 /// What the audit log is bound with.
 pub(crate) fn audit_key(data: &Path) -> anyhow::Result<Vec<u8>> {
+    let file = data.join("audit-key");
+    if !file.exists() && data.join("audit/head.json").exists() {
+        // Another one would make the log look changed.
+        anyhow::bail!("{} is gone: restore it from a backup, or move the audit log aside", file.display());
+    }
     secret(&data.join("audit-key")).context("the data folder's `audit-key`")
 }
 
 /// All issued keys. Where keys are required and nobody may administer, a first key is made and left in a file.
-async fn keys(config: &Config, data: &Path) -> anyhow::Result<Arc<Keys>> {
-    let store = open(config, data).await?;
+async fn keys(config: &Config, data: &Path, store: Store) -> anyhow::Result<Arc<Keys>> {
     let pepper = match &config.access.key_pepper {
         Some(pepper) => pepper.expose().as_bytes().to_vec(),
         None => secret(&data.join("key-pepper")).context("the data folder's `key-pepper`")?,

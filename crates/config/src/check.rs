@@ -4,6 +4,7 @@ mod credential;
 mod limits;
 mod naming;
 mod route;
+mod secrets;
 mod sign_on;
 
 use std::net::SocketAddr;
@@ -59,6 +60,7 @@ pub(crate) fn check(config: &Config, tree: &Node, problems: &mut Problems) {
     checker.registries();
     checker.access();
     checker.sign_on();
+    checker.secrets();
     checker.budgets();
     checker.endpoints();
     checker.natives();

@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::access::{
     CertificatesConfig, IntrospectionConfig, IssuerConfig, SignOnConfig, TlsConfig, TrustedProxiesConfig,
 };
+use crate::audit::{AuditConfig, EndpointAudit};
 use crate::credential::CredentialConfig;
 use crate::limits::{BudgetConfig, LimitConfig, PredictionPrice, SharedConfig};
 use crate::route::RouteConfig;
+use crate::secrets::SecretsConfig;
 use crate::serving::{BatchingConfig, BulkConfig, InstancesConfig};
 use crate::value::{ByteSize, Expanded, Period, Secret};
 
@@ -57,6 +59,8 @@ pub struct Config {
     /// only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Secret>,
+    /// Where secrets are kept that are no variables and no files.
+    pub secrets: SecretsConfig,
     /// Where limits and budgets are counted that hold across replicas.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared: Option<SharedConfig>,
@@ -64,6 +68,10 @@ pub struct Config {
     pub audit: AuditConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Another one when the value of a reference that may change is another one; 0 without such references. Not written in
+    /// files.
+    #[serde(skip)]
+    pub fingerprint: u64,
 }
 
 impl Default for Config {
@@ -82,9 +90,11 @@ impl Default for Config {
             server: ServerConfig::default(),
             models: ModelsConfig::default(),
             store: None,
+            secrets: SecretsConfig::default(),
             shared: None,
             audit: AuditConfig::default(),
             log: LogConfig::default(),
+            fingerprint: 0,
         }
     }
 }
@@ -440,6 +450,9 @@ pub struct EndpointConfig {
     /// How a registered model is served. Only for `predict`.
     #[serde(default)]
     pub serving: ServingConfig,
+    /// What the audit log records of it, where that is another than elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<EndpointAudit>,
 }
 
 /// A provider's own API under a path of its own. Every caller may do there what the provider's credential may.
@@ -901,27 +914,6 @@ pub enum Isolation {
     BestEffort,
     /// Whole, or the model is not served.
     Required,
-}
-
-/// The audit log in `<data>/audit`: every change by the admin API, and every request where that is asked for. Read at start
-/// only.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct AuditConfig {
-    /// Record every request too: who, when, from where, what, by which target and version, tokens, cost, outcome. No
-    /// content.
-    pub calls: bool,
-    /// A file that grew over this is followed by another one.
-    pub max_segment: ByteSize,
-    /// Files whose last record is older are deleted. Default: never.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retention: Option<Period>,
-}
-
-impl Default for AuditConfig {
-    fn default() -> Self {
-        Self { calls: false, max_segment: ByteSize(64 << 20), retention: None }
-    }
 }
 
 /// Logs.

@@ -3,16 +3,20 @@
 //! secret files are the only things it reads besides the document.
 
 mod access;
+mod audit;
 mod check;
 mod credential;
 mod document;
 mod forms;
 mod limits;
 mod load;
+mod mask;
 mod node;
+mod reference;
 mod route;
 mod schedule;
 mod schema;
+mod secrets;
 mod serving;
 mod value;
 
@@ -20,22 +24,28 @@ pub use access::{
     CertificatesConfig, ClientCertificates, IntrospectionConfig, IssuerConfig, RoleRuleConfig, SignOnConfig,
     TlsConfig, TrustedProxiesConfig,
 };
+pub use audit::{
+    AuditConfig, AuditContent, AuditOnError, AuditSink, AuditStdout, AuditSyslog, AuditWebhook, EndpointAudit,
+};
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
-    AccessConfig, AccessLog, AuditConfig, Capability, CatalogueConfig, ChatApi, Compat, Config,
-    EndpointConfig, EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LogConfig,
-    ModelConfig, ModelsConfig, NativeConfig, Network, OwnerConfig, ProviderConfig, RegistryConfig, Role,
-    RuntimeChoice, ServerConfig, ServingConfig, TokenPrices,
+    AccessConfig, AccessLog, Capability, CatalogueConfig, ChatApi, Compat, Config, EndpointConfig,
+    EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LogConfig, ModelConfig,
+    ModelsConfig, NativeConfig, Network, OwnerConfig, ProviderConfig, RegistryConfig, Role, RuntimeChoice,
+    ServerConfig, ServingConfig, TokenPrices,
 };
 pub use limits::{
     BudgetConfig, BudgetKind, LimitConfig, OnError, PredictionPrice, Selector, SharedConfig, Sharer, Sharers,
     Unpriced, Usd, WindowKind,
 };
-pub use load::{Form, Loaded, Problem, Severity, load, load_environment};
+pub use load::{Form, Loaded, Problem, Severity, load, load_environment, load_with};
+pub use mask::MASK;
+pub use reference::{Kept, Values, is_secret_name};
 pub use route::{
     CaseConfig, CombineBy, Else, EnsembleConfig, RouteConfig, Split, StepConfig, SwitchConfig, SwitchPer,
 };
 pub use schedule::{ClockTime, Days, ScheduleConfig, Zone};
 pub use schema::json_schema;
+pub use secrets::{SecretsConfig, VaultConfig, VaultKubernetes};
 pub use serving::{BatchingConfig, BulkConfig, InstancesConfig};
 pub use value::{ByteSize, Expanded, Period, Secret};

@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde::Deserialize;
 
 use crate::document::Config;
+use crate::mask::Literals;
 use crate::node::{ErrorKind, Node, NodeError, Place, Step, Value};
+use crate::reference::{self, Values};
 use crate::{check, forms};
 
 /// Files larger than this are refused.
@@ -87,6 +90,34 @@ pub struct Loaded {
     pub form: Form,
     /// Warnings only.
     pub warnings: Vec<Problem>,
+    literals: Literals,
+    references: Vec<String>,
+}
+
+impl Loaded {
+    /// Whether a secret stands in the document itself.
+    #[must_use]
+    pub fn has_clear_text(&self) -> bool {
+        self.literals.any()
+    }
+
+    /// Every reference of the document that may change its value: `file:PATH`, `secret:NAME`, `vault:path#field`.
+    pub fn references(&self) -> impl Iterator<Item = &str> {
+        self.references.iter().map(String::as_str)
+    }
+
+    /// Whether `***` stands where a secret belongs.
+    #[must_use]
+    pub fn has_mask(&self) -> bool {
+        self.literals.any_masked()
+    }
+
+    /// The document's text as it may be shown and kept: without the secrets that stand in it. `None` where they cannot
+    /// surely be taken out.
+    #[must_use]
+    pub fn masked(&self, text: &str) -> Option<String> {
+        self.literals.mask(text)
+    }
 }
 
 /// Collects problems.
@@ -127,6 +158,24 @@ impl Problems {
 
 /// Reads a document in any form. `Err` holds every problem found, warnings included, in the file's order.
 pub fn load(text: &str) -> Result<Loaded, Vec<Problem>> {
+    load_with(text, &Values::default())
+}
+
+/// The same, with the values of references that are kept elsewhere.
+pub fn load_with(text: &str, values: &Values) -> Result<Loaded, Vec<Problem>> {
+    let (loaded, seen) = reference::reading(values, || read_text(text));
+    let mut loaded = loaded?;
+    if !seen.is_empty() {
+        let mut hasher = DefaultHasher::new();
+        seen.hash(&mut hasher);
+        // Zero says that there are none.
+        loaded.config.fingerprint = hasher.finish().max(1);
+    }
+    loaded.references = seen.into_iter().map(|(reference, _)| reference).collect();
+    Ok(loaded)
+}
+
+fn read_text(text: &str) -> Result<Loaded, Vec<Problem>> {
     let mut problems = Problems::default();
     if text.len() > MAX_FILE {
         problems.add(Severity::Error, Place::default(), "", "the file is larger than 8 MiB", "");
@@ -172,7 +221,8 @@ pub fn load(text: &str) -> Result<Loaded, Vec<Problem>> {
     if problems.found.iter().any(|problem| problem.severity == Severity::Error) {
         Err(problems.found)
     } else {
-        Ok(Loaded { config, form, warnings: problems.found })
+        let literals = Literals::of(&config, &tree);
+        Ok(Loaded { config, form, warnings: problems.found, literals, references: Vec::new() })
     }
 }
 

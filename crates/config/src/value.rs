@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::de::{self, Visitor};
 use serde::{Serialize, Serializer};
 
+use crate::reference::{self, Kept};
+
 /// A length of time, written with its unit: `500ms`, `60s`, `5m`, `1h`, `1d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(pub Duration);
@@ -125,7 +127,7 @@ impl Expanded {
             value.push_str(&match (open, reference.split_once(':')) {
                 ("{{", _) => template_variable(reference)?,
                 (_, Some(("env", name))) => variable(name)?,
-                (_, Some(("file", path))) => secret_file(path)?,
+                (_, Some(("file", path))) => noted(&format!("file:{}", path.trim()), secret_file(path)?),
                 _ => {
                     return Err(format!(
                         "`${{{reference}}}` is not a reference; use `${{env:NAME}}` or `${{file:PATH}}`"
@@ -137,6 +139,12 @@ impl Expanded {
         value.push_str(rest);
         Ok(Self { raw: raw.to_owned(), value })
     }
+}
+
+/// A value that may be another one later.
+fn noted(reference: &str, value: String) -> String {
+    reference::note(reference, &value);
+    value
 }
 
 fn next_reference(text: &str) -> Option<(usize, &'static str, &'static str)> {
@@ -176,7 +184,8 @@ fn secret_file(path: &str) -> Result<String, String> {
     if text.is_empty() { Err(format!("the file `{path}` is empty")) } else { Ok(text.to_owned()) }
 }
 
-/// A secret by reference: `env:NAME`, `file:PATH`, `$NAME`, `{{ NAME }}`. Text that is none of these is taken
+/// A secret by reference: `env:NAME`, `file:PATH`, `secret:NAME` (the gateway's store), `vault:path#field`, `$NAME`,
+/// `{{ NAME }}`. Text that is none of these is taken
 /// as the path of an existing file (as MLflow does), else as the secret itself, with a warning.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
@@ -203,19 +212,28 @@ impl Secret {
         self.raw.is_none()
     }
 
+    /// It is kept where a gateway looks it up: `secret:NAME`, `vault:path#field`.
+    #[must_use]
+    pub fn is_kept_elsewhere(&self) -> bool {
+        self.raw.as_deref().is_some_and(|raw| Kept::parse(raw.trim()).is_some())
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let by_reference = |value: String| Self { raw: Some(text.to_owned()), value };
         let trimmed = text.trim();
         let found = if let Some(name) = trimmed.strip_prefix("env:") {
             by_reference(variable(name)?)
         } else if let Some(path) = trimmed.strip_prefix("file:") {
-            by_reference(secret_file(path)?)
+            by_reference(noted(trimmed, secret_file(path)?))
+        } else if let Some(kept) = Kept::parse(trimmed) {
+            kept?;
+            by_reference(noted(trimmed, reference::look_up(trimmed)?))
         } else if trimmed.starts_with("${") || trimmed.starts_with("{{") {
             by_reference(Expanded::parse(trimmed)?.value)
         } else if let Some(name) = trimmed.strip_prefix('$') {
             by_reference(variable(name)?)
         } else if std::path::Path::new(trimmed).is_file() {
-            by_reference(secret_file(trimmed)?)
+            by_reference(noted(&format!("file:{trimmed}"), secret_file(trimmed)?))
         } else {
             Self::new(trimmed)
         };
@@ -305,7 +323,7 @@ pub(crate) use scalar;
 scalar!(Period, "a duration such as `500ms`, `60s`, `5m`, `1h`", r"^\s*\d*\s*[A-Za-z]+\s*$");
 scalar!(ByteSize, "a size such as `10MiB`", r"^\s*\d+\s*(B|KiB|MiB|GiB|kB|KB|MB|GB)?\s*$");
 scalar!(Expanded, "text; `${env:NAME}` and `${file:PATH}` are replaced", "");
-scalar!(Secret, "a secret by reference: `env:NAME` or `file:PATH`", ".");
+scalar!(Secret, "a secret by reference: `env:NAME`, `file:PATH`, `secret:NAME` or `vault:path#field`", ".");
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! Problem details for HTTP APIs (RFC 9457), as the admin API answers errors.
 
-use millgate_types::{Dialect, Fault, RequestId};
-use serde_json::json;
+use millgate_types::{Dialect, Fault, FieldError, RequestId, pointer};
+use serde_json::{Value, json};
 
 use crate::Codec;
 
@@ -24,22 +24,25 @@ impl Codec for Problem {
             "code": fault.code.name,
             "request_id": request_id.to_string(),
         });
-        if let Some(param) = &fault.param {
+        if !fault.errors.is_empty() {
+            body["errors"] = fault.errors.iter().map(field).collect();
+        } else if let Some(param) = &fault.param {
             body["errors"] = json!([{ "pointer": pointer(param), "detail": fault.public }]);
         }
         body.to_string().into_bytes()
     }
 }
 
-/// `limits[0].requests` as a JSON pointer in a URI fragment (RFC 6901): `#/limits/0/requests`.
-fn pointer(param: &str) -> String {
-    let mut out = String::from("#");
-    for step in param.split(['.', '[']).map(|step| step.trim_end_matches(']')).filter(|step| !step.is_empty())
-    {
-        out.push('/');
-        out.push_str(&step.replace('~', "~0").replace('/', "~1"));
+fn field(error: &FieldError) -> Value {
+    let mut shown = json!({ "pointer": pointer(&error.path), "detail": error.detail });
+    if !error.hint.is_empty() {
+        shown["hint"] = error.hint.as_str().into();
     }
-    out
+    if let Some((line, column)) = error.place {
+        shown["line"] = line.into();
+        shown["column"] = column.into();
+    }
+    shown
 }
 
 #[cfg(test)]

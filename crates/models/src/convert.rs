@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::artifacts::{hex, private_dir};
+use crate::artifacts::private_dir;
 use crate::deployment::DeploymentSpec;
 use crate::model_file::ModelFile;
 use crate::worker::job::SOURCE;
+use millgate_types::hex;
 
 /// Packages whose version an answer may depend on, as their `.dist-info` folders begin.
 const PACKAGES: &[&str] =

@@ -11,11 +11,12 @@ use tokio::process::Command;
 
 use install::Installer;
 
-use crate::artifacts::{hex, private_dir, private_temp};
+use crate::artifacts::{private_dir, private_temp};
 use crate::deployment::{DeploymentSpec, EnvManager};
 use crate::model_file::ModelFile;
 use crate::progress::Progress;
 use crate::settings::ModelSettings;
+use millgate_types::hex;
 
 /// An interpreter, and the folders that belong to it.
 #[derive(Clone, Debug)]

@@ -99,7 +99,7 @@ impl Rollout {
 
     /// Reads the hold that an earlier process wrote down.
     pub(crate) fn recall(&self, data_dir: &Path, endpoint: &str, model: &ModelRef) {
-        let name = crate::artifacts::hex(&Sha256::digest(format!("{endpoint}\n{model}")));
+        let name = millgate_types::hex(&Sha256::digest(format!("{endpoint}\n{model}")));
         let file = data_dir.join("rollouts").join(format!("{name}.json"));
         let mut state = self.state();
         state.held = fs::read(&file).ok().and_then(|text| match serde_json::from_slice(&text) {

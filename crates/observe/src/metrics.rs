@@ -100,6 +100,8 @@ pub struct Metrics {
     pub audit_healthy: Gauge<i64, std::sync::atomic::AtomicI64>,
     /// Requests that are missing in the audit log.
     pub audit_lost: Counter<u64, AtomicU64>,
+    /// Records that sinks of the audit log lost.
+    pub audit_dropped: Counter<u64, AtomicU64>,
 }
 
 fn histogram() -> Histogram {
@@ -143,6 +145,7 @@ impl Metrics {
             budget_alerts: Family::default(),
             audit_healthy: Gauge::default(),
             audit_lost: Counter::default(),
+            audit_dropped: Counter::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("requests", "Finished requests", metrics.requests.clone());
@@ -220,6 +223,11 @@ impl Metrics {
             "audit_lost_records",
             "Requests that are missing in the audit log",
             metrics.audit_lost.clone(),
+        );
+        registry.register(
+            "audit_sink_dropped_records",
+            "Records that a sink of the audit log lost; the files have them",
+            metrics.audit_dropped.clone(),
         );
         metrics
     }

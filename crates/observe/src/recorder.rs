@@ -50,8 +50,8 @@ struct Shared {
     working: Mutex<Vec<u8>>,
 }
 
-/// Takes the JSON object of a finished request.
-type Copy = Box<dyn Fn(&[u8]) + Send + Sync>;
+/// Takes a finished request and its JSON object.
+type Copy = Box<dyn Fn(&Exchange, &[u8]) + Send + Sync>;
 
 /// Takes the complete record of a finished request.
 type Told = Box<dyn Fn(&Exchange) + Send + Sync>;
@@ -80,9 +80,9 @@ impl Recorder {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Gives the JSON object of every request from now on to `copy` too, on the observer's thread. Only the first call
+    /// Gives every request with its JSON object from now on to `copy` too, on the observer's thread. Only the first call
     /// counts.
-    pub fn copy_to(&self, copy: impl Fn(&[u8]) + Send + Sync + 'static) {
+    pub fn copy_to(&self, copy: impl Fn(&Exchange, &[u8]) + Send + Sync + 'static) {
         let _first = self.shared.copy.set(Box::new(copy));
     }
 
@@ -157,7 +157,7 @@ impl Shared {
                 access_log::write(record, &mut lines);
             }
             if let Some(copy) = copy {
-                copy(lines[begin..].trim_ascii_end());
+                copy(record, lines[begin..].trim_ascii_end());
             }
             if self.sink == LogSink::Off {
                 lines.truncate(begin);

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::{digest, hmac};
+use millgate_types::hex;
 
 /// Who signs.
 #[derive(Clone, Copy)]
@@ -147,13 +148,6 @@ fn mac(key: &[u8], text: &str) -> hmac::Tag {
 
 fn sha256(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        let _infallible = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 /// `20260115T120000Z`.

@@ -323,6 +323,7 @@ fn blank(request_id: RequestId, method: http::Method, generation: u64) -> Exchan
         config_generation: generation,
         outcome: Outcome::Cancelled,
         unsettled: None,
+        captured: None,
         settlement: None,
         hops: Vec::new(),
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -12,13 +12,17 @@ use millgate_credential::Credential;
 use millgate_models::{Deployment, DeploymentStatus, Models, Registry};
 use millgate_observe::{Metrics, Recorder};
 use millgate_policy::Now;
-use millgate_store::StoreError;
+use millgate_store::{Store, StoreError};
+use millgate_types::{Fault, code};
 use serde::Serialize;
 
+use crate::ConfigSource;
 use crate::admin;
 use crate::dispatch::mismatches;
+use crate::documents::Documents;
 use crate::keys::{Keys, now_ms};
 use crate::ledger::Ledger;
+use crate::secrets::Secrets;
 use crate::shared::Counters;
 use crate::snapshot::{Builder, Snapshot, registry};
 
@@ -33,6 +37,12 @@ pub struct Gateway {
     /// Keys issued at run time, where there is a store.
     pub(crate) keys: Option<Arc<Keys>>,
     pub(crate) audit: Option<Arc<Audit>>,
+    /// What outlives the process.
+    pub(crate) store: Option<Store>,
+    pub(crate) secrets: Option<Arc<Secrets>>,
+    documents: OnceLock<Documents>,
+    /// The admin API changes one thing at a time.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) ledger: Option<Arc<Ledger>>,
     /// Counts that hold across replicas.
     pub(crate) shared: Option<Arc<Counters>>,
@@ -48,6 +58,10 @@ pub struct Kept {
     pub keys: Arc<Keys>,
     /// The audit log.
     pub audit: Arc<Audit>,
+    /// Where everything else is kept.
+    pub store: Store,
+    /// Secrets that the configuration refers to.
+    pub secrets: Arc<Secrets>,
     /// What was spent.
     pub ledger: Arc<Ledger>,
     /// Counts that hold across replicas, where the configuration names a server for them.
@@ -100,13 +114,17 @@ impl Gateway {
         kept: Option<Kept>,
     ) -> Result<Arc<Self>, ApplyError> {
         let shared = kept.as_ref().and_then(|kept| kept.shared.clone());
-        let (keys, audit, ledger) =
-            kept.map_or((None, None, None), |kept| (Some(kept.keys), Some(kept.audit), Some(kept.ledger)));
+        let (keys, audit, store, secrets, ledger) = match kept {
+            Some(kept) => {
+                (Some(kept.keys), Some(kept.audit), Some(kept.store), Some(kept.secrets), Some(kept.ledger))
+            }
+            None => (None, None, None, None, None),
+        };
         if let Some(ledger) = ledger.clone() {
             recorder.tell(move |record| ledger.record(record));
         }
         if let Some(audit) = audit.clone().filter(|_| config.audit.calls) {
-            recorder.copy_to(move |line| audit.submit(admin::call(line)));
+            recorder.copy_to(move |exchange, line| audit.submit(admin::call(exchange, line, &audit)));
         }
         let mut builder = Builder::new(Arc::clone(&models));
         let snapshot = builder.build(config).map_err(ApplyError)?;
@@ -119,6 +137,10 @@ impl Gateway {
             recorder,
             keys,
             audit,
+            store,
+            secrets,
+            documents: OnceLock::new(),
+            changing: tokio::sync::Mutex::new(()),
             ledger,
             shared,
             draining: AtomicBool::new(false),
@@ -126,16 +148,51 @@ impl Gateway {
         }))
     }
 
+    /// From where `config` was read, and its text: the admin API shows it and, where it is a file, may replace it.
+    /// Call it once, before changes of the file are followed.
+    pub async fn keep_document(&self, file: Option<ConfigSource>, text: &str) {
+        let documents = Documents::new(self.store.clone(), file, text).await;
+        let _once = self.documents.set(documents);
+    }
+
+    pub(crate) fn documents(&self) -> Option<&Documents> {
+        self.documents.get()
+    }
+
     /// Serves `config` from the next request on. Requests under way finish on what they began with. On an
     /// error nothing has changed.
     pub fn apply(&self, config: &Config) -> Result<u64, ApplyError> {
+        self.apply_when(config, || Ok(())).map_err(|fault| match fault.cause {
+            Some(cause) => ApplyError(cause.to_string()),
+            None => ApplyError(fault.public.into_owned()),
+        })
+    }
+
+    /// The same, if `commit` agrees once everything is ready. Faults: `invalid_config`, those of `commit`.
+    pub(crate) fn apply_when(
+        &self,
+        config: &Config,
+        commit: impl FnOnce() -> Result<(), Fault>,
+    ) -> Result<u64, Fault> {
         let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
-        let built = builder.build(config);
+        let old = self.snapshot.load_full();
+        let refused = |error: String| {
+            let text = "the configuration cannot be put to use; the log knows why";
+            Fault::client(code::INVALID_CONFIG, text).with_cause(error)
+        };
+        let built = builder.build(config).map_err(refused);
         let snapshot = match built {
+            Ok(snapshot) => commit().map(|()| snapshot).inspect_err(|_| {
+                // Counts and connections go on being those of what is served.
+                drop(builder.build(&old.config));
+            }),
+            Err(fault) => Err(fault),
+        };
+        let snapshot = match snapshot {
             Ok(snapshot) => snapshot,
-            Err(error) => {
-                self.models.retain(&self.snapshot.load().deployments);
-                return Err(ApplyError(error));
+            Err(fault) => {
+                self.models.retain(&old.deployments);
+                return Err(fault);
             }
         };
         let generation = snapshot.generation;

@@ -40,6 +40,7 @@ pub(crate) fn public(gateway: &Gateway, snapshot: &Snapshot, surface: Surface<'_
             if let Some(audit) = &gateway.audit {
                 gateway.metrics.audit_healthy.set(i64::from(audit.is_healthy()));
                 gateway.metrics.audit_lost.inner().store(audit.lost(), Ordering::Relaxed);
+                gateway.metrics.audit_dropped.inner().store(audit.dropped(), Ordering::Relaxed);
             }
             Reply::whole(HeaderValue::from_static(CONTENT_TYPE), gateway.metrics.render())
         }

@@ -13,14 +13,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
-use millgate_config::EndpointType;
+use millgate_config::{AuditContent, AuditOnError, EndpointType};
 use millgate_policy::Step;
-use millgate_types::{Dialect, Fault, Operation, Permission, Principal, code};
+use millgate_types::{Captured, Dialect, Fault, Operation, Permission, Principal, code};
 
 use crate::dispatch::{self, Facts, Pins};
 use crate::flight::Flight;
@@ -104,6 +105,7 @@ async fn handle(
     if surface == Surface::Admin {
         return Box::pin(admin::serve(gateway, snapshot, identity, head, body, flight)).await;
     }
+    recordable(gateway, snapshot)?;
     if !identity.permissions.has(Permission::Invoke) {
         return Err(Fault::client(code::PERMISSION_DENIED, "the key has not the role `invoke`"));
     }
@@ -128,8 +130,31 @@ async fn handle(
         return Box::pin(dispatch::bulk(snapshot, planned, form, head, body, flight)).await;
     }
     let decoded = decode(snapshot, addressed, identity, head, body, flight).await?;
+    capture(gateway, snapshot, &decoded, flight);
     let planned = admit(gateway, plan(decoded, flight)?, peer, flight).await?;
     dispatch::dispatch(snapshot, planned, head, flight).await
+}
+
+/// Refuses what could not be recorded, where that is wanted.
+fn recordable(gateway: &Gateway, snapshot: &Snapshot) -> Result<(), Fault> {
+    let audit = &snapshot.config.audit;
+    let failing = || gateway.audit.as_ref().is_some_and(|audit| !audit.is_healthy());
+    if audit.calls && audit.on_error == AuditOnError::Deny && failing() {
+        let text = "the audit log cannot be written, and nothing is done without it";
+        return Err(
+            Fault::gateway(code::DEPENDENCY_UNAVAILABLE, text).with_retry_after(Duration::from_secs(5))
+        );
+    }
+    Ok(())
+}
+
+/// Keeps the bodies for the audit log, where that is asked for.
+fn capture(gateway: &Gateway, snapshot: &Snapshot, decoded: &Decoded, flight: &mut Flight) {
+    let audit = &snapshot.config.audit;
+    let policy = decoded.endpoint.config.audit.map_or(audit.content, |own| own.content);
+    if audit.calls && policy != AuditContent::None && gateway.audit.is_some() {
+        flight.record().captured = Some(Box::new(Captured::new(policy.into(), &decoded.body)));
+    }
 }
 
 // ---- address ----------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 //! nothing but a log line and a gauge.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use notify::Watcher as _;
@@ -47,8 +47,11 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Starts following `source` on the current runtime. `serving` is the text that the gateway serves now.
-    pub fn start(gateway: Arc<Gateway>, source: ConfigSource, serving: &str) -> Self {
+    /// Keeps `serving`, the text that the gateway serves now, as its document, and starts following `source` on the
+    /// current runtime.
+    pub async fn start(gateway: Arc<Gateway>, source: ConfigSource, serving: &str) -> Self {
+        gateway.keep_document(Some(source.clone()), serving).await;
+        let watched = Arc::clone(&gateway);
         let asked = Arc::new(Notify::new());
         let watcher = watch(&source, &asked);
         if watcher.is_none() {
@@ -73,10 +76,13 @@ impl Reloader {
                 let found = digest(&text);
                 if found != seen && !text.is_empty() {
                     seen = found;
-                    reload(&gateway, &source, &text).await;
+                    if let Some(documents) = gateway.documents() {
+                        documents.follow(&gateway, &text).await;
+                    }
                 }
             }
         });
+        tokio::spawn(refresh(Arc::downgrade(&watched)));
         Self { asked, _watcher: watcher }
     }
 
@@ -105,33 +111,22 @@ fn watch(source: &ConfigSource, asked: &Arc<Notify>) -> Option<notify::Recommend
     Some(watcher)
 }
 
-async fn reload(gateway: &Arc<Gateway>, source: &ConfigSource, text: &str) {
-    let file = source.path().display().to_string();
-    match millgate_config::load(text) {
-        Err(problems) => {
-            gateway.metrics.config_reload_failed.set(1);
-            for problem in &problems {
-                tracing::error!("{}", problem.in_file(&file));
-            }
-            tracing::error!(file, "the new configuration is not used; the old one keeps serving");
-        }
-        Ok(loaded) => {
-            for warning in &loaded.warnings {
-                tracing::warn!("{}", warning.in_file(&file));
-            }
-            let gateway = Arc::clone(gateway);
-            let applied = tokio::task::spawn_blocking(move || {
-                let applied = gateway.apply(&loaded.config);
-                gateway.metrics.config_reload_failed.set(i64::from(applied.is_err()));
-                applied
-            });
-            match applied.await {
-                Ok(Ok(generation)) => tracing::info!(file, generation, "serving the new configuration"),
-                Ok(Err(error)) => {
-                    tracing::error!(file, %error, "the new configuration is not used; the old one keeps serving");
+/// Looks for other values of what the configuration refers to: files (a mounted folder's are swapped by a link), stored
+/// secrets that another replica set, those of Vault.
+async fn refresh(gateway: Weak<Gateway>) {
+    let mut failing = false;
+    loop {
+        let Some(gateway) = gateway.upgrade() else { return };
+        let Some(documents) = gateway.documents() else { return };
+        match documents.refresh(&gateway).await {
+            Ok(_) => failing = false,
+            Err(fault) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%fault, "a secret cannot be read again; the last ones are used");
                 }
-                Err(panic) => tracing::error!(file, %panic, "applying the configuration failed"),
             }
         }
+        drop(gateway);
+        tokio::time::sleep(POLL).await;
     }
 }

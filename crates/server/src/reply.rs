@@ -228,7 +228,11 @@ impl Body for ReplyBody {
             },
         };
         if let Some(piece) = &piece {
-            this.flight.record().bytes_out += piece.len() as u64;
+            let record = this.flight.record();
+            record.bytes_out += piece.len() as u64;
+            if let Some(captured) = &mut record.captured {
+                captured.answered(piece);
+            }
         }
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }

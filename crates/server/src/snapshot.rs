@@ -751,6 +751,7 @@ fn direct_endpoint(
             registry: None,
             limits: Vec::new(),
             serving: millgate_config::ServingConfig::default(),
+            audit: None,
         },
         shown_model: None,
     })

@@ -3,9 +3,12 @@
 //! for several replicas; the same statements run on both. Nothing here is asked on the request path: callers hold what
 //! they need in memory and write behind.
 
+mod configs;
+mod idempotent;
 mod keys;
 mod ledger;
 mod principals;
+mod secrets;
 mod sessions;
 mod shared;
 
@@ -15,9 +18,12 @@ use std::time::Duration;
 use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
 
+pub use configs::ConfigVersion;
+pub use idempotent::Began;
 pub use keys::{KeyRecord, SecretRecord};
 pub use ledger::{LedgerBatch, LedgerRow, SLOT_MS, Spender, UsageSum, sums};
 pub use principals::PrincipalRecord;
+pub use secrets::SecretRow;
 pub use sessions::SessionRecord;
 pub use shared::{Shared, SharedAnswer, SharedAsk, SharedCell, SharedKind};
 

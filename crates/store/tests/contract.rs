@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use millgate_store::{
-    KeyRecord, LedgerBatch, LedgerRow, PrincipalRecord, SecretRecord, SessionRecord, Spender, Store,
-    StoreError, UsageSum, sums,
+    Began, ConfigVersion, KeyRecord, LedgerBatch, LedgerRow, PrincipalRecord, SecretRecord, SecretRow,
+    SessionRecord, Spender, Store, StoreError, UsageSum, sums,
 };
 use serde_json::json;
 
@@ -284,6 +284,94 @@ async fn sessions_end_by_themselves_and_when_they_are_told_to() {
         store.add_session(&SessionRecord { created_ms: 250, ..session(400) }).await.unwrap();
         assert_eq!(store.session(&one.hash, 0).await.unwrap(), None, "what has ended is forgotten");
         assert_eq!(store.session(&three.hash, 299).await.unwrap(), Some(three.clone()), "others stay");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn configurations_are_kept_in_order_with_who_and_why() {
+    on_every_engine(async |store| {
+        let version = |text: &str, origin: &str| ConfigVersion {
+            digest: unique(text),
+            text: Some(text.to_owned()),
+            origin: origin.to_owned(),
+            principal: "owner".to_owned(),
+            reason: "a \"reason\"".to_owned(),
+            applied_ms: 5,
+            ..ConfigVersion::default()
+        };
+        let (a, b) = (version("a", "start"), version("b", "api"));
+        let first = store.add_config(&a).await.unwrap();
+        let second = store.add_config(&b).await.unwrap();
+        assert_eq!(second, first + 1);
+        let read = store.config(second).await.unwrap().unwrap();
+        assert_eq!(read, ConfigVersion { id: second, ..b.clone() });
+        assert_eq!(store.last_config().await.unwrap(), Some(read));
+        // The same text again is not the version before.
+        let third = ConfigVersion { restored: Some(second), text: None, ..b.clone() };
+        let third = store.add_config(&third).await.unwrap();
+        let before = store.config_before(third, &b.digest).await.unwrap().unwrap();
+        assert_eq!((before.id, before.text), (first, Some("a".to_owned())));
+        let listed = store.configs(i64::MAX, 2).await.unwrap();
+        let shown: Vec<_> = listed.iter().map(|one| (one.id, one.restored, one.text.clone())).collect();
+        assert_eq!(shown, [(third, Some(second), None), (second, None, None)]);
+        assert_eq!(store.configs(second, 1).await.unwrap()[0].id, first);
+        store.remove_config(third).await.unwrap();
+        assert_eq!(store.config(third).await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn secrets_are_set_counted_rewrapped_and_deleted() {
+    on_every_engine(async |store| {
+        let name = unique("openai");
+        let row = |value: &str, master: &str| SecretRow {
+            name: name.clone(),
+            master: master.to_owned(),
+            data_key: format!("key of {value}"),
+            value: value.to_owned(),
+            updated_by: "owner".to_owned(),
+            updated_ms: 7,
+            ..SecretRow::default()
+        };
+        let of = async || store.secrets().await.unwrap().into_iter().find(|secret| secret.name == name);
+        assert_eq!(store.set_secret(&row("one", "m1")).await.unwrap(), 1);
+        assert_eq!(store.set_secret(&row("two", "m1")).await.unwrap(), 2);
+        assert_eq!(of().await, Some(SecretRow { version: 2, ..row("two", "m1") }));
+        let stale = SecretRow { version: 1, ..row("one", "m2") };
+        assert!(!store.rewrap_secret(&stale).await.unwrap(), "its value is another by now");
+        let rewrapped = SecretRow { version: 2, data_key: "new".to_owned(), ..row("two", "m2") };
+        assert!(store.rewrap_secret(&rewrapped).await.unwrap());
+        assert_eq!(of().await, Some(rewrapped));
+        assert!(store.delete_secret(&name).await.unwrap() && !store.delete_secret(&name).await.unwrap());
+        assert_eq!(of().await, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_comes_twice_begins_once() {
+    on_every_engine(async |store| {
+        let id = unique("request");
+        let at = 5_000_000_000_000;
+        assert_eq!(store.begin(&id, "body", at, 0).await.unwrap(), None);
+        let under_way = store.begin(&id, "other", at, 0).await.unwrap().unwrap();
+        assert_eq!(under_way, Began { body: "body".to_owned(), answer: None });
+        let answer = ["m", "k", "v"].map(str::to_owned);
+        store.ended(&id, &answer).await.unwrap();
+        assert_eq!(store.begin(&id, "body", at, at).await.unwrap().unwrap().answer, Some(answer));
+        assert_eq!(store.begin(&id, "body", at + 1, at + 1).await.unwrap(), None, "it is over its time");
+        store.forget(&id).await.unwrap();
+        assert_eq!(store.begin(&id, "body", at + 1, at).await.unwrap(), None);
+        // Many at once: one begins.
+        let race = unique("race");
+        let all = (0..8).map(|_| store.begin(&race, "body", at, at));
+        let mut began = 0;
+        for one in futures_util::future::join_all(all).await {
+            began += usize::from(one.unwrap().is_none());
+        }
+        assert_eq!(began, 1);
     })
     .await;
 }

@@ -10,7 +10,10 @@ use millgate_audit::Audit;
 use millgate_config::{Config, KeyMode, load};
 use millgate_models::{ModelSettings, Models};
 use millgate_observe::{LogSink, Metrics, Recorder};
-use millgate_server::{Counters, Gateway, Kept, Keys, Ledger, Listener, ListenerLimits, Tls};
+use millgate_server::{
+    ConfigSource, Counters, Gateway, Kept, Keys, Ledger, Listener, ListenerLimits, Reloader, Secrets, Tls,
+    audit_sinks,
+};
 use millgate_store::Store;
 use serde_json::Value;
 
@@ -26,6 +29,7 @@ pub struct TestGateway {
     address: SocketAddr,
     listener: Listener,
     folder: tempfile::TempDir,
+    reloader: Option<Reloader>,
 }
 
 impl TestGateway {
@@ -67,7 +71,20 @@ impl TestGateway {
             config.server.tls.as_ref().map(|written| Tls::open(written).expect("the certificates are read"));
         let listener =
             Listener::bind(Arc::clone(&gateway), anywhere, limits, tls).await.expect("a free port");
-        Self { gateway, address: listener.address(), listener, folder }
+        Self { gateway, address: listener.address(), listener, folder, reloader: None }
+    }
+
+    /// Starts from a file that holds `yaml`, and follows it. Gives the file's path too.
+    ///
+    /// # Panics
+    /// As [`TestGateway::start`].
+    pub async fn start_from_file(yaml: &str) -> (Self, PathBuf) {
+        let mut this = Self::start(yaml).await;
+        let file = this.folder.path().join("millgate.yaml");
+        std::fs::write(&file, yaml).expect("the file is written");
+        let source = ConfigSource::new(&file);
+        this.reloader = Some(Reloader::start(Arc::clone(&this.gateway), source, yaml).await);
+        (this, file)
     }
 
     /// Where it listens.
@@ -154,8 +171,8 @@ async fn kept(config: &Config, data: &std::path::Path, metrics: &Arc<Metrics>) -
         .key_pepper
         .as_ref()
         .map_or("the pepper of the tests, 32 bytes", |pepper| pepper.expose());
-    let keys =
-        Keys::load(store.expect("the store opens"), pepper.as_bytes()).await.expect("the keys are read");
+    let store = store.expect("the store opens");
+    let keys = Keys::load(store.clone(), pepper.as_bytes()).await.expect("the keys are read");
     keys.follow();
     let settings = millgate_audit::Settings {
         folder: data.join("audit"),
@@ -163,7 +180,10 @@ async fn kept(config: &Config, data: &std::path::Path, metrics: &Arc<Metrics>) -
         retention: config.audit.retention.map(|retention| retention.0),
     };
     let audit = Audit::open(settings, AUDIT_KEY).expect("the audit log opens");
-    let ledger = Ledger::open(keys.store().clone(), data).await.expect("the ledger opens");
+    audit.send_to(audit_sinks(config).expect("the sinks open"));
+    let master = millgate_secret::Master::new(b"the master key of the tests, 32 bytes", &[]);
+    let secrets = Secrets::open(store.clone(), Some(master)).await.expect("the secrets are read");
+    let ledger = Ledger::open(store.clone(), data).await.expect("the ledger opens");
     ledger.follow();
     let shared = match &config.shared {
         Some(written) => {
@@ -174,7 +194,7 @@ async fn kept(config: &Config, data: &std::path::Path, metrics: &Arc<Metrics>) -
         }
         None => None,
     };
-    Kept { keys, audit, ledger, shared }
+    Kept { keys, audit, store, secrets, ledger, shared }
 }
 
 fn parse(yaml: &str) -> Config {

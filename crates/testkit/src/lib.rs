@@ -7,6 +7,7 @@ mod fake;
 mod gateway;
 mod oidc;
 mod redis;
+mod vault;
 mod wire;
 
 pub use fake::{FakeProvider, Recorded, serve};
@@ -14,3 +15,4 @@ pub use fake::{FakeProvider, Recorded, serve};
 pub use gateway::{AUDIT_KEY, TestGateway};
 pub use oidc::{AUDIENCE, CLIENT, CLIENT_SECRET, FakeIssuer, serve_issuer};
 pub use redis::Redis;
+pub use vault::{FakeVault, VAULT_ACCOUNT, VAULT_TOKEN};

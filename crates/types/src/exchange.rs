@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::{Code, Dialect, Money, Operation, Owner, RequestId, Source, Usage};
+use crate::{Captured, Code, Dialect, Money, Operation, Owner, RequestId, Source, Usage};
 
 /// How the body travelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,8 @@ impl Outcome {
     }
 }
 
-/// What is known of a request at its end. Holds no body, no header value and no secret.
+/// What is known of a request at its end. Holds no header value and no secret, and
+/// no body but for the audit log's `captured`.
 #[derive(Debug)]
 pub struct Exchange {
     /// The id in `x-request-id`.
@@ -115,6 +116,8 @@ pub struct Exchange {
     pub outcome: Outcome,
     /// What is still to be done before the record is read: counting what nobody has counted.
     pub unsettled: Option<Unsettled>,
+    /// What request and answer said, for the audit log, where that is asked for.
+    pub captured: Option<Box<Captured>>,
     /// What waits to be told what was used.
     pub settlement: Option<Settlement>,
     /// The targets that were asked inside a chain, ensemble or switch, each with what it consumed, in the order in which

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 
 /// An error we keep for our own log.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -59,6 +60,8 @@ codes! {
     INVALID_JSON => "invalid_json", 400, "invalid_request_error", "the body is not valid JSON";
     DUPLICATE_MEMBER => "duplicate_member", 400, "invalid_request_error", "a JSON object names a member twice";
     INVALID_VALUE => "invalid_value", 400, "invalid_request_error", "a field is missing, of the wrong type or out of range";
+    INVALID_CONFIG => "invalid_config", 400, "invalid_request_error", "the configuration has problems and is not used";
+    BAD_IDEMPOTENCY_KEY => "bad_idempotency_key", 400, "invalid_request_error", "the Idempotency-Key is not 1 to 255 printable characters";
     INVALID_MODEL => "invalid_model", 400, "invalid_request_error", "the model's name has characters that names do not have";
     UNSUPPORTED_PARAMETER => "unsupported_parameter", 400, "invalid_request_error", "a parameter that callers may not set, or that the target cannot honour";
     MODEL_LACKS_CAPABILITY => "model_lacks_capability", 400, "invalid_request_error", "the request needs what the target's model cannot do";
@@ -73,6 +76,11 @@ codes! {
     UPSTREAM_NOT_FOUND => "upstream_not_found", 404, "invalid_request_error", "the provider does not know the model";
     METHOD_NOT_ALLOWED => "method_not_allowed", 405, "invalid_request_error", "the path exists, the method does not";
     BODY_TIMEOUT => "body_timeout", 408, "invalid_request_error", "the body did not arrive in time";
+    CONFIG_NOT_WRITABLE => "config_not_writable", 409, "invalid_request_error", "the configuration cannot be changed by the API here";
+    CONFIG_CONFLICT => "config_conflict", 409, "invalid_request_error", "the configuration's file holds something else than what is served";
+    IDEMPOTENCY_IN_PROGRESS => "idempotency_in_progress", 409, "invalid_request_error", "a request with this Idempotency-Key is under way, or its end is not known";
+    IN_USE => "in_use", 409, "invalid_request_error", "something that is served needs it";
+    PRECONDITION_FAILED => "precondition_failed", 412, "invalid_request_error", "the object is not in the state that If-Match names";
     BODY_TOO_LARGE => "body_too_large", 413, "invalid_request_error", "the body is over the limit";
     UPSTREAM_TOO_LARGE => "upstream_too_large", 413, "invalid_request_error", "the provider refused the request as too large";
     URI_TOO_LONG => "uri_too_long", 414, "invalid_request_error", "the request line is over the limit";
@@ -80,6 +88,7 @@ codes! {
     UNSUPPORTED_ENCODING => "unsupported_encoding", 415, "invalid_request_error", "the Content-Encoding is not supported";
     BAD_EXPECTATION => "bad_expectation", 417, "invalid_request_error", "only `Expect: 100-continue` is understood";
     MISDIRECTED => "misdirected", 421, "invalid_request_error", "the absolute request target names another host";
+    IDEMPOTENCY_CONFLICT => "idempotency_conflict", 422, "invalid_request_error", "the Idempotency-Key was used with another body";
     HEADERS_TOO_LARGE => "headers_too_large", 431, "invalid_request_error", "the headers are too large or too many";
     RATE_LIMIT_EXCEEDED => "rate_limit_exceeded", 429, "rate_limit_error", "the limit of this window is used up";
     BUDGET_EXCEEDED => "budget_exceeded", 429, "rate_limit_error", "the budget of this time is used up";
@@ -159,8 +168,35 @@ pub struct Fault {
     pub retry_after: Option<Duration>,
     /// The status the upstream answered with.
     pub upstream_status: Option<u16>,
+    /// Every field at fault, where several were looked at.
+    pub errors: Vec<FieldError>,
     /// For our log only; never serialised.
     pub cause: Option<BoxError>,
+}
+
+/// One field at fault, of several.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldError {
+    /// The field: `limits[0].requests`.
+    pub path: String,
+    /// What is wrong.
+    pub detail: String,
+    /// What to do; empty when there is nothing to add.
+    pub hint: String,
+    /// Line and column in the text that was sent, where it was one.
+    pub place: Option<(u64, u64)>,
+}
+
+/// `limits[0].requests` as a JSON pointer in a URI fragment (RFC 6901): `#/limits/0/requests`.
+#[must_use]
+pub fn pointer(path: &str) -> String {
+    let mut out = String::from("#");
+    for step in path.split(['.', '[']).map(|step| step.trim_end_matches(']')).filter(|step| !step.is_empty())
+    {
+        out.push('/');
+        out.push_str(&step.replace('~', "~0").replace('/', "~1"));
+    }
+    out
 }
 
 impl Fault {
@@ -205,6 +241,7 @@ impl Fault {
             param: None,
             retry_after: None,
             upstream_status: None,
+            errors: Vec::new(),
             cause: None,
         }
     }
@@ -213,6 +250,13 @@ impl Fault {
     #[must_use]
     pub fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> Self {
         self.param = Some(param.into());
+        self
+    }
+
+    /// Names every field at fault.
+    #[must_use]
+    pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
+        self.errors = errors;
         self
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::hex::digits;
+
 /// The id we give every request: 128 random bits, written as 32 hexadecimal digits in `x-request-id`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(u128);
@@ -16,12 +18,7 @@ impl RequestId {
     /// The id's 32 lower-case hexadecimal digits, without allocating.
     #[must_use]
     pub fn hex(self) -> [u8; 32] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut out = [0_u8; 32];
-        for (index, slot) in out.iter_mut().enumerate() {
-            *slot = DIGITS[((self.0 >> (124 - 4 * index)) & 0xf) as usize];
-        }
-        out
+        digits(self.0.to_be_bytes())
     }
 }
 

@@ -3,8 +3,10 @@
 
 mod answer;
 mod call;
+mod content;
 mod exchange;
 mod fault;
+mod hex;
 mod id;
 mod model_ref;
 mod moderation;
@@ -21,8 +23,10 @@ pub use call::{
     Block, Call, ChatCall, CompletionCall, Dialect, EmbeddingCall, EmbeddingFormat, Extra, MediaSource,
     Message, Operation, Prompt, Reasoning, ResponseFormat, Role, Sampling, Tool, ToolChoice,
 };
+pub use content::{Captured, ContentPolicy};
 pub use exchange::{Exchange, Lane, Outcome, Settlement, Unsettled};
-pub use fault::{BoxError, CODES, Code, Fault, Retry, Source, code};
+pub use fault::{BoxError, CODES, Code, Fault, FieldError, Retry, Source, code, pointer};
+pub use hex::{hex, unhex};
 pub use id::RequestId;
 pub use model_ref::{ModelRef, ModelRefError, VersionSelector};
 pub use moderation::{Judgement, ModerationAnswer, ModerationCall, ModerationInput};

@@ -5,17 +5,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
 use millgate_audit::Audit;
-use millgate_types::{Fault, Retry, Source, code};
+use millgate_types::{Exchange, Fault, Retry, Source, code};
 use serde_json::{Value, json};
 
-use super::{Answer, Context};
+use super::{Answer, Context, Route};
 use crate::flight::Flight;
 
 /// A change that is asked for.
 pub(super) struct Change(Value);
 
 impl Change {
-    pub(super) fn new(context: &Context, head: &Parts, flight: &mut Flight) -> Self {
+    pub(super) fn new(context: &Context, route: &Route, head: &Parts, flight: &mut Flight) -> Self {
+        let whole = |context: &Context| serde_json::from_slice::<Value>(&context.body).unwrap_or_default();
+        let told = route.manner.told.unwrap_or(whole)(context);
         let record = flight.record();
         Self(json!({
             "kind": "change",
@@ -26,7 +28,7 @@ impl Change {
             "peer": record.peer.map(|peer| peer.to_string()),
             "method": head.method.as_str(),
             "path": head.uri.path(),
-            "change": serde_json::from_slice::<Value>(&context.body).unwrap_or_default(),
+            "change": told,
         }))
     }
 
@@ -70,8 +72,13 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// The record of a request, from its line of the access log.
-pub(crate) fn call(line: &[u8]) -> Vec<u8> {
+/// The record of a request, from its line of the access log, with what it said where that is asked for.
+pub(crate) fn call(exchange: &Exchange, line: &[u8], audit: &Audit) -> Vec<u8> {
     let members = line.strip_prefix(b"{").unwrap_or(line);
-    [b"{\"kind\":\"call\",", members].concat()
+    let Some(captured) = &exchange.captured else {
+        return [b"{\"kind\":\"call\",", members].concat();
+    };
+    let content = millgate_audit::content(captured, audit).to_string();
+    let members = members.strip_suffix(b"}").unwrap_or(members);
+    [b"{\"kind\":\"call\",", members, b",\"content\":", content.as_bytes(), b"}"].concat()
 }

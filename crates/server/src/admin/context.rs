@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use millgate_types::{Fault, code};
 use serde::de::DeserializeOwned;
 
@@ -18,6 +19,7 @@ pub(crate) struct Context {
     pub(crate) identity: Arc<Identity>,
     pub(super) params: Vec<(String, String)>,
     pub(super) query: String,
+    pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 

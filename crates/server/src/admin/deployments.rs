@@ -8,9 +8,10 @@ use millgate_types::{Fault, Permission, code};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Context, Route};
+use super::{Answer, Context, Manner, Route, tag};
 
 pub(super) fn routes() -> [Route; 5] {
+    let one = Manner { tag: Some(deployment_tag), ..Manner::default() };
     let change = Route {
         method: Method::POST,
         path: "/deployments/{endpoint}/rollback",
@@ -19,6 +20,7 @@ pub(super) fn routes() -> [Route; 5] {
         query: &[],
         request: Some(SchemaGenerator::subschema_for::<RollBack>),
         response: SchemaGenerator::subschema_for::<Switched>,
+        manner: one,
         handle: |context| Box::pin(async move { roll_back(&context) }),
     };
     [
@@ -30,6 +32,7 @@ pub(super) fn routes() -> [Route; 5] {
             query: &[],
             request: None,
             response: SchemaGenerator::subschema_for::<Deployments>,
+            manner: Manner::default(),
             handle: |context| Box::pin(async move { list(&context) }),
         },
         Route {
@@ -40,6 +43,7 @@ pub(super) fn routes() -> [Route; 5] {
             query: &[],
             request: None,
             response: SchemaGenerator::subschema_for::<DeploymentStatus>,
+            manner: one,
             handle: |context| Box::pin(async move { Answer::ok(&find(&context, None)?.status()) }),
         },
         Route {
@@ -82,6 +86,19 @@ struct RollBack {
 struct Resume {
     /// Which model, where the endpoint has several (`models:/name@alias`).
     model: Option<String>,
+}
+
+/// What a change can change: which version serves, and which are kept and held back.
+fn deployment_tag(context: &Context) -> Option<String> {
+    let name = context.param("endpoint");
+    let of_endpoint = context.snapshot.deployments.iter().filter(|one| *one.spec().endpoint == *name);
+    let state = |one: &Arc<Deployment>| {
+        let status = one.status();
+        let kept = serde_json::to_value(&status.kept).map(|kept| kept["version"].clone());
+        (status.model, status.version, kept.unwrap_or_default(), serde_json::to_value(&status.held).ok())
+    };
+    let states: Vec<_> = of_endpoint.map(state).collect();
+    (!states.is_empty()).then(|| tag::of(&states))
 }
 
 fn list(context: &Context) -> Result<Answer, Fault> {

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use http::Method;
-use millgate_config::{Config, RouteConfig};
+use millgate_config::RouteConfig;
 use millgate_models::DeploymentState;
 use millgate_types::{Fault, Permission, code};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 
-use super::{Answer, Context, Route};
+use super::{Answer, Context, Manner, Route};
 use crate::snapshot::{Endpoint, Target, TargetKind};
 
-pub(super) fn routes() -> [Route; 3] {
+pub(super) fn routes() -> [Route; 2] {
     let list = Route {
         method: Method::GET,
         path: "/endpoints",
@@ -21,6 +21,7 @@ pub(super) fn routes() -> [Route; 3] {
         query: &[],
         request: None,
         response: SchemaGenerator::subschema_for::<Endpoints>,
+        manner: Manner::default(),
         handle: |context| Box::pin(async move { list(&context) }),
     };
     [
@@ -29,13 +30,6 @@ pub(super) fn routes() -> [Route; 3] {
             summary: "One endpoint",
             response: SchemaGenerator::subschema_for::<EndpointView>,
             handle: |context| Box::pin(async move { one(&context) }),
-            ..list.copy()
-        },
-        Route {
-            path: "/config",
-            summary: "The configuration that is served, in its canonical form; secrets are references",
-            response: SchemaGenerator::subschema_for::<ConfigView>,
-            handle: |context| Box::pin(async move { config(&context) }),
             ..list.copy()
         },
         list,
@@ -71,13 +65,6 @@ struct TargetView {
     version: Option<Arc<str>>,
     /// What runs it.
     runtime: Option<&'static str>,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct ConfigView {
-    /// Counts the configurations since the start, from 1.
-    generation: u64,
-    config: Config,
 }
 
 fn view(endpoint: &Endpoint) -> EndpointView {
@@ -116,9 +103,4 @@ fn one(context: &Context) -> Result<Answer, Fault> {
         Fault::client(code::NOT_FOUND, format!("no endpoint `{shown}` is served"))
     })?;
     Answer::ok(&view(endpoint))
-}
-
-fn config(context: &Context) -> Result<Answer, Fault> {
-    let snapshot = &context.snapshot;
-    Answer::ok(&ConfigView { generation: snapshot.generation, config: Config::clone(&snapshot.config) })
 }

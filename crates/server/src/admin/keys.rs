@@ -12,21 +12,24 @@ use millgate_types::{Fault, Permission, Permissions, code};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Context, Route};
+use super::page::{self, CURSOR, LIMIT, Page};
+use super::{Answer, Context, Manner, Route, tag};
 use crate::keys::{Issued, Keys, Reach, now_ms};
 
 /// The longest name, in characters.
 const NAME: usize = 64;
 
 pub(super) fn routes() -> [Route; 5] {
+    let one = Manner { tag: Some(key_tag), ..Manner::default() };
     let list = Route {
         method: Method::GET,
         path: "/keys",
         needs: Permission::Read,
         summary: "All virtual keys: issued ones, and those of the configuration",
-        query: &[("state", "`all` shows expired and revoked keys too")],
+        query: &[("state", "`all` shows expired and revoked keys too"), LIMIT, CURSOR],
         request: None,
         response: SchemaGenerator::subschema_for::<KeyList>,
+        manner: Manner::default(),
         handle: |context| Box::pin(async move { list(&context) }),
     };
     [
@@ -45,6 +48,7 @@ pub(super) fn routes() -> [Route; 5] {
             summary: "One issued key",
             query: &[],
             response: SchemaGenerator::subschema_for::<KeyView>,
+            manner: one,
             handle: |context| {
                 Box::pin(async move { Answer::ok(&KeyView::issued(&*find(keys(&context)?, &context)?)) })
             },
@@ -57,6 +61,7 @@ pub(super) fn routes() -> [Route; 5] {
             summary: "Take a key back, on every replica within a second",
             query: &[],
             response: SchemaGenerator::subschema_for::<KeyView>,
+            manner: one,
             handle: |context| Box::pin(async move { revoke(&context).await }),
             ..list.copy()
         },
@@ -68,6 +73,7 @@ pub(super) fn routes() -> [Route; 5] {
             query: &[],
             request: Some(SchemaGenerator::subschema_for::<Rotation>),
             response: SchemaGenerator::subschema_for::<NewlyIssued>,
+            manner: one,
             handle: |context| Box::pin(async move { rotate(&context).await }),
         },
         list,
@@ -77,6 +83,7 @@ pub(super) fn routes() -> [Route; 5] {
 #[derive(Serialize, JsonSchema)]
 struct KeyList {
     keys: Vec<KeyView>,
+    next_cursor: Option<String>,
 }
 
 /// A virtual key. Nothing here lets anybody call.
@@ -224,6 +231,15 @@ fn find(keys: &Keys, context: &Context) -> Result<Arc<Issued>, Fault> {
     })
 }
 
+/// Everything about a key that a change can change.
+fn state(key: &Issued) -> String {
+    tag::of(&KeyRecord { used_ms: None, ..key.record.clone() })
+}
+
+fn key_tag(context: &Context) -> Option<String> {
+    context.gateway.keys.as_ref()?.find(context.param("id")).map(|key| state(&key))
+}
+
 fn list(context: &Context) -> Result<Answer, Fault> {
     let all = match context.query("state").as_deref() {
         None | Some("active") => false,
@@ -235,7 +251,22 @@ fn list(context: &Context) -> Result<Answer, Fault> {
     let issued = issued
         .map(|key| KeyView::issued(&key))
         .filter(|view| all || matches!(view.state, "active" | "suspended"));
-    Answer::ok(&KeyList { keys: configured.chain(issued).collect() })
+    let page = Page::of(context)?;
+    // Names are places too: those of the configuration stand first, each behind a sign that ids do not have.
+    let place = |view: &KeyView| view.id.clone().unwrap_or_else(|| format!("={}", view.name));
+    let all: Vec<_> = configured.chain(issued).collect();
+    let from = match &page.after {
+        None => 0,
+        Some(after) => all.iter().position(|view| place(view) == *after).map_or_else(
+            // It was revoked meanwhile: ids are in order.
+            || all.iter().position(|view| view.id.as_ref().is_some_and(|id| id > after)).unwrap_or(all.len()),
+            |at| at + 1,
+        ),
+    };
+    let more = all.len() - from > page.limit;
+    let keys: Vec<_> = all.into_iter().skip(from).take(page.limit).collect();
+    let next_cursor = keys.last().filter(|_| more).map(|last| page::cursor(&place(last)));
+    Answer::ok(&KeyList { keys, next_cursor })
 }
 
 async fn issue(context: &Context) -> Result<Answer, Fault> {
@@ -292,7 +323,7 @@ async fn issue(context: &Context) -> Result<Answer, Fault> {
     note(context, "issued", &issued);
     let view = KeyView::issued(&issued);
     let answer = Answer::with(StatusCode::CREATED, &NewlyIssued { key, issued: KeyView::issued(&issued) })?;
-    Ok(answer.changing(None, &view))
+    Ok(answer.tagged(state(&issued)).changing(None, &view))
 }
 
 /// A name of an owner.
@@ -369,7 +400,7 @@ async fn rotate(context: &Context) -> Result<Answer, Fault> {
     note(context, "rotated", &issued);
     let (before, after) = (KeyView::issued(&key), KeyView::issued(&issued));
     let answer = Answer::ok(&NewlyIssued { key: secret, issued: KeyView::issued(&issued) })?;
-    Ok(answer.changing(Some(&before), &after))
+    Ok(answer.tagged(state(&issued)).changing(Some(&before), &after))
 }
 
 async fn revoke(context: &Context) -> Result<Answer, Fault> {
@@ -379,7 +410,7 @@ async fn revoke(context: &Context) -> Result<Answer, Fault> {
     let revoked = keys.revoke(&key.record.id).await?;
     note(context, "revoked", &revoked);
     let (before, after) = (KeyView::issued(&key), KeyView::issued(&revoked));
-    Ok(Answer::ok(&after)?.changing(Some(&before), &after))
+    Ok(Answer::ok(&after)?.tagged(state(&revoked)).changing(Some(&before), &after))
 }
 
 fn note(context: &Context, what: &'static str, key: &Issued) {

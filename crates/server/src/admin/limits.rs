@@ -7,7 +7,7 @@ use millgate_types::{Fault, Permission};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 
-use super::{Answer, Context, Route};
+use super::{Answer, Context, Manner, Route};
 use crate::limits::Rule;
 
 pub(super) fn routes() -> [Route; 2] {
@@ -19,6 +19,7 @@ pub(super) fn routes() -> [Route; 2] {
         query: &[],
         request: None,
         response: SchemaGenerator::subschema_for::<LimitList>,
+        manner: Manner::default(),
         handle: |context| Box::pin(async move { limits(&context) }),
     };
     [

@@ -2,14 +2,20 @@
 //! permission that it needs; the document of the API is made from the same rows.
 
 mod audit;
+mod config;
 mod context;
 mod deployments;
 mod endpoints;
+mod idempotency;
 mod keys;
 mod limits;
 mod models;
 mod openapi;
+mod page;
 mod principals;
+mod records;
+mod secrets;
+mod tag;
 mod usage;
 
 use std::future::Future;
@@ -26,6 +32,7 @@ use serde_json::Value;
 
 pub(crate) use audit::call;
 pub(crate) use context::Context;
+use idempotency::{Come, Repeatable};
 
 use crate::body::{self, BodyLimits};
 use crate::flight::Flight;
@@ -45,6 +52,10 @@ pub(crate) struct Answer {
     /// The media type, where it is not JSON.
     media: Option<&'static str>,
     body: Vec<u8>,
+    /// The state of what is answered or was changed.
+    tag: Option<String>,
+    /// It was given before, to the same request.
+    replayed: bool,
     /// For the audit log: what was there before a change, and what there is after it, without any secret.
     before: Option<Value>,
     after: Option<Value>,
@@ -64,15 +75,28 @@ pub(crate) struct Route {
     query: &'static [(&'static str, &'static str)],
     request: Option<fn(&mut SchemaGenerator) -> Schema>,
     response: fn(&mut SchemaGenerator) -> Schema,
+    manner: Manner,
     handle: fn(Context) -> Handled,
+}
+
+/// What sets a path apart from the others; nothing by default.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Manner {
+    /// The state of the object that the path names, as it goes into its `ETag`; `None` where there is no such object.
+    tag: Option<fn(&Context) -> Option<String>>,
+    /// What the audit log is told of the body, where it is not the body itself.
+    told: Option<fn(&Context) -> Value>,
 }
 
 /// Every path of the API.
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     let mut routes = Vec::new();
     routes.extend(endpoints::routes());
+    routes.extend(config::routes());
     routes.extend(deployments::routes());
     routes.extend(keys::routes());
+    routes.extend(secrets::routes());
+    routes.extend(records::routes());
     routes.extend(limits::routes());
     routes.extend(models::routes());
     routes.extend(principals::routes());
@@ -107,7 +131,13 @@ impl Answer {
         let body = serde_json::to_vec(body).map_err(|error| {
             Fault::gateway(code::INTERNAL_ERROR, "the answer could not be written").with_cause(error)
         })?;
-        Ok(Self { status, media: None, body, before: None, after: None })
+        Ok(Self { status, media: None, body, tag: None, replayed: false, before: None, after: None })
+    }
+
+    /// Says in which state it is.
+    fn tagged(mut self, tag: impl Into<String>) -> Self {
+        self.tag = Some(tag.into());
+        self
     }
 
     /// Text of another media type than JSON.
@@ -135,8 +165,8 @@ pub(crate) async fn serve(
     let path = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let found =
         PATHS.at(path).map_err(|_| Fault::client(code::NOT_FOUND, "the admin API has no such path"))?;
-    let routes: Vec<&Route> = found.value.iter().map(|index| &ROUTES[*index]).collect();
-    let Some(route) = routes.iter().find(|route| route.method == head.method) else {
+    let routes: Vec<&'static Route> = found.value.iter().map(|index| &ROUTES[*index]).collect();
+    let Some(route) = routes.iter().copied().find(|route| route.method == head.method) else {
         let allowed: Vec<_> = routes.iter().map(|route| route.method.as_str()).collect();
         let allow = HeaderValue::from_str(&allowed.join(", ")).map(|allow| (header::ALLOW, allow));
         flight.headers.extend(allow);
@@ -162,24 +192,18 @@ pub(crate) async fn serve(
             .map(|(name, value)| (name.to_owned(), surface::decoded(value).into()))
             .collect(),
         query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: head.headers.clone(),
         body,
     };
     tracing::debug!(path = route.path, caller = context.identity.principal.name(), "admin");
-    let change = (route.method != Method::GET).then(|| audit::Change::new(&context, head, flight));
-    let change = change.zip(gateway.audit.as_ref());
-    if let Some((change, audit)) = &change {
-        // What cannot be recorded is not done.
-        change.asked(audit).await?;
-    }
+    let change = (route.method != Method::GET).then(|| audit::Change::new(&context, route, head, flight));
     // Registries and stores live on the control runtime, and their waits are no business of a data thread.
-    let handled = gateway.models().handle().spawn((route.handle)(context)).await;
+    let path = head.uri.path().to_owned();
+    let handled = gateway.models().handle().spawn(carry_out(route, path, context, change)).await;
     let answer = handled.unwrap_or_else(|error| {
         let text = "an internal error; the log knows the request id";
         Err(Fault::gateway(code::INTERNAL_ERROR, text).with_cause(error))
     });
-    if let Some((change, audit)) = &change {
-        change.done(audit, &answer).await;
-    }
     let answer = answer?;
     let mut reply =
         Reply::json(answer.body).with(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -187,7 +211,65 @@ pub(crate) async fn serve(
     if let Some(media) = answer.media {
         reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     }
+    if answer.replayed {
+        reply.headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    if let Some(tag) = answer.tag.as_deref().and_then(|tag| HeaderValue::from_str(&tag::quoted(tag)).ok()) {
+        reply.headers.insert(header::ETAG, tag);
+    }
     Ok(reply)
+}
+
+/// Does what is asked, once however often it comes, and has it in the audit log.
+async fn carry_out(
+    route: &'static Route,
+    path: String,
+    context: Context,
+    change: Option<audit::Change>,
+) -> Result<Answer, Fault> {
+    let gateway = Arc::clone(&context.gateway);
+    let repeatable = match Repeatable::begin(&route.method, &path, &context).await? {
+        Come::Plain => None,
+        Come::First(repeatable) => Some(repeatable),
+        Come::Again(answer) => return answer,
+    };
+    let change = change.zip(gateway.audit.as_ref());
+    let asked = match &change {
+        // What cannot be recorded is not done.
+        Some((change, audit)) => change.asked(audit).await,
+        None => Ok(()),
+    };
+    let answer = match asked {
+        Ok(()) => {
+            let answer = handle(route, context).await;
+            if let Some((change, audit)) = &change {
+                change.done(audit, &answer).await;
+            }
+            answer
+        }
+        Err(fault) => Err(fault),
+    };
+    if let (Some(repeatable), Some(secrets)) = (repeatable, &gateway.secrets) {
+        repeatable.end(secrets, &answer).await;
+    }
+    answer
+}
+
+/// Calls the handler: one change at a time, and only in the state that the caller expects.
+async fn handle(route: &'static Route, context: Context) -> Result<Answer, Fault> {
+    let tag = route.manner.tag;
+    if route.method == Method::GET {
+        let tag = tag.and_then(|tag| tag(&context));
+        let answer = (route.handle)(context).await?;
+        return Ok(match tag {
+            Some(tag) if answer.tag.is_none() => answer.tagged(tag),
+            _ => answer,
+        });
+    }
+    let gateway = Arc::clone(&context.gateway);
+    let _one = gateway.changing.lock().await;
+    tag::check(&context, tag)?;
+    (route.handle)(context).await
 }
 
 /// A page of another site must not act through a browser of somebody whom a gateway without keys trusts: browsers say

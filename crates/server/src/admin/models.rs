@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use http::Method;
 use millgate_models::{
-    DeploymentState, ModelVersion, PAGE, RegisteredModel, Registry, RegistryError, Search, VersionFacts,
+    DeploymentState, ModelVersion, RegisteredModel, Registry, RegistryError, Search, VersionFacts,
 };
 use millgate_types::{Fault, ModelRef, Permission, code};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 
-use super::{Answer, Context, Route};
+use super::page::{self, CURSOR, LIMIT, Page};
+use super::{Answer, Context, Manner, Route};
 use crate::snapshot::Snapshot;
 
 pub(super) fn routes() -> [Route; 3] {
@@ -24,11 +25,12 @@ pub(super) fn routes() -> [Route; 3] {
             ("name", "A part of the model's name, whatever its case"),
             ("tag", "A tag of the model: `key`, or `key=value`"),
             ("alias", "An alias that one of its versions has"),
-            ("max_results", "Models of a page, 1 to 1000; default 100"),
-            ("page_token", "What the page before gave as `next_page_token`"),
+            LIMIT,
+            CURSOR,
         ],
         request: None,
-        response: SchemaGenerator::subschema_for::<Page>,
+        response: SchemaGenerator::subschema_for::<FoundPage>,
+        manner: Manner::default(),
         handle: |context| Box::pin(async move { search(&context).await }),
     };
     [
@@ -53,11 +55,11 @@ pub(super) fn routes() -> [Route; 3] {
 }
 
 #[derive(Serialize, JsonSchema)]
-struct Page {
+struct FoundPage {
     registry: String,
     models: Vec<Found>,
     /// Gives the next page; a page may be shorter than asked for though more follow.
-    next_page_token: Option<String>,
+    next_cursor: Option<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -141,12 +143,7 @@ fn fault(error: &RegistryError) -> Fault {
 
 async fn search(context: &Context) -> Result<Answer, Fault> {
     let registry = registry(&context.snapshot, context.query("registry").as_deref())?;
-    let max_results = match context.query("max_results") {
-        None => PAGE,
-        Some(text) => text.parse().ok().filter(|count| (1..=1000).contains(count)).ok_or_else(|| {
-            Fault::invalid_value("max_results", "`max_results` must be a number from 1 to 1000")
-        })?,
-    };
+    let asked = Page::of(context)?;
     let tag = context.query("tag").map(|tag| match tag.split_once('=') {
         Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
         None => (tag.into_owned(), None),
@@ -156,18 +153,18 @@ async fn search(context: &Context) -> Result<Answer, Fault> {
         name: owned("name"),
         tag,
         alias: owned("alias"),
-        max_results,
-        page_token: owned("page_token"),
+        max_results: asked.limit,
+        page_token: asked.after,
     };
-    let page = registry.search(&search).await.map_err(|error| fault(&error))?;
-    let found = page.models.into_iter().map(|model| {
+    let found_page = registry.search(&search).await.map_err(|error| fault(&error))?;
+    let found = found_page.models.into_iter().map(|model| {
         let served = served(&context.snapshot, &registry, &model.name);
         Found { model, served }
     });
-    Answer::ok(&Page {
+    Answer::ok(&FoundPage {
         registry: registry.name().to_owned(),
         models: found.collect(),
-        next_page_token: page.next_page_token,
+        next_cursor: found_page.next_page_token.as_deref().map(page::cursor),
     })
 }
 

@@ -6,7 +6,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, PREFIX, ROUTES, Route};
+use super::{Answer, Manner, PREFIX, ROUTES, Route};
 
 pub(super) fn routes() -> [Route; 1] {
     [Route {
@@ -17,6 +17,7 @@ pub(super) fn routes() -> [Route; 1] {
         query: &[],
         request: None,
         response: |_| true.into(),
+        manner: Manner::default(),
         handle: |_| Box::pin(async { Answer::ok(&document()) }),
     }]
 }

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{keys, word};
-use super::{Answer, Context, Route};
+use super::{Answer, Context, Manner, Route};
 use crate::directory::{Directory, Kind, Member};
 use crate::keys::{Reach, now_ms};
 
@@ -72,6 +72,7 @@ fn of_kind<K: Of + 'static>(_: K) -> [Route; 5] {
         query: &[],
         request: None,
         response: SchemaGenerator::subschema_for::<PrincipalList>,
+        manner: Manner::default(),
         handle: |context| Box::pin(async move { list(&context, K::KIND) }),
     };
     [

@@ -13,7 +13,7 @@ use millgate_types::{Fault, Money, Permission, Retry, Source, code};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 
-use super::{Answer, Context, Route};
+use super::{Answer, Context, Manner, Route};
 use crate::keys::now_ms;
 
 /// What sums can be grouped by, beside `tag:NAME`.
@@ -55,6 +55,7 @@ pub(super) fn routes() -> [Route; 1] {
         ],
         request: None,
         response: SchemaGenerator::subschema_for::<UsageReport>,
+        manner: Manner::default(),
         handle: |context| Box::pin(async move { usage(&context).await }),
     }]
 }

@@ -118,8 +118,8 @@ async fn the_registry_is_searched_and_says_what_is_served_where() {
 
     problem(&gateway.get("/admin/v1/models/default/nothing").await, 404, "not_found");
     problem(&gateway.get("/admin/v1/models/default/iris/versions/x").await, 400, "invalid_value");
-    let wrong = problem(&gateway.get("/admin/v1/models?max_results=0").await, 400, "invalid_value");
-    assert_eq!(wrong["errors"][0]["pointer"], "#/max_results");
+    let wrong = problem(&gateway.get("/admin/v1/models?limit=0").await, 400, "invalid_value");
+    assert_eq!(wrong["errors"][0]["pointer"], "#/limit");
     let wrong = problem(&gateway.get("/admin/v1/models?registry=nowhere").await, 400, "invalid_value");
     assert_eq!(wrong["detail"], "`registry` must be one of: default");
     gateway.close().await;

@@ -121,3 +121,139 @@ async fn requests_are_recorded_where_that_is_asked_for() {
         gateway.close().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_looked_through_by_who_what_and_when() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = start(&fake, true).await;
+    for name in ["one", "two", "three"] {
+        send(&gateway, "POST", "/admin/v1/keys", &json!({ "name": name })).await;
+    }
+    send(&gateway, "POST", "/v1/chat/completions", &chat("openai-ok")).await;
+    let find = async |query: &str| {
+        let answer = send(&gateway, "GET", &format!("/admin/v1/audit?{query}"), &Value::Null).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    let changes = find("kind=change&path=/admin/v1/keys").await;
+    let found = changes["records"].as_array().unwrap();
+    let shown: Vec<_> = found.iter().map(|record| record["phase"].as_str().unwrap()).collect();
+    assert_eq!(shown, ["asked", "done"].repeat(3));
+    assert_eq!(changes["next_cursor"], Value::Null);
+    let (first, last) = (&found[0], &found[5]);
+    assert!(first["seq"].as_u64().unwrap() < last["seq"].as_u64().unwrap());
+    let since = last["time_ms"].as_i64().unwrap() + 1;
+    assert_eq!(find(&format!("kind=change&since={since}")).await["records"], json!([]));
+    assert_eq!(find("kind=change&until=2020-01-01T00:00:00Z").await["records"], json!([]));
+    assert_eq!(find("principal=nobody").await["records"], json!([]));
+    // Pages.
+    let (mut seen, mut path) = (Vec::new(), "kind=change&principal=owner&limit=4".to_owned());
+    loop {
+        let page = find(&path).await;
+        seen.extend(page["records"].as_array().unwrap().iter().map(|record| record["seq"].as_u64().unwrap()));
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("kind=change&principal=owner&limit=4&cursor={cursor}");
+    }
+    assert_eq!(seen.len(), 6);
+    // The call is written a moment behind its answer, with a time of its own form.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while find("kind=call&path=/v1/chat&since=2020-01-01T00:00:00Z").await["records"] == json!([]) {
+        assert!(std::time::Instant::now() < until);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    for wrong in ["since=yesterday", "kind=x", "limit=0", "after=x", "cursor=%21"] {
+        let answer = send(&gateway, "GET", &format!("/admin/v1/audit?{wrong}"), &Value::Null).await;
+        let name = wrong.split('=').next().unwrap();
+        assert_eq!(answer.json()["errors"][0]["pointer"], format!("#/{name}"), "{wrong}");
+    }
+    gateway.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_is_recorded_as_each_endpoint_says() {
+    let fake = FakeProvider::start().unwrap();
+    let endpoint = |name: &str, content: &str| {
+        format!("  - {{ name: {name}, type: llm/v1/chat, route: openai/ok{content} }}\n")
+    };
+    let endpoints = [
+        endpoint("quiet", ", audit: { content: none }"),
+        endpoint("clean", ""),
+        endpoint("hashed", ", audit: { content: hashed }"),
+        endpoint("full", ", audit: { content: full }"),
+    ];
+    let more = format!(
+        "{}audit: {{ calls: true, content: redacted }}\naccess: {{ keys: required, static: [ {{ name: owner, key: {ADMIN}, \
+         roles: [admin, invoke] }} ] }}\n",
+        endpoints.concat()
+    );
+    let gateway = TestGateway::start(&config(&fake, &["ok"], &more)).await;
+    let body = |endpoint: &str| {
+        let text = "I am anna.canary@example.com, card 4111 1111 1111 1111";
+        json!({ "model": endpoint, "messages": [{ "role": "user", "content": text }] })
+    };
+    for endpoint in ["quiet", "clean", "hashed", "full"] {
+        let answer = send(&gateway, "POST", "/v1/chat/completions", &body(endpoint)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    // A stream is put together before it is looked at.
+    let mut streamed = body("clean");
+    streamed["stream"] = true.into();
+    let answer = send(&gateway, "POST", "/v1/chat/completions", &streamed).await;
+    assert!(answer.text().contains("[DONE]"));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let calls = loop {
+        let calls: Vec<_> =
+            records(&gateway).1.into_iter().filter(|record| record["kind"] == "call").collect();
+        if calls.len() == 5 {
+            break calls;
+        }
+        assert!(std::time::Instant::now() < until, "{calls:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    let [quiet, clean, hashed, full, stream] = [0, 1, 2, 3, 4].map(|at| &calls[at]["content"]);
+    assert_eq!(*quiet, Value::Null);
+    assert_eq!(clean["request"]["json"]["messages"][0]["content"], "I am [e-mail], card [card]");
+    assert!(clean["answer"]["json"]["choices"][0]["message"]["content"].is_string(), "{clean}");
+    let length = body("hashed").to_string().len();
+    assert_eq!(
+        (&hashed["request"]["bytes"], hashed["request"]["hmac"].as_str().unwrap().len()),
+        (&json!(length), 64)
+    );
+    assert!(full["request"]["text"].as_str().unwrap().contains("anna.canary@example.com"));
+    assert!(!stream["answer"]["texts"].as_array().unwrap().is_empty(), "{stream}");
+    for call in [&calls[0], &calls[1], &calls[2], &calls[4]] {
+        assert!(!call.to_string().contains("canary") && !call.to_string().contains("4111"), "{call}");
+    }
+    gateway.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_log_calls_are_refused_where_that_is_wanted() {
+    let fake = FakeProvider::start().unwrap();
+    let more = format!(
+        "audit: {{ calls: true, on_error: deny }}\naccess: {{ keys: required, static: [ {{ name: owner, key: {ADMIN}, \
+         roles: [admin, invoke] }} ] }}\n"
+    );
+    let gateway = TestGateway::start(&config(&fake, &["ok"], &more)).await;
+    let call = async || send(&gateway, "POST", "/v1/chat/completions", &chat("openai-ok")).await;
+    assert_eq!(call().await.status, 200);
+    let (folder, aside) = (gateway.folder().join("data/audit"), gateway.folder().join("data/aside"));
+    std::fs::rename(&folder, &aside).unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let refused = loop {
+        let answer = call().await;
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(std::time::Instant::now() < until, "never refused");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.header("x-millgate-error"), Some("dependency_unavailable"));
+    std::fs::rename(&aside, &folder).unwrap();
+    while call().await.status != 200 {
+        assert!(std::time::Instant::now() < until, "never served again");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    gateway.close().await;
+}
