@@ -125,6 +125,22 @@ class Gateway(Child):
         return until(ready, f"the model at {path}", seconds)
 
 
+class Issuer(Child):
+    """A small OpenID provider; see the test kit's `fake-issuer`."""
+
+    def __init__(self, folder):
+        super().__init__([FAKE.with_name("fake-issuer")], folder, "issuer")
+        line = until(lambda: self.out_path.read_text(), "the issuer to start")
+        self.url = f"http://127.0.0.1:{json.loads(line.splitlines()[0])['port']}"
+        self.http = httpx.Client(base_url=self.url)
+
+    def tell(self, what, **body):
+        return self.http.post(f"/__{what}", json=body).json()
+
+    def token(self, kind="good", **claims):
+        return self.tell("token", kind=kind, claims=claims)["token"]
+
+
 class Fake(Child):
     """The fake provider; the model's name says how it behaves."""
 

@@ -124,7 +124,7 @@ def test_the_sdk_sees_limits_and_people_see_usage(tmp_path, fake):
         assert "owner" in millgate("limits")
         report = json.loads(millgate("usage", "--output", "json"))
         assert report["total"]["cost_nano_usd"] == 3 * 79_000
-        assert millgate("budgets").split()[:2] == ["budget", "by"]
+        assert millgate("budgets").split()[:2] == ["BUDGET", "BY"]
     finally:
         child.stop()
 

@@ -15,9 +15,9 @@ import time
 
 import pytest
 
-from conftest import GATEWAY, ROOT, environment, free_port
+from conftest import GATEWAY, ROOT, Issuer, environment, free_port
 
-LOOKS = ("curl -s --retry", "millgate rollout status", "millgate models", "millgate keys list", "millgate usage")
+LOOKS = ("curl -s --retry", "./as-admin usage", "./as-admin budgets", "millgate rollout status", "millgate models", "millgate keys list", "millgate usage")
 
 
 def blocks(text):
@@ -130,3 +130,13 @@ def read(page, reader):
 
 def test_serve_your_models(reader):
     read("serve-your-models.md", reader)
+
+
+def test_run_for_a_company(reader, tmp_path):
+    issuer = Issuer(tmp_path / "issuer")
+    try:
+        reader.env["OIDC_ISSUER"] = issuer.url
+        reader.env["TOKEN"] = issuer.token(groups=["ml"], team="search")
+        read("run-for-a-company.md", reader)
+    finally:
+        issuer.stop()

@@ -1,6 +1,5 @@
 """Tokens, teams and browsers as their users have them: Authlib as OpenID Connect client, OpenAI's SDK with a token."""
 
-import json
 import subprocess
 
 import httpx
@@ -8,24 +7,10 @@ import openai
 import pytest
 from authlib.integrations.httpx_client import OAuth2Client
 
-from conftest import FAKE, GATEWAY, Child, Gateway, environment, until
+from conftest import GATEWAY, Gateway, Issuer, environment, until
 
 OWNER = "mg-owner-key-0123456789ab"
 CLIENT, SECRET = "millgate-client", "canary-client-secret-0123456789"
-
-
-class Issuer(Child):
-    def __init__(self, folder):
-        super().__init__([FAKE.with_name("fake-issuer")], folder, "issuer")
-        line = until(lambda: self.out_path.read_text(), "the issuer to start")
-        self.url = f"http://127.0.0.1:{json.loads(line.splitlines()[0])['port']}"
-        self.http = httpx.Client(base_url=self.url)
-
-    def tell(self, what, **body):
-        return self.http.post(f"/__{what}", json=body).json()
-
-    def token(self, kind="good", **claims):
-        return self.tell("token", kind=kind, claims=claims)["token"]
 
 
 @pytest.fixture

@@ -377,7 +377,7 @@ async fn a_sink_that_takes_nothing_holds_up_nothing_and_is_counted() {
     assert_eq!(check(folder.path()).unwrap().0.records, count + 1);
 }
 
-/// The rate that is promised: records of a usual size, on the disk, with a sink that has to be written to.
+/// The rate that is promised: records of a usual size, on the disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_thousand_records_a_second_are_written() {
     let folder = tempfile::tempdir().unwrap();

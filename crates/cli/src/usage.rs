@@ -26,7 +26,9 @@ pub(crate) fn usage(asked: &Usage) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         let facts = ["requests", "failed", "input_tokens", "output_tokens", "rows", "cost_usd", "unpriced"];
-        let head: Vec<&str> = asked.by.iter().map(String::as_str).chain(facts).collect();
+        let names = asked.by.iter().map(String::as_str).chain(facts);
+        let head: Vec<String> = names.map(|name| name.replace('_', " ").to_uppercase()).collect();
+        let head: Vec<&str> = head.iter().map(String::as_str).collect();
         let row = |row: &Value, first: &str| {
             let group = asked.by.iter().enumerate().map(|(at, name)| match &row["group"][name] {
                 Value::Null if at == 0 => first.to_owned(),
@@ -49,7 +51,7 @@ pub(crate) fn limits(reach: &Reach) -> anyhow::Result<ExitCode> {
         reach,
         "limits",
         "counts",
-        &["limit", "of", "measure", "by", "who", "used", "reserved", "amount"],
+        &["LIMIT", "OF", "MEASURE", "BY", "WHO", "USED", "RESERVED", "AMOUNT"],
         |limit, count| {
             let amount = if count.is_null() { &limit["amount"] } else { &count["amount"] };
             let measured = [&limit["name"], &limit["of"], &limit["measure"], &limit["by"], &count["who"]];
@@ -64,7 +66,7 @@ pub(crate) fn budgets(reach: &Reach) -> anyhow::Result<ExitCode> {
         reach,
         "budgets",
         "spent",
-        &["budget", "by", "who", "spent", "reserved", "of", "percent"],
+        &["BUDGET", "BY", "WHO", "SPENT", "RESERVED", "OF", "PERCENT"],
         |budget, spent| {
             let of = if spent.is_null() { &budget["usd"] } else { &spent["usd"] };
             let percent = spent["percent"].as_f64().map_or("-".to_owned(), |percent| format!("{percent:.1}"));

@@ -207,7 +207,7 @@ fn introspection(idp: &FakeIssuer) -> String {
     url: '{}/introspect'
     client_id: {CLIENT}
     client_secret: {CLIENT_SECRET}
-    cache: 400ms
+    cache: 2s
     roles: [ {{ when: \"'call' in split(claims.scope, ' ')\", roles: [invoke] }} ]
 ",
         idp.url()
