@@ -106,10 +106,13 @@ pub(crate) async fn endpoint(
     if !bounds.counted {
         match try_admit(gateway, &asks, &bounds.amounts, ROOMY, flight).await {
             Ok(allowance) => return Ok(allowance),
-            // What was refused because of a rough bound may fit.
-            Err(_) => bounds.count(gateway, call).await,
+            // What was refused because of a rough bound may fit; everything else is refused as it is.
+            Err(Some(refused)) if refused.limit.measure.is_bounded() => {
+                bounds.count(gateway, call).await;
+                bounds.price(call);
+            }
+            Err(_) => {}
         }
-        bounds.price(call);
     }
     admit(gateway, &asks, &bounds.amounts, 1, flight).await
 }

@@ -150,7 +150,7 @@ impl Counters {
                 let take = amounts.of(limit.measure);
                 SharedAsk {
                     cell: cell(limit, &ask.label, now),
-                    check: if limit.measure.is_bounded() { take.saturating_mul(margin) } else { take },
+                    check: limit.wanted(take, margin),
                     take,
                     refuses: limit.exceeded == Exceeded::Refuse,
                     is_final: limit.measure.is_final(),

@@ -287,10 +287,11 @@ impl Fault {
         StatusCode::from_u16(self.code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// `Retry-After` in whole seconds, rounded up, at most 60.
+    /// `Retry-After` in whole seconds, rounded up; what an upstream says is believed up to a minute.
     #[must_use]
     pub fn retry_after_seconds(&self) -> Option<u64> {
-        self.retry_after.map(|after| after.as_millis().div_ceil(1000).min(60) as u64)
+        let most = if self.source == Source::Upstream { 60 } else { u128::from(u64::MAX) };
+        self.retry_after.map(|after| after.as_millis().div_ceil(1000).min(most) as u64)
     }
 }
 
@@ -329,9 +330,13 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_rounded_up_and_capped() {
-        let fault = |ms| Fault::gateway(code::OVERLOADED, "busy").with_retry_after(Duration::from_millis(ms));
-        assert_eq!(fault(1).retry_after_seconds(), Some(1));
-        assert_eq!(fault(86_400_000).retry_after_seconds(), Some(60));
+    fn retry_after_is_rounded_up_and_that_of_others_is_capped() {
+        let seconds =
+            |fault: Fault, ms| fault.with_retry_after(Duration::from_millis(ms)).retry_after_seconds();
+        let ours = || Fault::client(code::RATE_LIMIT_EXCEEDED, "used up");
+        assert_eq!(seconds(ours(), 1), Some(1));
+        assert_eq!(seconds(ours(), 86_400_000), Some(86_400), "our own limits say it exactly");
+        let theirs = Fault::new(code::UPSTREAM_RATE_LIMITED, Source::Upstream, Retry::NextTarget, "busy");
+        assert_eq!(seconds(theirs, 86_400_000), Some(60));
     }
 }

@@ -14,6 +14,7 @@ type Case = fn(&Bench, &mut Table) -> Result<()>;
 /// Every case, in the page's order.
 pub(super) const CASES: &[(&str, Case)] = &[
     ("chat 1 KB", chat_small),
+    ("company", company),
     ("chat 50 KB", chat_large),
     ("stream", stream),
     ("translate", translate),
@@ -93,6 +94,30 @@ fn chat(bench: &Bench, table: &mut Table, name: &str, arguments: &[&str]) -> Res
 
 fn chat_small(bench: &Bench, table: &mut Table) -> Result<()> {
     chat(bench, table, "1 KB chat, 32 connections", &["-c", "32", "--size", "1024"])
+}
+
+/// Everything that a company turns on.
+fn company(bench: &Bench, table: &mut Table) -> Result<()> {
+    let (mut ours, mut others) = (Vec::new(), Vec::new());
+    let arguments = ["-c", "32", "--size", "1024", "--rate", "5000"];
+    for _ in 0..bench.rounds {
+        let gateway = bench.company()?;
+        ours.push(cost(bench, &gateway, &arguments, false)?);
+        gateway.stop();
+        if bench.nginx {
+            let nginx = bench.nginx()?;
+            others.push(cost(bench, &nginx, &arguments, false)?);
+            nginx.stop();
+        }
+    }
+    let us = |cost: &Cost| cost.us;
+    table.row(
+        "the same at 5,000 requests per second with three limits, a budget, ledger and audit log: CPU per request",
+        format!("{:.1} us", of(&ours, us)),
+        format!("nginx {:.1} us", of(&others, us)),
+        ratio(&ours, &others, us),
+    );
+    Ok(())
 }
 
 fn chat_large(bench: &Bench, table: &mut Table) -> Result<()> {

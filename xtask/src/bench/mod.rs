@@ -163,6 +163,32 @@ impl Bench {
         self.program("millgate", &["start", "--config-path", &config], "/health")
     }
 
+    /// The gateway with all that a company turns on: three limits, a budget, the ledger with a row per request, the audit log
+    /// with a record per request.
+    pub(super) fn company(&self) -> Result<Running> {
+        let config = self.folder.path().join("company.yaml");
+        std::fs::write(
+            &config,
+            format!(
+                "version: 1\nproviders:\n  fake: {{ kind: openai-compatible, base_url: 'http://127.0.0.1:{}/v1', \
+                 api_key: sk-bench-0123456789, models: {{ '*': {{ usd_per_million_tokens: {{ input: 1, output: 2 }} }} }} }}\n\
+                 endpoints:\n\
+                 \x20 - {{ name: ok, type: llm/v1/chat, route: fake/ok }}\n\
+                 limits:\n\
+                 \x20 - {{ requests: 1000000000, per: minute, by: key }}\n\
+                 \x20 - {{ tokens: 1000000000000, per: day, window: calendar, by: team }}\n\
+                 \x20 - {{ concurrent: 10000, by: all }}\n\
+                 budgets: [ {{ name: company, usd: 1000000, per: month }} ]\n\
+                 audit: {{ calls: true, max_segment: 1GiB }}\n\
+                 access: {{ keys: required, static: [ {{ name: bench, key: mg-bench-0123456789, owner: {{ team: core }} }} ] }}\n\
+                 server: {{ threads: 1, max_connections_per_ip: 5000, drain_delay: 1ms, drain_timeout: 1s }}\n",
+                self.upstream
+            ),
+        )?;
+        let config = config.display().to_string();
+        self.program("millgate", &["start", "--config-path", &config], "/health")
+    }
+
     /// One of our programs on a free port, measured on core 0.
     pub(super) fn program(&self, name: &str, arguments: &[&str], ready: &str) -> Result<Running> {
         let port = free_port()?;

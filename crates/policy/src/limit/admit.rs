@@ -113,7 +113,7 @@ fn take(
     let Some((ask, rest)) = asks.split_first() else { return Ok(()) };
     let Ask { limit, label } = ask;
     let amount = amounts.of(limit.measure);
-    let wanted = if limit.measure.is_bounded() { amount.saturating_mul(terms.margin) } else { amount };
+    let wanted = limit.wanted(amount, terms.margin);
     let mut shard = limit.cells.shard(label);
     let cell = cell(&mut shard, label, limit, now);
     cell.enter(limit, now);

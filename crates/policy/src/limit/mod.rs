@@ -151,6 +151,14 @@ impl Limit {
         if self.amounts.is_empty() { self.amount } else { *self.amounts.get(label).unwrap_or(&self.amount) }
     }
 
+    /// How much must fit of a limit for a call that uses `amount` at most. Bounds are rough: where a call may be refused, they
+    /// must fit `margin` times over.
+    #[must_use]
+    pub fn wanted(&self, amount: u64, margin: u64) -> u64 {
+        let rough = self.measure.is_bounded() && self.exceeded == Exceeded::Refuse;
+        if rough { amount.saturating_mul(margin) } else { amount }
+    }
+
     /// What was used so far, for everybody that is known.
     #[must_use]
     pub fn counts(&self, now: Now) -> Vec<Count> {

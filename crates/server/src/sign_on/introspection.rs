@@ -19,6 +19,8 @@ use super::{Refused, fetch, rules};
 const AT_ONCE: usize = 32;
 /// A request waits this long for an answer.
 const WAIT: Duration = Duration::from_secs(5);
+/// How long an answer can be found where it was asked for.
+const LINGER: Duration = Duration::from_millis(100);
 /// A no is believed this long, or as long as `cache` where that is shorter.
 const NO_FOR: Duration = Duration::from_secs(10);
 /// Noes that are remembered.
@@ -101,6 +103,9 @@ impl Introspection {
                         let found = inner.question(&token, now_ms).await;
                         inner.told(digest, &found);
                         let _nobody_waits = tell.send(Some(found));
+                        // Who looked before those who waited have noted the answer finds it here.
+                        tokio::time::sleep(LINGER).await;
+                        inner.forget(&digest);
                     });
                     outcome
                 }
@@ -117,7 +122,6 @@ impl Introspection {
 impl Inner {
     fn told(&self, digest: Digest, found: &Found) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.asking.remove(&digest);
         if *found == Err(NOT_ACTIVE) {
             let now = Instant::now();
             if state.noes.len() >= MOST_NOES {
@@ -128,6 +132,10 @@ impl Inner {
                 state.noes.insert(digest, now + no_for);
             }
         }
+    }
+
+    fn forget(&self, digest: &Digest) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).asking.remove(digest);
     }
 
     async fn question(&self, token: &[u8], now_ms: i64) -> Found {

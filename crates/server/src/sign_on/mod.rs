@@ -257,13 +257,14 @@ async fn verify(source: &Arc<Source>, rules: &Rules, token: &[u8], now_ms: i64) 
     let check = |keys: Arc<KeySet>| {
         Unverified::read(token).ok_or(Refusal::Malformed)?.verify(&keys, rules, now_ms / 1000)
     };
+    let seen = source.since();
     let refused = match source.keys().map(check) {
         Some(Ok(claims)) => return Ok(claims),
         Some(Err(refusal)) if refusal != Refusal::UnknownKey => return Err(refusal.text()),
         Some(Err(refusal)) => refusal.text(),
         None => "the issuer's keys are not known",
     };
-    if !source.refresh().await {
+    if !source.refresh(seen).await {
         return Err(refused);
     }
     let keys = source.keys().ok_or(refused)?;

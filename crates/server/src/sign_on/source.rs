@@ -108,14 +108,17 @@ impl Source {
         held.as_ref().filter(|held| held.since.elapsed() < OLDEST).map(|held| Arc::clone(&held.keys))
     }
 
-    /// Waits for keys that are newer than those known. `false`: there are none to be had now.
-    pub(super) async fn refresh(self: &Arc<Self>) -> bool {
+    /// Waits for keys that are newer than those that the caller has `seen`. `false`: there are none to be had now.
+    pub(super) async fn refresh(self: &Arc<Self>, seen: Option<Instant>) -> bool {
         let mut ended = self.ended.subscribe();
         let before = *ended.borrow_and_update();
-        let since = self.since();
         {
             let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
             if !pace.running {
+                // They may have come since the caller looked.
+                if self.since() != seen {
+                    return true;
+                }
                 if !pace.may_ask(Instant::now()) {
                     return false;
                 }
@@ -126,10 +129,11 @@ impl Source {
         }
         let wait =
             tokio::time::timeout(WAIT, async { ended.wait_for(|count| *count > before).await.is_ok() });
-        wait.await == Ok(true) && self.since() != since
+        wait.await == Ok(true) && self.since() != seen
     }
 
-    fn since(&self) -> Option<Instant> {
+    /// When the known keys came.
+    pub(super) fn since(&self) -> Option<Instant> {
         self.held.load().as_ref().map(|held| held.since)
     }
 
