@@ -83,7 +83,9 @@ def test_kills_at_random_moments_lose_at_most_what_had_just_ended(tmp_path, fake
         rows = {row["group"]["endpoint"]: row for row in admin(child.url, "usage?by=endpoint")["rows"]}
         counted = rows["chat"]["requests"]
         assert old <= counted <= killed_with + 4 * kills, (old, counted, killed_with)
-        assert rows["chat"]["cost_nano_usd"] == counted * 79_000
+        # Those that were under way count with what they had reserved, which is more than a call uses.
+        spent = rows["chat"]["cost_nano_usd"]
+        assert counted * 79_000 <= spent <= counted * 79_000 + 4 * kills * 300_000, (counted, spent)
         # Calls that were under way count with what they had reserved.
         assert rows["slow"]["requests"] == kills and rows["slow"]["cost_nano_usd"] > 0, rows
         total = sum(row["cost_nano_usd"] for row in rows.values())

@@ -110,6 +110,7 @@ struct SpentView {
 }
 
 fn limits(context: &Context) -> Result<Answer, Fault> {
+    context.gateway.recorder.flush();
     let snapshot = &context.snapshot;
     let now = context.gateway.clock();
     let everywhere = snapshot.rules.iter().filter(|rule| !rule.limit.budget).map(|rule| (None, rule));
@@ -159,6 +160,8 @@ fn usd(nanos: u64) -> String {
 }
 
 fn budgets(context: &Context) -> Result<Answer, Fault> {
+    // What calls have used whose answers have left is settled.
+    context.gateway.recorder.flush();
     let now = context.gateway.clock();
     let budgets = context.snapshot.rules.iter().filter(|rule| rule.limit.budget);
     let view = |rule: &Rule| {

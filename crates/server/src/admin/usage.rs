@@ -138,6 +138,8 @@ async fn usage(context: &Context) -> Result<Answer, Fault> {
     let from = moment(context, "from", &zone)?.unwrap_or_else(month);
     let to = moment(context, "to", &zone)?.unwrap_or_else(|| now_ms() + 1);
     let from = from - from.rem_euclid(millgate_store::SLOT_MS);
+    // Calls whose answers have left are in the ledger, also those of this moment.
+    context.gateway.recorder.flush();
     let sums = ledger.usage(from, to).await.map_err(|error| {
         let text = "the ledger cannot be read now";
         Fault::new(code::DEPENDENCY_UNAVAILABLE, Source::Gateway, Retry::Never, text)
