@@ -189,7 +189,10 @@ async fn try_admit(
     let now = gateway.clock();
     let mut allowance = Allowance::default();
     let mut note = |ask: &Ask, left: Left| {
-        allowance.note(left);
+        // One that refuses nobody is nothing to reckon with.
+        if ask.limit.exceeded == Exceeded::Refuse {
+            allowance.note(left);
+        }
         if left.exceeded {
             gateway.metrics.limit_exceeded(&ask.limit.name, false);
         }

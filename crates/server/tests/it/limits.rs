@@ -186,6 +186,13 @@ async fn whoever_is_told_apart_has_a_count_of_their_own() {
     let (status, text) = ask("key-a1-0123456789").await;
     assert!(status == 429 && text.contains("of-teams"), "{text}");
     assert_eq!(ask("key-b1-0123456789").await.0, 200);
+    // What only counts is counted, and not shown to callers.
+    let headers = [("authorization", "Bearer key-b1-0123456789"), ("content-type", "application/json")];
+    let body = chat("chat").to_string();
+    let answer = gateway.post_with("/v1/chat/completions", &headers, body.as_bytes()).await;
+    assert_eq!(answer.header("x-ratelimit-limit-requests"), Some("3"));
+    let exceeded = "millgate_limit_exceeded_total{limit=\"shadow\",outcome=\"counted\"}";
+    assert_eq!(super::cost::metric(&gateway, exceeded).await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
