@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use millgate_config::OwnerConfig;
 use millgate_policy::Scope;
 use millgate_store::{KeyRecord, PrincipalRecord, SecretRecord, Store, StoreError};
-use millgate_types::{Fault, Owner, Permission, Permissions, Principal, Retry, Source, code};
+use millgate_types::{Fault, Owner, Permission, Permissions, Principal, Retry, Source, code, hex, unhex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -391,23 +391,4 @@ async fn note(keys: Weak<Keys>) {
             tracing::debug!(%error, "when keys were used last is not written down");
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _written = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(bytes)
 }

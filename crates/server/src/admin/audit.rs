@@ -1,7 +1,7 @@
 //! Changes by the admin API in the audit log: twice each, before they are done and after, so that a crash in between is
 //! seen, and a change that cannot be recorded is not done.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::request::Parts;
 use millgate_audit::Audit;
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Answer, Context, Route};
 use crate::flight::Flight;
+use crate::keys::now_ms;
 
 /// A change that is asked for.
 pub(super) struct Change(Value);
@@ -66,10 +67,6 @@ impl Change {
             tracing::error!(%error, "what became of an admin change is not in the audit log");
         }
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// The record of a request, from its line of the access log, with what it said where that is asked for.
