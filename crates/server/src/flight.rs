@@ -12,7 +12,7 @@ use millgate_provider::Price;
 use millgate_types::{Dialect, Exchange, Fault, Money, Operation, Outcome, RequestId, Settlement, Usage};
 
 use crate::shared::Holding;
-use crate::{Gateway, admit, ledger};
+use crate::{Gateway, admit};
 
 /// Tokens of a stream that are reserved at a time.
 const STEP: u64 = 256;
@@ -126,7 +126,7 @@ impl Flight {
         let cost = held.reserved(Measure::Cost);
         if let (true, Some(ledger)) = (cost > 0 && self.parent.is_none(), &self.gateway.ledger) {
             let record = self.record.as_ref().expect("the record leaves only with the flight itself");
-            ledger.begin(record.request_id, ledger::spender(record, record), cost);
+            ledger.begin(record, cost);
         }
         self.reservation.join(held);
         self.holding.join(holding);

@@ -52,11 +52,11 @@ struct State {
     /// Of calls that cost something.
     rows: Vec<LedgerRow>,
     /// Of all calls, by where their names stand.
-    sums: HashMap<Same, (Kept, Spender, UsageSum)>,
+    sums: HashMap<Same, (Names, Spender, UsageSum)>,
     /// A batch that was made and could be put nowhere.
     stuck: Option<LedgerBatch>,
-    /// Calls under way, and whether the store knows of them.
-    open: HashMap<RequestId, (LedgerRow, bool)>,
+    /// Calls under way that have reserved something.
+    open: HashMap<RequestId, Open>,
     closed: Vec<String>,
     failing: bool,
     /// When the store was last written to.
@@ -127,17 +127,10 @@ impl Ledger {
         self.state().spilled > SPILL
     }
 
-    /// Notes a call under way and what it has reserved.
-    pub(crate) fn begin(&self, id: RequestId, spender: Spender, reserved: u64) {
-        let row = LedgerRow {
-            id: format!("{id}"),
-            at_ms: now_ms(),
-            spender,
-            outcome: "lost".to_owned(),
-            cost: i64::try_from(reserved).ok(),
-            ..LedgerRow::default()
-        };
-        self.state().open.insert(id, (row, false));
+    /// Notes a call under way and what it has reserved, in nano-USD.
+    pub(crate) fn begin(&self, record: &Exchange, reserved: u64) {
+        let open = Open { names: Names::of(record, record), at_ms: now_ms(), reserved, known: false };
+        self.state().open.insert(record.request_id, open);
     }
 
     /// Notes what a finished call used.
@@ -145,7 +138,7 @@ impl Ledger {
         let at_ms = exchange.started + exchange.duration;
         let at_ms = at_ms.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         let mut state = self.state();
-        if let Some((_, true)) = state.open.remove(&exchange.request_id) {
+        if state.open.remove(&exchange.request_id).is_some_and(|open| open.known) {
             state.closed.push(format!("{}", exchange.request_id));
         }
         if exchange.attempts == 0 || exchange.endpoint.is_none() {
@@ -166,9 +159,9 @@ impl Ledger {
             let (batch, opened, closed, more) = {
                 let mut state = self.state();
                 let mut opened = Vec::new();
-                for (row, known) in state.open.values_mut().filter(|(_, known)| !known) {
-                    *known = true;
-                    opened.push(row.clone());
+                for (id, open) in state.open.iter_mut().filter(|(_, open)| !open.known) {
+                    open.known = true;
+                    opened.push(open.row(*id));
                 }
                 let batch = state.batch();
                 (batch, opened, mem::take(&mut state.closed), !state.rows.is_empty())
@@ -247,11 +240,7 @@ impl Ledger {
     }
 
     /// Lets budgets begin with what was spent in their windows before.
-    pub(crate) async fn begin_budgets(
-        &self,
-        rules: &[Rule],
-        now: millgate_policy::Now,
-    ) -> Result<(), StoreError> {
+    pub(crate) async fn begin_budgets(&self, rules: &[Rule], now: Now) -> Result<(), StoreError> {
         let fresh: Vec<&Rule> = {
             let mut begun = lock(&self.begun);
             rules.iter().filter(|rule| rule.limit.budget && begun.insert(rule.limit.cells.number())).collect()
@@ -296,9 +285,10 @@ impl State {
         let used = used(hop, at_ms);
         let (_, spender, sum) = self.sums.entry(same).or_insert_with(|| {
             let slot_ms = at_ms - at_ms.rem_euclid(SLOT_MS);
-            let spender = spender(exchange, hop);
+            let names = Names::of(exchange, hop);
+            let spender = names.spender();
             let sum = UsageSum { slot_ms, spender: spender.clone(), ..UsageSum::default() };
-            (Kept::of(exchange, hop), spender, sum)
+            (names, spender, sum)
         });
         sum.add(&used);
         sum.failed += i64::from(hop.outcome == Outcome::Failed);
@@ -351,16 +341,70 @@ impl Same {
     }
 }
 
-/// Keeps names where they stand as long as [`Same`] goes by that.
-struct Kept {
-    _names: [Option<Arc<str>>; 4],
-    _owner: Option<Arc<Owner>>,
+/// For whom a call is, and where it goes: as its record has the names, which keeps them where they stand as long as
+/// [`Same`] goes by that.
+struct Names {
+    principal: Option<Arc<str>>,
+    owner: Option<Arc<Owner>>,
+    endpoint: Option<Arc<str>>,
+    target: Option<Arc<str>>,
+    model_version: Option<Arc<str>>,
+    operation: Option<Operation>,
 }
 
-impl Kept {
+impl Names {
     fn of(exchange: &Exchange, hop: &Exchange) -> Self {
-        let names = [&exchange.principal, &exchange.endpoint, &hop.target, &hop.model_version];
-        Self { _names: names.map(Clone::clone), _owner: exchange.owner.clone() }
+        Self {
+            principal: exchange.principal.clone(),
+            owner: exchange.owner.clone(),
+            endpoint: exchange.endpoint.clone(),
+            target: hop.target.clone(),
+            model_version: hop.model_version.clone(),
+            operation: hop.operation.or(exchange.operation),
+        }
+    }
+
+    /// As the store writes them.
+    fn spender(&self) -> Spender {
+        let name = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
+        let nobody = Owner::default();
+        let owner = self.owner.as_deref().unwrap_or(&nobody);
+        Spender {
+            principal: name(&self.principal),
+            user: name(&owner.user),
+            team: name(&owner.team),
+            app: name(&owner.app),
+            organization: name(&owner.organization),
+            tags: owner.tags.clone(),
+            endpoint: name(&self.endpoint),
+            target: name(&self.target),
+            model_version: name(&self.model_version),
+            operation: self.operation.map_or("", Operation::name).to_owned(),
+        }
+    }
+}
+
+/// A call under way. Its row is only made when it outlives a write: most do not.
+struct Open {
+    names: Names,
+    at_ms: i64,
+    /// Nano-USD.
+    reserved: u64,
+    /// The store knows of it.
+    known: bool,
+}
+
+impl Open {
+    /// What becomes of it if nobody ends it.
+    fn row(&self, id: RequestId) -> LedgerRow {
+        LedgerRow {
+            id: format!("{id}"),
+            at_ms: self.at_ms,
+            spender: self.names.spender(),
+            outcome: "lost".to_owned(),
+            cost: i64::try_from(self.reserved).ok(),
+            ..LedgerRow::default()
+        }
     }
 }
 
@@ -397,29 +441,6 @@ fn used(hop: &Exchange, at_ms: i64) -> LedgerRow {
     }
 }
 
-/// For whom a call is, and where it goes.
-pub(crate) fn spender(exchange: &Exchange, hop: &Exchange) -> Spender {
-    let name = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
-    let nobody = Owner::default();
-    let owner = exchange.owner.as_deref().unwrap_or(&nobody);
-    Spender {
-        principal: name(&exchange.principal),
-        user: name(&owner.user),
-        team: name(&owner.team),
-        app: name(&owner.app),
-        organization: name(&owner.organization),
-        tags: owner.tags.clone(),
-        endpoint: name(&exchange.endpoint),
-        target: name(&hop.target),
-        model_version: name(&hop.model_version),
-        operation: hop
-            .operation
-            .or(exchange.operation)
-            .map_or("", millgate_types::Operation::name)
-            .to_owned(),
-    }
-}
-
 async fn follow(ledger: Weak<Ledger>) {
     let mut looked = Instant::now();
     loop {
@@ -429,7 +450,7 @@ async fn follow(ledger: Weak<Ledger>) {
             tokio::time::sleep(4 * PAUSE).await;
             continue;
         }
-        let lost = std::mem::take(&mut ledger.state().lost);
+        let lost = mem::take(&mut ledger.state().lost);
         if lost > 0 {
             tracing::error!(rows = lost, "the ledger is behind; rows are lost");
         }
