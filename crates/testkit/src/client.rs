@@ -112,6 +112,11 @@ impl Connection {
 }
 
 impl Opened<'_> {
+    /// Sends more of the request, whose answer has begun.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.connection.write(bytes).await
+    }
+
     /// The next piece of the body; `None` at its proper end.
     pub async fn piece(&mut self) -> io::Result<Option<Vec<u8>>> {
         let piece = within(self.connection.inner.piece(self.length, self.had)).await?;

@@ -207,7 +207,14 @@ async fn rows_are_scored_while_others_come() {
     let mut opened = connection.answer_head().await.unwrap();
     assert_eq!(opened.status, 200);
     assert!(opened.piece().await.unwrap().is_some_and(|piece| piece.len() > 100_000));
-    drop(connection);
+    opened.write(b"no length\r\n").await.unwrap();
+    // What came before is answered, then the error, and then the connection breaks.
+    let mut rest = Vec::new();
+    while let Ok(Some(piece)) = opened.piece().await {
+        rest.extend(piece);
+    }
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(rest.lines().last().unwrap().contains("bad_framing"), "{}", &rest[rest.len() - 300..]);
     super::cost::until(&gateway, r#"code="bad_framing",outcome="failed"} 1"#).await;
     gateway.close().await;
 }
