@@ -96,6 +96,47 @@ def test_kills_at_random_moments_lose_at_most_what_had_just_ended(tmp_path, fake
         child.stop()
 
 
+def test_in_durable_mode_kills_at_random_moments_lose_nothing(tmp_path, fake):
+    chance = random.Random(12)
+    text = config(fake, "ledger: { mode: durable }\nbudgets: [ { name: all, usd: 100, per: year } ]")
+    answered, begun, kills = 0, 0, 5
+    for attempt in range(kills):
+        child = Gateway(tmp_path, text, name=f"durable-{attempt}")
+        ended, sent = [], []
+
+        def call(child=child, ended=ended, sent=sent):
+            for _ in range(1000):
+                sent.append(1)
+                try:
+                    answer = ask(child.url)
+                except httpx.TransportError:
+                    return
+                assert answer.status_code == 200, answer.text
+                ended.append(1)
+
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        [thread.start() for thread in threads]
+        time.sleep(chance.uniform(0.5, 1.0))
+        child.process.kill()
+        child.process.wait()
+        [thread.join() for thread in threads]
+        answered += len(ended)
+        begun += len(sent)
+    child = Gateway(tmp_path, text, name="durable-last")
+    try:
+        rows = admin(child.url, "usage?by=endpoint")["rows"]
+        counted, spent = sum(row["requests"] for row in rows), sum(row["cost_nano_usd"] for row in rows)
+        # Each that was answered is there, and no more than were sent.
+        assert answered <= counted <= begun, (answered, counted, begun)
+        # With what it cost, or what it had reserved.
+        assert spent >= 79_000 * answered, (spent, answered)
+        budget = admin(child.url, "budgets")["budgets"][0]["spent"][0]
+        assert round(float(budget["spent_usd"]) * 1e9) == spent
+        print(f"{kills} kills: {answered} calls were answered, {counted} of {begun} sent are in the ledger, none lost")
+    finally:
+        child.stop()
+
+
 def test_the_sdk_sees_limits_and_people_see_usage(tmp_path, fake):
     limits = "limits: [ { requests: 3, per: hour, by: key }, { tokens: 100000, per: day, window: calendar, by: team } ]"
     child = Gateway(tmp_path, config(fake, limits))

@@ -56,6 +56,8 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
             tests.env("MILLGATE_TEST_POSTGRES", &postgres.uri);
         }
         run(&mut tests)?;
+        section("every order of threads");
+        run(&mut cargo(&["test", "--locked", "-p", "millgate-policy", "--features", "loom", "--test", "loom"]))?;
         fuzz::smoke(5, None)?;
     }
     if let (false, Some(python)) = (arguments.no_python, &python) {

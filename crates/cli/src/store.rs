@@ -40,7 +40,7 @@ pub(crate) async fn kept(config: &Config, data: &Path, metrics: &Arc<Metrics>) -
          changed must be moved aside before another begins",
     )?;
     let secrets = Secrets::open(store.clone(), master(config, data).await?).await?;
-    let ledger = Ledger::open(store.clone(), data).await.context("the ledger")?;
+    let ledger = Ledger::open(store.clone(), data, config.ledger.mode).await.context("the ledger")?;
     ledger.follow();
     let shared = match &config.shared {
         Some(written) => {

@@ -14,7 +14,7 @@ use crate::access::{
 };
 use crate::audit::{AuditConfig, EndpointAudit};
 use crate::credential::CredentialConfig;
-use crate::limits::{BudgetConfig, LimitConfig, PredictionPrice, SharedConfig};
+use crate::limits::{BudgetConfig, LedgerConfig, LimitConfig, PredictionPrice, SharedConfig};
 use crate::route::RouteConfig;
 use crate::secrets::SecretsConfig;
 use crate::serving::{BatchingConfig, BulkConfig, InstancesConfig};
@@ -59,6 +59,8 @@ pub struct Config {
     /// only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Secret>,
+    /// How what was spent is written down.
+    pub ledger: LedgerConfig,
     /// Where secrets are kept that are no variables and no files.
     pub secrets: SecretsConfig,
     /// Where limits and budgets are counted that hold across replicas.
@@ -90,6 +92,7 @@ impl Default for Config {
             server: ServerConfig::default(),
             models: ModelsConfig::default(),
             store: None,
+            ledger: LedgerConfig::default(),
             secrets: SecretsConfig::default(),
             shared: None,
             audit: AuditConfig::default(),

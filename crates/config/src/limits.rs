@@ -61,20 +61,56 @@ pub struct LimitConfig {
     /// How much may come at once. Default: all of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<u64>,
-    /// Who has a count of their own: `key` (the default), `user`, `team`, `app`, `organization`, `ip`, `endpoint`, `tag:NAME`,
-    /// or a list of these; `all` share one. Callers without a key are told apart by their address, those of no user,
-    /// team, app or organisation share one count.
+    /// Who has a count of their own: `key` (the default), `user`, `team`, `app`, `organization`, `ip`, `endpoint`, `model`,
+    /// `provider`, `tag:NAME`, `cel:EXPRESSION`, or a list of these; `all` share one. Callers without a key are told apart by
+    /// their address, those of no user, team, app or organisation share one count. `model` and `provider` are of the target
+    /// that is tried first. The expression gives a text of `request`, as in `when`.
     #[serde(skip_serializing_if = "is_default")]
     pub by: Sharers,
     /// Whom it is for. Default: everybody.
     #[serde(skip_serializing_if = "is_default")]
     pub only: Selector,
+    /// Which calls it is for, in CEL over `request`: `method`, `path`, `headers` (lower case, without keys), `endpoint`, `target`,
+    /// `model`, `stream`, `bulk`, `key`, `user`, `team`, `app`, `organization`, `tags`, `ip`; texts are empty where there is
+    /// nothing. Where it cannot be told, the limit holds. Default: all calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
     /// The endpoints that it holds for: names, or patterns with `*`. Default: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
     /// Count, and refuse nobody: what it would have refused is told by `millgate_limit_exceeded_total`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub shadow: bool,
+    /// Where the longest answer that a call asks for does not fit, it is asked for a shorter one instead of being refused:
+    /// `max_tokens` becomes what is left. For limits of tokens or money. `x-millgate-max-tokens` tells callers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cap_output: bool,
+    /// Calls that do not fit wait for their turn instead of being refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueConfig>,
+}
+
+/// How calls wait that do not fit a limit: by priority, and callers in turns, however many calls each of them sends.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// How long a call waits at most. What would have to wait longer is refused at once.
+    pub wait: Period,
+    /// How many wait, for each of those that the limit tells apart. Where all places are taken, the last turn gives way.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub size: u32,
+    /// Whose calls are before all others.
+    #[serde(skip_serializing_if = "is_default")]
+    pub high: Option<Selector>,
+    /// Whose calls are behind all others, as bulk scoring is, and what says `x-millgate-priority: low`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub low: Option<Selector>,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self { wait: Period::seconds(10), size: 100, high: None, low: None }
+    }
 }
 
 /// A budget: money that may be spent in a stretch of the calendar. What was spent stands in the ledger and outlives a
@@ -115,6 +151,10 @@ pub struct BudgetConfig {
     /// What becomes of calls whose price is not known: they pass and cost nothing (`allow`), or are refused.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unpriced: Unpriced,
+    /// Where the longest answer that a call asks for costs more than is left, it is asked for a shorter one instead of being
+    /// refused, as in limits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cap_output: bool,
 }
 
 fn alerts() -> Vec<u8> {
@@ -153,6 +193,26 @@ impl PredictionPrice {
         let sum = of(self.usd_per_request) + of(self.usd_per_row) * u128::from(rows) + second;
         u64::try_from(sum).unwrap_or(u64::MAX)
     }
+}
+
+/// How what was spent is written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LedgerConfig {
+    /// When.
+    pub mode: LedgerMode,
+}
+
+/// When spending is written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LedgerMode {
+    /// Five times a second. What ended in the last one of them is lost with a process that is killed.
+    #[default]
+    Batched,
+    /// What a call may cost at most is written before anybody is called, and what it did cost behind its answer: nothing is lost
+    /// with a process that is killed. While the store cannot be written, calls with a price are 503 `dependency_unavailable`.
+    Durable,
 }
 
 /// How a window moves.
@@ -273,8 +333,14 @@ pub enum Sharer {
     Ip,
     /// Each endpoint.
     Endpoint,
+    /// Each target that is tried first.
+    Model,
+    /// The provider of it.
+    Provider,
     /// Each value of a tag.
     Tag(String),
+    /// Each text that an expression gives.
+    Expression(String),
 }
 
 impl LimitConfig {
@@ -305,12 +371,15 @@ impl Sharer {
             "organization" => Self::Organization,
             "ip" => Self::Ip,
             "endpoint" => Self::Endpoint,
-            other => match other.strip_prefix("tag:").filter(|name| !name.is_empty()) {
-                Some(name) => Self::Tag(name.to_owned()),
-                None => {
+            "model" => Self::Model,
+            "provider" => Self::Provider,
+            other => match other.split_once(':').filter(|(_, rest)| !rest.trim().is_empty()) {
+                Some(("tag", name)) => Self::Tag(name.to_owned()),
+                Some(("cel", expression)) => Self::Expression(expression.trim().to_owned()),
+                _ => {
                     return Err(format!(
                         "`{other}` tells nobody apart; there are `key`, `user`, `team`, `app`, `organization`, `ip`, `endpoint`, \
-                         `tag:NAME` and `all`"
+                         `model`, `provider`, `tag:NAME`, `cel:EXPRESSION` and `all`"
                     ));
                 }
             },
@@ -328,7 +397,10 @@ impl Sharer {
             Self::Organization => "organization".to_owned(),
             Self::Ip => "ip".to_owned(),
             Self::Endpoint => "endpoint".to_owned(),
+            Self::Model => "model".to_owned(),
+            Self::Provider => "provider".to_owned(),
             Self::Tag(name) => format!("tag:{name}"),
+            Self::Expression(expression) => format!("cel:{expression}"),
         }
     }
 }
@@ -404,7 +476,7 @@ impl JsonSchema for Sharers {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let one = serde_json::json!({
             "type": "string",
-            "pattern": "^(all|key|user|team|app|organization|ip|endpoint|tag:.+)$",
+            "pattern": "^(all|key|user|team|app|organization|ip|endpoint|model|provider|tag:.+|cel:.+)$",
         });
         schemars::json_schema!({
             "anyOf": [one.clone(), { "type": "array", "items": one }],

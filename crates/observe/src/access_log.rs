@@ -61,6 +61,7 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
     let usage = &exchange.usage;
     let numbers = [
         ("attempts", u64::from(exchange.attempts)),
+        ("waited_us", exchange.waited.as_micros() as u64),
         ("bytes_in", exchange.bytes_in),
         ("bytes_out", exchange.bytes_out),
         ("rows", exchange.rows),

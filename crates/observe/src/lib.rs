@@ -6,5 +6,5 @@ mod access_log;
 mod metrics;
 mod recorder;
 
-pub use metrics::{CONTENT_TYPE, Metrics};
+pub use metrics::{CONTENT_TYPE, LimitOutcome, Metrics, Waits};
 pub use recorder::{LogSink, Recorder};

@@ -60,6 +60,32 @@ struct LimitLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WaitingLabels {
+    limit: Arc<str>,
+}
+
+/// What became of a call that did not fit a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitOutcome {
+    /// It was refused.
+    Refused,
+    /// The limit only counts.
+    Counted,
+    /// It waited for its turn, whatever came of it.
+    Waited,
+}
+
+/// Counts one who waits until it is dropped.
+#[derive(Debug)]
+pub struct Waits(Gauge<i64, std::sync::atomic::AtomicI64>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AlertLabels {
     budget: Arc<str>,
     percent: u8,
@@ -95,6 +121,7 @@ pub struct Metrics {
     /// 1 while the file holds a configuration that was refused.
     pub config_reload_failed: Gauge<i64, std::sync::atomic::AtomicI64>,
     limits_exceeded: Family<LimitLabels, Counter>,
+    limits_waiting: Family<WaitingLabels, Gauge<i64, std::sync::atomic::AtomicI64>>,
     budget_alerts: Family<AlertLabels, Counter>,
     /// 0 while the audit log cannot be written.
     pub audit_healthy: Gauge<i64, std::sync::atomic::AtomicI64>,
@@ -142,6 +169,7 @@ impl Metrics {
             config_generation: Gauge::default(),
             config_reload_failed: Gauge::default(),
             limits_exceeded: Family::default(),
+            limits_waiting: Family::default(),
             budget_alerts: Family::default(),
             audit_healthy: Gauge::default(),
             audit_lost: Counter::default(),
@@ -205,9 +233,10 @@ impl Metrics {
         );
         registry.register(
             "limit_exceeded",
-            "Calls that did not fit a limit or budget, refused or only counted",
+            "Calls that did not fit a limit or budget: refused, only counted, or made to wait",
             metrics.limits_exceeded.clone(),
         );
+        registry.register("limit_waiting", "Calls that wait for a limit", metrics.limits_waiting.clone());
         registry.register(
             "budget_alerts",
             "Steps of budgets that were reached",
@@ -242,9 +271,22 @@ impl Metrics {
     }
 
     /// A call did not fit a limit.
-    pub fn limit_exceeded(&self, limit: &Arc<str>, refused: bool) {
-        let outcome = if refused { "refused" } else { "counted" };
+    pub fn limit_exceeded(&self, limit: &Arc<str>, outcome: LimitOutcome) {
+        let outcome = match outcome {
+            LimitOutcome::Refused => "refused",
+            LimitOutcome::Counted => "counted",
+            LimitOutcome::Waited => "waited",
+        };
         self.limits_exceeded.get_or_create(&LimitLabels { limit: Arc::clone(limit), outcome }).inc();
+    }
+
+    /// A call waits for a limit as long as it holds what this gives.
+    #[must_use]
+    pub fn limit_waiting(&self, limit: &Arc<str>) -> Waits {
+        self.limit_exceeded(limit, LimitOutcome::Waited);
+        let gauge = self.limits_waiting.get_or_create(&WaitingLabels { limit: Arc::clone(limit) }).clone();
+        gauge.inc();
+        Waits(gauge)
     }
 
     /// A step of a budget was reached.

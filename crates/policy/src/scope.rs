@@ -83,9 +83,16 @@ impl Scope {
     /// Whether a request may end at a target.
     #[must_use]
     pub fn allows_target(&self, label: &str) -> bool {
-        Self::allows(&self.targets, label)
-            && !Self::any(&self.deny, label)
-            && self.bounds(|within| within.allows_target(label))
+        self.allows_target_of(&[label])
+    }
+
+    /// Whether a request may end at a target with several names, as a model has by its alias and by its version: one of
+    /// them is allowed and none is denied.
+    #[must_use]
+    pub fn allows_target_of(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| Self::allows(&self.targets, name))
+            && !names.iter().any(|name| Self::any(&self.deny, name))
+            && self.bounds(|within| within.allows_target_of(names))
     }
 
     /// Whether an endpoint may be called at which nobody looks at what its requests end: every target of it would have

@@ -132,6 +132,14 @@ impl Flight {
         self.holding.join(holding);
     }
 
+    /// Writes down what the call may cost at most, in nano-USD, and waits until that is done. `false`: it cannot be.
+    pub(crate) async fn announce(&mut self, cost: u64) -> bool {
+        let Some(ledger) = self.gateway.ledger.clone() else { return true };
+        let record = self.record.as_ref().expect("the record leaves only with the flight itself");
+        ledger.begin(record, cost);
+        ledger.known().await
+    }
+
     /// How much is held: what comes behind can be let go again.
     pub(crate) fn held(&self) -> (usize, usize) {
         (self.reservation.len(), self.holding.len())
@@ -318,7 +326,8 @@ fn blank(request_id: RequestId, method: http::Method, generation: u64) -> Exchan
         rows: 0,
         usage: Usage::default(),
         cost: None,
-        duration: std::time::Duration::ZERO,
+        waited: Duration::ZERO,
+        duration: Duration::ZERO,
         time_to_first_byte: None,
         config_generation: generation,
         outcome: Outcome::Cancelled,

@@ -104,6 +104,11 @@ pub struct RouteProblem {
 }
 
 impl Gateway {
+    /// Whether no call is made before the store knows what it may cost.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.ledger.as_ref().is_some_and(|ledger| ledger.durable)
+    }
+
     /// A gateway that serves `config`; with `kept`, issued keys are good
     /// beside the configured ones and changes are audited; so are requests where the configuration says so.
     pub fn new(

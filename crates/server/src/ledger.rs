@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use millgate_config::LedgerMode;
 use millgate_policy::{Limit, Now, Span};
 use millgate_store::{LedgerBatch, LedgerRow, SLOT_MS, Spender, Store, StoreError, UsageSum};
 use millgate_types::{Exchange, Operation, Outcome, Owner, RequestId};
+use tokio::sync::{Notify, oneshot};
 
 use crate::keys::now_ms;
 use crate::limits::{Rule, Who};
@@ -33,6 +35,8 @@ const SPILL: u64 = 256 << 20;
 
 /// The ledger, open for writing.
 pub struct Ledger {
+    /// No call is made before the store knows what it may cost.
+    pub(crate) durable: bool,
     store: Store,
     /// Names this process among all that ever wrote.
     replica: String,
@@ -45,6 +49,8 @@ pub struct Ledger {
     budgets: Mutex<Vec<Rule>>,
     /// One write at a time.
     writing: tokio::sync::Mutex<()>,
+    /// A call waits for a write.
+    wanted: Notify,
 }
 
 #[derive(Default)]
@@ -52,12 +58,14 @@ struct State {
     /// Of calls that cost something.
     rows: Vec<LedgerRow>,
     /// Of all calls, by where their names stand.
-    sums: HashMap<Same, (Names, Spender, UsageSum)>,
+    sums: HashMap<Same, (Names, UsageSum)>,
     /// A batch that was made and could be put nowhere.
     stuck: Option<LedgerBatch>,
     /// Calls under way that have reserved something.
     open: HashMap<RequestId, Open>,
     closed: Vec<String>,
+    /// Calls that begin when the store knows of them.
+    awaiting: Vec<oneshot::Sender<()>>,
     failing: bool,
     /// When the store was last written to.
     seen_ms: i64,
@@ -76,9 +84,10 @@ impl std::fmt::Debug for Ledger {
 impl Ledger {
     /// Opens the ledger of a store. `folder` is this process's own; what an earlier one left there is written now, and what
     /// dead ones had reserved counts as spent.
-    pub async fn open(store: Store, folder: &Path) -> Result<Arc<Self>, StoreError> {
+    pub async fn open(store: Store, folder: &Path, mode: LedgerMode) -> Result<Arc<Self>, StoreError> {
         let replica = format!("{}", RequestId::random());
         let ledger = Self {
+            durable: mode == LedgerMode::Durable,
             spill: folder.join("ledger-spill.jsonl"),
             store,
             replica,
@@ -86,6 +95,7 @@ impl Ledger {
             begun: Mutex::default(),
             budgets: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
+            wanted: Notify::new(),
         };
         ledger.bring_back().await?;
         // SQLite has one writer: whoever else is there is dead.
@@ -129,8 +139,16 @@ impl Ledger {
 
     /// Notes a call under way and what it has reserved, in nano-USD.
     pub(crate) fn begin(&self, record: &Exchange, reserved: u64) {
-        let open = Open { names: Names::of(record, record), at_ms: now_ms(), reserved, known: false };
-        self.state().open.insert(record.request_id, open);
+        let open = || Open { names: Names::of(record, record), at_ms: now_ms(), reserved, known: false };
+        self.state().open.entry(record.request_id).or_insert_with(open);
+    }
+
+    /// Waits until the store knows of all calls that have begun so far. `false`: it cannot be written.
+    pub(crate) async fn known(&self) -> bool {
+        let (written, known) = oneshot::channel();
+        self.state().awaiting.push(written);
+        self.wanted.notify_one();
+        known.await.is_ok()
     }
 
     /// Notes what a finished call used.
@@ -156,7 +174,7 @@ impl Ledger {
     pub(crate) async fn write(&self) -> Result<(), StoreError> {
         let _one = self.writing.lock().await;
         loop {
-            let (batch, opened, closed, more) = {
+            let (batch, opened, closed, awaiting, more) = {
                 let mut state = self.state();
                 let mut opened = Vec::new();
                 for (id, open) in state.open.iter_mut().filter(|(_, open)| !open.known) {
@@ -164,21 +182,27 @@ impl Ledger {
                     opened.push(open.row(*id));
                 }
                 let batch = state.batch();
-                (batch, opened, mem::take(&mut state.closed), !state.rows.is_empty())
+                let awaiting = mem::take(&mut state.awaiting);
+                (batch, opened, mem::take(&mut state.closed), awaiting, !state.rows.is_empty())
             };
-            let idle = batch.is_empty() && opened.is_empty() && closed.is_empty();
+            let idle =
+                batch.is_empty() && opened.is_empty() && closed.is_empty() && awaiting.is_empty();
             if idle && now_ms() < self.state().seen_ms + SEEN_MS {
                 return Ok(());
             }
             match self.store.write_ledger(&self.replica, now_ms(), &batch, &opened, &closed).await {
-                Ok(_) if self.state().failing => {
-                    self.state().failing = false;
-                    tracing::info!("the ledger is written again");
-                    self.bring_back().await?;
+                Ok(_) => {
+                    for written in awaiting {
+                        let _gone_meanwhile = written.send(());
+                    }
+                    self.state().seen_ms = now_ms();
+                    if mem::take(&mut self.state().failing) {
+                        tracing::info!("the ledger is written again");
+                        self.bring_back().await?;
+                    }
                 }
-                Ok(_) => self.state().seen_ms = now_ms(),
                 Err(error) => {
-                    self.put_aside(batch, closed, &error);
+                    self.put_aside(batch, &opened, closed, &error);
                     return Err(error);
                 }
             }
@@ -189,8 +213,13 @@ impl Ledger {
     }
 
     /// Puts a batch that the store would not take into a file: it outlives this process there.
-    fn put_aside(&self, batch: LedgerBatch, closed: Vec<String>, error: &StoreError) {
+    fn put_aside(&self, batch: LedgerBatch, opened: &[LedgerRow], closed: Vec<String>, error: &StoreError) {
         let mut state = self.state();
+        // The store hears of calls under way with the next write.
+        let unknown: HashSet<&str> = opened.iter().map(|row| row.id.as_str()).collect();
+        for (id, open) in &mut state.open {
+            open.known &= !unknown.contains(&*format!("{id}"));
+        }
         if !mem::replace(&mut state.failing, true) {
             tracing::error!(%error, "the ledger cannot be written; its rows wait in the data folder");
         }
@@ -283,12 +312,11 @@ impl State {
     fn note(&mut self, exchange: &Exchange, hop: &Exchange, at_ms: i64, number: usize) {
         let same = Same::of(exchange, hop, at_ms);
         let used = used(hop, at_ms);
-        let (_, spender, sum) = self.sums.entry(same).or_insert_with(|| {
+        let (_, sum) = self.sums.entry(same).or_insert_with(|| {
             let slot_ms = at_ms - at_ms.rem_euclid(SLOT_MS);
             let names = Names::of(exchange, hop);
-            let spender = names.spender();
-            let sum = UsageSum { slot_ms, spender: spender.clone(), ..UsageSum::default() };
-            (names, spender, sum)
+            let spender = Arc::new(names.spender());
+            (names, UsageSum { slot_ms, spender, ..UsageSum::default() })
         });
         sum.add(&used);
         sum.failed += i64::from(hop.outcome == Outcome::Failed);
@@ -299,7 +327,7 @@ impl State {
         let id = &exchange.request_id;
         let id = if number == 0 { format!("{id}") } else { format!("{id}.{number}") };
         let outcome = hop.outcome.name().to_owned();
-        let row = LedgerRow { id, spender: spender.clone(), outcome, ..used };
+        let row = LedgerRow { id, spender: Arc::clone(&sum.spender), outcome, ..used };
         if self.rows.len() < WAITING { self.rows.push(row) } else { self.lost += 1 }
     }
 
@@ -312,7 +340,7 @@ impl State {
         LedgerBatch {
             id: format!("{}", RequestId::random()),
             rows: self.rows.drain(..count).collect(),
-            sums: self.sums.drain().map(|(_, (_, _, sum))| sum).collect(),
+            sums: self.sums.drain().map(|(_, (_, sum))| sum).collect(),
         }
     }
 }
@@ -400,7 +428,7 @@ impl Open {
         LedgerRow {
             id: format!("{id}"),
             at_ms: self.at_ms,
-            spender: self.names.spender(),
+            spender: Arc::new(self.names.spender()),
             outcome: "lost".to_owned(),
             cost: i64::try_from(self.reserved).ok(),
             ..LedgerRow::default()
@@ -422,7 +450,7 @@ fn spent<'a>(rule: &'a Rule, sums: &'a [UsageSum], from: i64) -> impl Iterator<I
             tags: spender.tags.clone(),
         };
         let (key, endpoint) = (name(&spender.principal), spender.endpoint.as_str().into());
-        let who = Who { key: key.as_ref(), owner: &owner, peer: None, endpoint: &endpoint };
+        let who = Who::known(key.as_ref(), &owner, &endpoint).target(&spender.target);
         Some((rule.ask(&who)?.label, u64::try_from(sum.cost).ok()?))
     })
 }
@@ -444,8 +472,7 @@ fn used(hop: &Exchange, at_ms: i64) -> LedgerRow {
 async fn follow(ledger: Weak<Ledger>) {
     let mut looked = Instant::now();
     loop {
-        tokio::time::sleep(PAUSE).await;
-        let Some(ledger) = ledger.upgrade() else { return };
+        let Some(ledger) = waited(&ledger).await else { return };
         if ledger.write().await.is_err() {
             tokio::time::sleep(4 * PAUSE).await;
             continue;
@@ -468,6 +495,14 @@ async fn follow(ledger: Weak<Ledger>) {
             tracing::warn!(%error, "what dead processes left could not be settled");
         }
     }
+}
+
+/// The ledger, when it is time to write or a call wants it.
+async fn waited(ledger: &Weak<Ledger>) -> Option<Arc<Ledger>> {
+    let ledger = ledger.upgrade()?;
+    let _either = tokio::time::timeout(PAUSE, ledger.wanted.notified()).await;
+    // Nobody else may hold it by now: then there is nothing to write for.
+    (Arc::strong_count(&ledger) > 1).then_some(ledger)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

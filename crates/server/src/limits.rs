@@ -3,33 +3,51 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use http::header;
+use http::request::Parts;
 use ipnet::IpNet;
 use jiff::Unit;
 use jiff::civil::Date;
 use millgate_config::{
-    BudgetConfig, BudgetKind, Config, LimitConfig, Period, Selector, Sharer, Sharers, Unpriced, WindowKind,
-    Zone,
+    BudgetConfig, BudgetKind, Config, LimitConfig, Period, QueueConfig, Selector, Sharer, Sharers, Unpriced,
+    WindowKind, Zone,
 };
-use millgate_policy::{Ask, Calendar, Cells, Exceeded, Glob, Limit, Measure, Span};
+use millgate_expr::Expression;
+use millgate_policy::{Ask, Calendar, Cells, Exceeded, Glob, Limit, Measure, Priority, Queue, Span};
 use millgate_types::{Owner, Principal};
+use serde_json::{Map, Value, json};
 
 use crate::identity::{Identity, globs};
+use crate::pipeline::KEY_HEADERS;
 
 /// Where counts of those stand that are of no team, user, ...
 pub(crate) const NOBODY: &str = "-";
+/// The longest text of an expression that tells counts apart, in bytes.
+const LABEL: usize = 128;
 
 /// A limit of an endpoint, and for whom it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) limit: Arc<Limit>,
-    by: Arc<[Sharer]>,
+    by: Arc<[By]>,
     only: Arc<Only>,
+    when: Option<Arc<Expression>>,
+    /// Whose calls are before and behind all others where calls wait.
+    first: Option<Arc<Only>>,
+    last: Option<Arc<Only>>,
     /// Calls whose price is not known are refused.
     pub(crate) priced_only: bool,
     /// The endpoints that it is for, where it is not an endpoint's own.
     endpoints: Arc<[Glob]>,
+}
+
+/// What tells counts apart.
+#[derive(Clone, Debug)]
+enum By {
+    Plain(Sharer),
+    Expression(Arc<Expression>),
 }
 
 /// Whom a limit is for.
@@ -43,13 +61,30 @@ struct Only {
     ips: Vec<IpNet>,
 }
 
-/// Who calls, as limits see it.
-#[derive(Clone, Copy, Debug)]
+/// Who calls and for what, as limits see it.
+#[derive(Debug)]
 pub(crate) struct Who<'a> {
     pub(crate) key: Option<&'a Arc<str>>,
     pub(crate) owner: &'a Owner,
     pub(crate) peer: Option<IpAddr>,
     pub(crate) endpoint: &'a Arc<str>,
+    /// What is tried first: `provider/model` or a `models:/` URI.
+    pub(crate) target: &'a str,
+    /// The request, where there is one.
+    pub(crate) asked: Option<Asked<'a>>,
+    /// What expressions see of it, made when the first one asks.
+    seen: OnceLock<Value>,
+}
+
+/// A request, as limits see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) head: &'a Parts,
+    /// As the caller names it.
+    pub(crate) model: &'a str,
+    pub(crate) stream: bool,
+    /// Rows that come piece by piece.
+    pub(crate) bulk: bool,
 }
 
 impl<'a> Who<'a> {
@@ -58,8 +93,63 @@ impl<'a> Who<'a> {
             Principal::Key(name) => Some(name),
             Principal::Anonymous => None,
         };
-        Self { key, owner: &identity.owner, peer: Some(peer), endpoint }
+        Self { peer: Some(peer), ..Self::known(key, &identity.owner, endpoint) }
     }
+
+    /// Of whom no request is known.
+    pub(crate) fn known(key: Option<&'a Arc<str>>, owner: &'a Owner, endpoint: &'a Arc<str>) -> Self {
+        Self { key, owner, peer: None, endpoint, target: "", asked: None, seen: OnceLock::new() }
+    }
+
+    pub(crate) fn target(self, target: &'a str) -> Self {
+        Self { target, ..self }
+    }
+
+    pub(crate) fn asked(self, asked: Asked<'a>) -> Self {
+        Self { asked: Some(asked), ..self }
+    }
+
+    /// Who takes turns with others: the key, or the address.
+    pub(crate) fn caller(&self) -> Arc<str> {
+        part(&Sharer::Key, self)
+    }
+
+    /// `request` in expressions.
+    fn seen(&self) -> &Value {
+        self.seen.get_or_init(|| {
+            let text = |text: Option<&Arc<str>>| text.map_or_else(String::new, |text| text.to_string());
+            let mut request = json!({
+                "endpoint": &**self.endpoint,
+                "target": self.target,
+                "key": text(self.key),
+                "user": text(self.owner.user.as_ref()),
+                "team": text(self.owner.team.as_ref()),
+                "app": text(self.owner.app.as_ref()),
+                "organization": text(self.owner.organization.as_ref()),
+                "tags": self.owner.tags,
+                "ip": self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            });
+            if let Some(asked) = &self.asked {
+                request["method"] = asked.head.method.as_str().into();
+                request["path"] = asked.head.uri.path().into();
+                request["headers"] = headers(asked.head);
+                request["model"] = asked.model.into();
+                request["stream"] = asked.stream.into();
+                request["bulk"] = asked.bulk.into();
+            }
+            request
+        })
+    }
+}
+
+/// Headers that hold no key. Of several with one name the last counts.
+fn headers(head: &Parts) -> Value {
+    let secret = |name: &&http::HeaderName| {
+        KEY_HEADERS.contains(*name) || [header::AUTHORIZATION, header::COOKIE].contains(*name)
+    };
+    let plain = head.headers.iter().filter(|(name, _)| !secret(name));
+    let plain = plain.filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.into())));
+    Value::Object(plain.collect::<Map<_, _>>())
 }
 
 impl Only {
@@ -93,14 +183,17 @@ impl Only {
 impl Rule {
     /// What is to be asked for a call; `None`: the limit is not for it.
     pub(crate) fn ask(&self, who: &Who<'_>) -> Option<Ask> {
-        self.only.fits(who).then(|| Ask { limit: Arc::clone(&self.limit), label: self.label(who) })
+        // What cannot be told is no way around a limit.
+        let chosen = self.when.as_ref().is_none_or(|when| when.holds(who.seen()).unwrap_or(true));
+        let fits = chosen && self.only.fits(who);
+        fits.then(|| Ask { limit: Arc::clone(&self.limit), label: self.label(who) })
     }
 
     fn label(&self, who: &Who<'_>) -> Arc<str> {
         match &self.by[..] {
             [] => "".into(),
-            [one] => part(one, who),
-            several => several.iter().map(|one| part(one, who)).collect::<Vec<_>>().join("/").into(),
+            [one] => one.part(who),
+            several => several.iter().map(|one| one.part(who)).collect::<Vec<_>>().join("/").into(),
         }
     }
 
@@ -109,13 +202,62 @@ impl Rule {
         self.endpoints.is_empty() || self.endpoints.iter().any(|glob| glob.fits(endpoint))
     }
 
+    /// Whose turn a call's is where calls wait.
+    pub(crate) fn priority(&self, who: &Who<'_>) -> Priority {
+        let fits = |only: &Option<Arc<Only>>| only.as_ref().is_some_and(|only| only.fits(who));
+        let humble = who.asked.is_some_and(|asked| {
+            asked.bulk || asked.head.headers.get("x-millgate-priority").is_some_and(|value| value == "low")
+        });
+        if humble || fits(&self.last) {
+            Priority::Low
+        } else if fits(&self.first) {
+            Priority::High
+        } else {
+            Priority::Normal
+        }
+    }
+
     /// What tells its counts apart, for the admin API.
     pub(crate) fn by(&self) -> String {
         if self.by.is_empty() {
             return "all".to_owned();
         }
-        self.by.iter().map(Sharer::name).collect::<Vec<_>>().join("/")
+        let name = |by: &By| match by {
+            By::Plain(sharer) => sharer.name(),
+            By::Expression(expression) => format!("cel:{}", expression.source()),
+        };
+        self.by.iter().map(name).collect::<Vec<_>>().join("/")
     }
+}
+
+impl By {
+    fn of(written: &Sharers) -> Arc<[Self]> {
+        let by = |sharer: &Sharer| match sharer {
+            // One that does not compile never gets here.
+            Sharer::Expression(text) => {
+                compile(text).map_or_else(|| Self::Plain(sharer.clone()), Self::Expression)
+            }
+            other => Self::Plain(other.clone()),
+        };
+        written.0.iter().map(by).collect()
+    }
+
+    fn part(&self, who: &Who<'_>) -> Arc<str> {
+        match self {
+            Self::Plain(sharer) => part(sharer, who),
+            Self::Expression(expression) => match expression.text(who.seen()) {
+                Ok(text) if !text.is_empty() => {
+                    let cut = (0..=LABEL.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+                    text[..cut.unwrap_or(0)].into()
+                }
+                _ => NOBODY.into(),
+            },
+        }
+    }
+}
+
+fn compile(text: &str) -> Option<Arc<Expression>> {
+    Expression::compile(text, &["request"]).ok().map(Arc::new)
 }
 
 fn part(sharer: &Sharer, who: &Who<'_>) -> Arc<str> {
@@ -131,8 +273,16 @@ fn part(sharer: &Sharer, who: &Who<'_>) -> Arc<str> {
         Sharer::Key | Sharer::Ip => {
             return who.peer.map_or_else(|| NOBODY.into(), |peer| peer.to_string().into());
         }
+        Sharer::Model if !who.target.is_empty() => return who.target.into(),
+        Sharer::Provider if !who.target.is_empty() => return provider_of(who.target).into(),
+        Sharer::Model | Sharer::Provider | Sharer::Expression(_) => None,
     };
     known.map_or_else(|| NOBODY.into(), Arc::clone)
+}
+
+/// `openai` of `openai/gpt-5`; registered models are all of `models:`.
+fn provider_of(target: &str) -> &str {
+    target.split_once('/').map_or(target, |(provider, _)| provider)
 }
 
 /// Counts by what they belong to: they stay when a configuration is read again.
@@ -252,14 +402,23 @@ impl Making<'_> {
             span,
             exceeded,
             budget: false,
+            cap: written.cap_output,
+            queue: written.queue.as_ref().map(queue),
             alerts: Arc::default(),
             key,
             cells,
         };
+        let turn = |of: fn(&QueueConfig) -> &Option<Selector>| {
+            let only = written.queue.as_ref().and_then(|queue| of(queue).as_ref());
+            only.map(|only| Arc::new(Only::new(only)))
+        };
         Rule {
             limit: Arc::new(limit),
-            by: by.0.clone().into(),
+            by: By::of(by),
             only: Arc::new(Only::new(&written.only)),
+            when: written.when.as_deref().and_then(compile),
+            first: turn(|queue| &queue.high),
+            last: turn(|queue| &queue.low),
             priced_only: false,
             endpoints: globs(&written.endpoints).into(),
         }
@@ -280,18 +439,27 @@ impl Making<'_> {
             span,
             exceeded: if hard { Exceeded::Refuse } else { Exceeded::Count },
             budget: true,
+            cap: written.cap_output,
+            queue: None,
             alerts: alerts.into(),
             key,
             cells,
         };
         Rule {
             limit: Arc::new(limit),
-            by: written.by.0.clone().into(),
+            by: By::of(&written.by),
             only: Arc::new(Only::new(&written.only)),
+            when: None,
+            first: None,
+            last: None,
             priced_only: written.unpriced == Unpriced::Deny,
             endpoints: globs(&written.endpoints).into(),
         }
     }
+}
+
+fn queue(written: &QueueConfig) -> Queue {
+    Queue { size: written.size as usize, wait: written.wait.0 }
 }
 
 /// The calendar's stretches of a length.

@@ -27,7 +27,7 @@ use crate::dispatch::{self, Facts, Pins};
 use crate::flight::Flight;
 use crate::identity::Identity;
 use crate::keys::{Keys, now_ms};
-use crate::limits::Who;
+use crate::limits::{Asked, Who};
 use crate::native::Native;
 use crate::reply::{Reply, ReplyBody, names};
 use crate::snapshot::{Endpoint, Shown, Snapshot, Target};
@@ -117,7 +117,8 @@ async fn handle(
             if !identity.scope.allows_unread(&native.label, &native.target) {
                 return Err(Fault::client(code::NOT_FOUND, "nothing is served at this path"));
             }
-            let who = Who::of(&identity, peer, &native.label);
+            let asked = Asked { head, model: "", stream: false, bulk: false };
+            let who = Who::of(&identity, peer, &native.label).target(&native.target).asked(asked);
             let allowance = admit::unread(gateway, &native.rules, &who, flight).await?;
             let headers = allowance.headers().collect();
             let call = dispatch::NativeCall { native, path, body, headers };
@@ -126,12 +127,12 @@ async fn handle(
     };
     if let Some(form) = dispatch::bulk_form(addressed.dialect, head) {
         let routed = plan(unread(addressed, identity, flight)?, flight)?;
-        let planned = admit(gateway, routed, peer, flight).await?;
+        let planned = admit(gateway, routed, peer, head, flight).await?;
         return Box::pin(dispatch::bulk(snapshot, planned, form, head, body, flight)).await;
     }
     let decoded = decode(snapshot, addressed, identity, head, body, flight).await?;
     capture(gateway, snapshot, &decoded, flight);
-    let planned = admit(gateway, plan(decoded, flight)?, peer, flight).await?;
+    let planned = admit(gateway, plan(decoded, flight)?, peer, head, flight).await?;
     dispatch::dispatch(snapshot, planned, head, flight).await
 }
 
@@ -276,7 +277,7 @@ fn unknown_endpoint(name: &str) -> Fault {
 // ---- identify ---------------------------------------------------------------------------------------
 
 /// Headers that carry a key, in the dialects' own ways.
-const KEY_HEADERS: [HeaderName; 3] = [
+pub(crate) const KEY_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("api-key"),
     HeaderName::from_static("x-goog-api-key"),
@@ -363,6 +364,15 @@ pub(crate) struct Decoded {
     pub(crate) array: bool,
     /// The versions that answer, where one request asks models more than once.
     pub(crate) pins: Option<Arc<Pins>>,
+}
+
+impl Decoded {
+    /// Bounds each answer to `most` tokens: in the body, which is what everybody behind reads.
+    pub(crate) fn cap_output(&mut self, most: u64) -> Result<(), Fault> {
+        let Some(facts) = &mut self.facts else { return Ok(()) };
+        self.body = facts.cap_output(&self.body, self.dialect, self.operation, most)?;
+        Ok(())
+    }
 }
 
 /// A call whose rows are read while they are scored.
@@ -481,11 +491,24 @@ pub(crate) struct Planned {
 
 async fn admit(
     gateway: &Arc<Gateway>,
-    routed: Routed,
+    mut routed: Routed,
     peer: IpAddr,
+    head: &Parts,
     flight: &mut Flight,
 ) -> Result<Planned, Fault> {
-    let allowance = admit::endpoint(gateway, &routed, peer, flight).await?;
+    let call = &routed.call;
+    let endpoint = Arc::clone(&call.endpoint);
+    if endpoint.rules.is_empty() && !gateway.is_durable() {
+        return Ok(Planned { call: routed.call, steps: routed.steps, allowance: Allowance::default() });
+    }
+    let model = call.facts.as_ref().and_then(|facts| facts.model.as_ref()).map(|model| model.name.clone());
+    let asked = Asked {
+        head,
+        model: model.as_deref().unwrap_or(&endpoint.name),
+        stream: call.facts.as_ref().is_some_and(|facts| facts.stream),
+        bulk: call.facts.is_none() && call.pins.is_some(),
+    };
+    let allowance = admit::endpoint(gateway, &mut routed, peer, asked, flight).await?;
     Ok(Planned { call: routed.call, steps: routed.steps, allowance })
 }
 

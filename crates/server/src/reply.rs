@@ -25,6 +25,7 @@ pub(crate) mod names {
     pub(crate) const UNPRICED: HeaderName = HeaderName::from_static("x-millgate-unpriced");
     pub(crate) const DROPPED: HeaderName = HeaderName::from_static("x-millgate-dropped");
     pub(crate) const ESTIMATED: HeaderName = HeaderName::from_static("x-millgate-estimated");
+    pub(crate) const MAX_TOKENS: HeaderName = HeaderName::from_static("x-millgate-max-tokens");
     pub(crate) const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
     pub(crate) const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
     pub(crate) const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");

@@ -165,16 +165,13 @@ impl Counters {
                     let spent = self.ledger.spent(&ask.limit, &ask.label, now).await?;
                     self.shared.begin(&wanted.cell, spent).await?;
                 }
-                SharedAnswer::Refused { at, retry_after, used } => {
+                SharedAnswer::Refused { at, retry_after, used, reserved } => {
                     let Some(ask) = asks.get(at) else { break };
+                    let Left { amount, remaining, reset, .. } =
+                        left(ask, &wanted[at].cell, (used, reserved, true));
                     let (limit, label) = (Arc::clone(&ask.limit), Arc::clone(&ask.label));
-                    let amount = limit.amount_for(&label);
-                    let reset = match wanted[at].cell.kind {
-                        SharedKind::Rolling(..) => Duration::from_micros(used),
-                        SharedKind::Calendar(left) | SharedKind::Budget(left) => left,
-                        SharedKind::Meanwhile => Duration::ZERO,
-                    };
-                    return Ok(Decision::Refused(Refused { limit, label, amount, retry_after, reset }));
+                    let refused = Refused { limit, label, amount, room: remaining, retry_after, reset };
+                    return Ok(Decision::Refused(refused));
                 }
                 SharedAnswer::Taken(counts) => {
                     let left = asks

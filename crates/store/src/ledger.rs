@@ -1,19 +1,20 @@
 //! The spend ledger: what calls used and cost, appended and never changed, and sums of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::{Store, StoreError};
 
-/// Rows of one statement.
-const ROWS: usize = 64;
 /// The length of a slot of [`UsageSum`], in milliseconds. Time zones are off by quarters of an hour at most.
 pub const SLOT_MS: i64 = 15 * 60_000;
+
+type AnyQuery<'q> = sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments>;
 
 /// For whom and by what something was used. What is not known is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ pub struct LedgerRow {
     /// When it ended, in milliseconds since 1970.
     pub at_ms: i64,
     /// For whom and by what.
-    pub spender: Spender,
+    pub spender: Arc<Spender>,
     /// `completed`, `failed`, `cancelled`; `lost`: the process died before it was known, and what had been reserved
     /// counts; `gap`: a process died, and what it did within its last second may be missing.
     pub outcome: String,
@@ -71,7 +72,7 @@ pub struct UsageSum {
     /// When the slot begins, in milliseconds since 1970.
     pub slot_ms: i64,
     /// For whom and by what.
-    pub spender: Spender,
+    pub spender: Arc<Spender>,
     /// Calls.
     pub requests: i64,
     /// Calls that failed.
@@ -117,19 +118,10 @@ impl UsageSum {
     }
 }
 
-const LEDGER: [&str; 18] = [
+const LEDGER: [&str; 9] = [
     "id",
     "at_ms",
-    "principal",
-    "user_name",
-    "team",
-    "app",
-    "organization",
-    "tags",
-    "endpoint",
-    "target",
-    "model_version",
-    "operation",
+    "spender",
     "outcome",
     "input_tokens",
     "output_tokens",
@@ -138,7 +130,10 @@ const LEDGER: [&str; 18] = [
     "estimated",
 ];
 
-/// An insertion of `rows` rows that leaves alone what is there.
+/// An insertion of so many rows. Only these texts: a statement is prepared once.
+static INSERTIONS: LazyLock<[(usize, String); 3]> =
+    LazyLock::new(|| [64, 8, 1].map(|rows| (rows, insertion(rows))));
+
 fn insertion(rows: usize) -> String {
     let columns = LEDGER.join(", ");
     let mut sql = format!("INSERT INTO ledger ({columns}) VALUES ");
@@ -150,49 +145,90 @@ fn insertion(rows: usize) -> String {
         }
         sql.push(')');
     }
-    sql + " ON CONFLICT (id) DO NOTHING"
+    sql
 }
 
-static WHOLE: LazyLock<String> = LazyLock::new(|| insertion(ROWS));
-static SINGLE: LazyLock<String> = LazyLock::new(|| insertion(1));
-
-fn tags(spender: &Spender) -> String {
-    serde_json::to_string(&spender.tags).unwrap_or_else(|_| "{}".to_owned())
-}
-
-async fn insert(connection: &mut AnyConnection, rows: &[LedgerRow]) -> Result<(), sqlx::Error> {
-    // Only these two texts: a statement is prepared once.
-    let sql: &'static str = if rows.len() == ROWS { &WHOLE } else { &SINGLE };
-    let mut query = sqlx::query(AssertSqlSafe(sql));
-    for row in rows {
-        let spender = &row.spender;
-        query = query
-            .bind(&row.id)
-            .bind(row.at_ms)
-            .bind(&spender.principal)
-            .bind(&spender.user)
-            .bind(&spender.team)
-            .bind(&spender.app)
-            .bind(&spender.organization)
-            .bind(tags(spender))
-            .bind(&spender.endpoint)
-            .bind(&spender.target)
-            .bind(&spender.model_version)
-            .bind(&spender.operation)
-            .bind(&row.outcome)
-            .bind(row.input_tokens)
-            .bind(row.output_tokens)
-            .bind(row.rows)
-            .bind(row.cost)
-            .bind(i64::from(row.estimated));
+impl Spender {
+    /// Names it in the store: the same for the same names, whoever writes them.
+    fn id(&self) -> i64 {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        let digest: [u8; 32] = Sha256::digest(text).into();
+        let (first, _) = digest.split_at(8);
+        i64::from_be_bytes(first.try_into().unwrap_or_default()) & i64::MAX
     }
-    query.execute(connection).await.map(drop)
+
+    fn tags(&self) -> String {
+        serde_json::to_string(&self.tags).unwrap_or_else(|_| "{}".to_owned())
+    }
+}
+
+/// Where it stands for whom a row is.
+fn place(row: &LedgerRow) -> usize {
+    Arc::as_ptr(&row.spender) as usize
+}
+
+/// Writes down for whom rows are, and gives their names in the store by where they stand.
+async fn note_spenders(
+    connection: &mut AnyConnection,
+    rows: &[LedgerRow],
+) -> Result<HashMap<usize, i64>, sqlx::Error> {
+    let distinct: HashMap<usize, &Spender> = rows.iter().map(|row| (place(row), &*row.spender)).collect();
+    let mut ids = HashMap::with_capacity(distinct.len());
+    for (at, spender) in distinct {
+        let id = spender.id();
+        ids.insert(at, id);
+        let insert = sqlx::query(
+            "INSERT INTO spenders (id, principal, user_name, team, app, organization, tags, endpoint, target, model_version, operation)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (id) DO NOTHING",
+        );
+        named(insert.bind(id), spender).execute(&mut *connection).await?;
+    }
+    Ok(ids)
+}
+
+/// Binds the ten columns that say for whom something is.
+fn named<'q>(query: AnyQuery<'q>, spender: &'q Spender) -> AnyQuery<'q> {
+    query
+        .bind(&spender.principal)
+        .bind(&spender.user)
+        .bind(&spender.team)
+        .bind(&spender.app)
+        .bind(&spender.organization)
+        .bind(spender.tags())
+        .bind(&spender.endpoint)
+        .bind(&spender.target)
+        .bind(&spender.model_version)
+        .bind(&spender.operation)
+}
+
+async fn insert(connection: &mut AnyConnection, mut rows: &[LedgerRow]) -> Result<(), sqlx::Error> {
+    let ids = note_spenders(connection, rows).await?;
+    for (count, sql) in INSERTIONS.iter() {
+        while let Some((some, others)) = rows.split_at_checked(*count) {
+            rows = others;
+            let mut query = sqlx::query(AssertSqlSafe(sql.as_str()));
+            for row in some {
+                query = query
+                    .bind(&row.id)
+                    .bind(row.at_ms)
+                    .bind(ids[&place(row)])
+                    .bind(&row.outcome)
+                    .bind(row.input_tokens)
+                    .bind(row.output_tokens)
+                    .bind(row.rows)
+                    .bind(row.cost)
+                    .bind(i64::from(row.estimated));
+            }
+            query.execute(&mut *connection).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn add_sum(connection: &mut AnyConnection, sum: &UsageSum) -> Result<(), sqlx::Error> {
     let spender = &sum.spender;
     let id = serde_json::to_string(&(sum.slot_ms, spender)).unwrap_or_default();
-    sqlx::query(
+    let query = sqlx::query(
         "INSERT INTO usage_sums (id, slot_ms, principal, user_name, team, app, organization, tags, endpoint, target,
            model_version, operation, requests, failed, input_tokens, output_tokens, predicted, cost, unpriced, estimated)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
@@ -207,17 +243,8 @@ async fn add_sum(connection: &mut AnyConnection, sum: &UsageSum) -> Result<(), s
            estimated = usage_sums.estimated + excluded.estimated",
     )
     .bind(id)
-    .bind(sum.slot_ms)
-    .bind(&spender.principal)
-    .bind(&spender.user)
-    .bind(&spender.team)
-    .bind(&spender.app)
-    .bind(&spender.organization)
-    .bind(tags(spender))
-    .bind(&spender.endpoint)
-    .bind(&spender.target)
-    .bind(&spender.model_version)
-    .bind(&spender.operation)
+    .bind(sum.slot_ms);
+    named(query, spender)
     .bind(sum.requests)
     .bind(sum.failed)
     .bind(sum.input_tokens)
@@ -231,9 +258,9 @@ async fn add_sum(connection: &mut AnyConnection, sum: &UsageSum) -> Result<(), s
     .map(drop)
 }
 
-fn spender(row: &AnyRow) -> Result<Spender, sqlx::Error> {
+fn spender(row: &AnyRow) -> Result<Arc<Spender>, sqlx::Error> {
     let tags: String = row.try_get("tags")?;
-    Ok(Spender {
+    Ok(Arc::new(Spender {
         principal: row.try_get("principal")?,
         user: row.try_get("user_name")?,
         team: row.try_get("team")?,
@@ -244,7 +271,7 @@ fn spender(row: &AnyRow) -> Result<Spender, sqlx::Error> {
         target: row.try_get("target")?,
         model_version: row.try_get("model_version")?,
         operation: row.try_get("operation")?,
-    })
+    }))
 }
 
 /// What is written at once: rows of calls that cost something, and sums over them and all others.
@@ -272,9 +299,9 @@ pub fn sums(rows: &[LedgerRow]) -> Vec<UsageSum> {
     let mut sums: BTreeMap<(i64, &Spender), UsageSum> = BTreeMap::new();
     for row in rows {
         let slot_ms = row.at_ms - row.at_ms.rem_euclid(SLOT_MS);
-        let sum = sums.entry((slot_ms, &row.spender)).or_insert_with(|| UsageSum {
+        let sum = sums.entry((slot_ms, &*row.spender)).or_insert_with(|| UsageSum {
             slot_ms,
-            spender: row.spender.clone(),
+            spender: Arc::clone(&row.spender),
             ..UsageSum::default()
         });
         sum.add(row);
@@ -301,15 +328,7 @@ impl Store {
                 .await?;
         let fresh = noted.rows_affected() == 1;
         if fresh {
-            for chunk in batch.rows.chunks(ROWS) {
-                if chunk.len() == ROWS {
-                    insert(&mut transaction, chunk).await?;
-                    continue;
-                }
-                for row in chunk {
-                    insert(&mut transaction, std::slice::from_ref(row)).await?;
-                }
-            }
+            insert(&mut transaction, &batch.rows).await?;
             for sum in &batch.sums {
                 add_sum(&mut transaction, sum).await?;
             }
@@ -380,19 +399,26 @@ impl Store {
                 let broken =
                     |error: serde_json::Error| StoreError::Database(format!("a row of the ledger: {error}"));
                 let row: LedgerRow = serde_json::from_str(&text).map_err(broken)?;
-                rows.push(LedgerRow { outcome: "lost".to_owned(), at_ms: now_ms, ..row });
+                // What it had put aside when it could not write may be there by now.
+                let ended = sqlx::query("SELECT 1 FROM ledger WHERE at_ms >= $1 AND id = $2")
+                    .bind(row.at_ms)
+                    .bind(&row.id)
+                    .fetch_optional(&mut *transaction)
+                    .await?;
+                if ended.is_none() {
+                    rows.push(LedgerRow { outcome: "lost".to_owned(), at_ms: now_ms, ..row });
+                }
             }
-            lost += rows.len() as u64;
+            let calls = rows.len();
+            lost += calls as u64;
             rows.push(LedgerRow {
                 id: format!("gap-{replica}"),
                 at_ms: now_ms,
                 outcome: "gap".to_owned(),
                 ..LedgerRow::default()
             });
-            for row in &rows {
-                insert(&mut transaction, std::slice::from_ref(row)).await?;
-            }
-            for sum in sums(&rows[..open.len()]) {
+            insert(&mut transaction, &rows).await?;
+            for sum in sums(&rows[..calls]) {
                 add_sum(&mut transaction, &sum).await?;
             }
             sqlx::query("DELETE FROM ledger_open WHERE replica = $1")
@@ -444,9 +470,10 @@ impl Store {
     /// Rows of the ledger, from `from_ms` to before `to_ms`, at most `most` of them.
     pub async fn ledger(&self, from_ms: i64, to_ms: i64, most: i64) -> Result<Vec<LedgerRow>, StoreError> {
         let rows = sqlx::query(concat!(
-            "SELECT id, at_ms, principal, user_name, team, app, organization, tags, endpoint, target, model_version, ",
+            "SELECT ledger.id, at_ms, principal, user_name, team, app, organization, tags, endpoint, target, model_version, ",
             "operation, outcome, input_tokens, output_tokens, predicted, cost, estimated ",
-            "FROM ledger WHERE at_ms >= $1 AND at_ms < $2 ORDER BY at_ms, id LIMIT $3"
+            "FROM ledger JOIN spenders ON spenders.id = ledger.spender ",
+            "WHERE at_ms >= $1 AND at_ms < $2 ORDER BY at_ms, ledger.id LIMIT $3"
         ))
         .bind(from_ms)
         .bind(to_ms)

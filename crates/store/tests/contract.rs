@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
 
+use std::sync::Arc;
+
 use std::collections::BTreeMap;
 
 use millgate_store::{
@@ -126,7 +128,7 @@ fn spent(id: &str, at_ms: i64, team: &str, cost: Option<i64>) -> LedgerRow {
     LedgerRow {
         id: id.to_owned(),
         at_ms,
-        spender: Spender {
+        spender: Arc::new(Spender {
             principal: "app".to_owned(),
             team: team.to_owned(),
             tags: BTreeMap::from([("a".to_owned(), "\"b\"".to_owned())]),
@@ -134,7 +136,7 @@ fn spent(id: &str, at_ms: i64, team: &str, cost: Option<i64>) -> LedgerRow {
             target: "openai/gpt".to_owned(),
             operation: "chat".to_owned(),
             ..Spender::default()
-        },
+        }),
         outcome: "completed".to_owned(),
         input_tokens: 9,
         output_tokens: 7,

@@ -106,6 +106,8 @@ pub struct Exchange {
     pub usage: Usage,
     /// What that cost; `None` when the price is not known, never zero instead.
     pub cost: Option<Money>,
+    /// How long it waited for its limits.
+    pub waited: Duration,
     /// From the first byte of the request to the last of the answer.
     pub duration: Duration,
     /// Until the upstream's or model's first byte.

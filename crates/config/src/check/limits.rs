@@ -1,6 +1,7 @@
 //! Rules of limits and budgets.
 
 use jiff::civil::Date;
+use millgate_expr::Expression;
 
 use super::{Checker, Step, steps};
 use crate::document::EndpointConfig;
@@ -49,6 +50,10 @@ impl Checker<'_> {
                     "tell callers apart by `key` or `user`",
                 );
             }
+            if budget.by.0.iter().any(|by| matches!(by, Sharer::Expression(_))) {
+                let hint = "tell callers apart by `key`, `user`, `team` or `tag:NAME`";
+                self.error(&at("by"), "the ledger keeps no requests", hint);
+            }
             self.served(&budget.endpoints, &at("endpoints"));
             self.selector(&budget.only, &at("only"));
         }
@@ -70,7 +75,20 @@ impl Checker<'_> {
             }
         }
         for (name, provider) in &config.providers {
-            self.limits(&provider.limits, steps!["providers", name.as_str(), "limits"]);
+            let at = steps!["providers", name.as_str(), "limits"];
+            self.limits(&provider.limits, at);
+            for (number, limit) in provider.limits.iter().enumerate() {
+                let node = |field: &str| [&at[..], steps![number, field]].concat();
+                let by = limit.by.0.iter().any(|by| matches!(by, Sharer::Expression(_)));
+                for (field, _) in [("by", by), ("when", limit.when.is_some())].into_iter().filter(|(_, is)| *is) {
+                    let hint = "write the limit at the top level, with `endpoints`";
+                    self.error(&node(field), "a provider's limits see no request", hint);
+                }
+                if limit.cap_output {
+                    let reason = "a call that does not fit goes to the next target";
+                    self.error(&node("cap_output"), reason, "leave it out");
+                }
+            }
         }
     }
 
@@ -99,6 +117,44 @@ impl Checker<'_> {
                 self.error(&node("burst"), "a burst is at least one", "");
             }
             self.selector(&limit.only, &node("only"));
+            self.chosen(limit, &counted, &node);
+        }
+    }
+
+    /// What is said about calls, and what becomes of those that do not fit.
+    fn chosen(
+        &mut self,
+        limit: &LimitConfig,
+        counted: &[(&'static str, u64)],
+        node: &dyn Fn(&str) -> Vec<Step>,
+    ) {
+        let by = limit.by.0.iter().filter_map(|by| match by {
+            Sharer::Expression(text) => Some(("by", text)),
+            _ => None,
+        });
+        for (field, text) in by.chain(limit.when.iter().map(|text| ("when", text))) {
+            if let Err(reason) = Expression::compile(text, &["request"]) {
+                self.error(&node(field), reason, "for example `request.stream && request.team == 'search'`");
+            }
+        }
+        let capped = ["tokens", "output_tokens", "usd"];
+        if limit.cap_output && !counted.iter().any(|(field, _)| capped.contains(field)) {
+            let hint = "leave it out, or count `tokens`, `output_tokens` or `usd`";
+            self.error(&node("cap_output"), "a shorter answer takes no less of this limit", hint);
+        }
+        let Some(queue) = &limit.queue else { return };
+        let inside = |field: &str| [node("queue"), steps![field].to_vec()].concat();
+        self.above_zero(&inside("wait"), Some(queue.wait));
+        if queue.size == 0 {
+            self.error(&inside("size"), "a queue has a place", "leave `queue` out to refuse at once");
+        }
+        if limit.shadow {
+            self.error(&node("queue"), "a limit that refuses nobody makes nobody wait", "leave one of them out");
+        }
+        for (field, only) in [("high", &queue.high), ("low", &queue.low)] {
+            if let Some(only) = only {
+                self.selector(only, &inside(field));
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cells::cell;
+use super::cells::{Cell, cell};
 use super::{Alert, Amounts, Exceeded, Limit, Measure, Now};
 
 /// A limit that a call must be within, and whom it counts for there.
@@ -24,10 +24,28 @@ pub struct Refused {
     pub label: Arc<str>,
     /// What may be used.
     pub amount: u64,
+    /// So much would fit now.
+    pub room: u64,
     /// Exactly until the call would fit, if nobody else takes the room. `None`: when calls that are under way end.
     pub retry_after: Option<Duration>,
     /// Until all of it may be used again.
     pub reset: Duration,
+}
+
+impl Refused {
+    /// What somebody is told who waited in vain.
+    #[must_use]
+    pub fn waited(limit: &Arc<Limit>, label: &Arc<str>, now: Now) -> Self {
+        let mut shard = limit.cells.shard(label);
+        let ask = Ask { limit: Arc::clone(limit), label: Arc::clone(label) };
+        Self::by(&ask, cell(&mut shard, label, limit, now), 1, None, now)
+    }
+
+    fn by(ask: &Ask, cell: &Cell, share: u64, retry_after: Option<Duration>, now: Now) -> Self {
+        let Ask { limit, label } = ask.clone();
+        let (count, room) = (cell.count(&limit, &label, now), cell.room(&limit, &label, share, now));
+        Self { limit, label, amount: count.amount, room, retry_after, reset: count.reset }
+    }
 }
 
 /// What a limit still allows.
@@ -123,14 +141,7 @@ fn take(
         && limit.exceeded == Exceeded::Refuse
         && !terms.decided
     {
-        let count = cell.count(limit, label, now);
-        return Err(Refused {
-            limit: Arc::clone(limit),
-            label: Arc::clone(label),
-            amount: count.amount,
-            retry_after,
-            reset: count.reset,
-        });
+        return Err(Refused::by(ask, cell, terms.share, retry_after, now));
     }
     take(rest, amounts, terms, now, left)?;
     if limit.measure.is_final() {
@@ -191,7 +202,8 @@ impl Reservation {
     /// error what was held before is held still.
     pub fn extend(&mut self, amounts: &Amounts, now: Now) -> Result<(), Refused> {
         for held in &mut self.held {
-            let Ask { limit, label } = &held.ask;
+            let ask = &held.ask;
+            let Ask { limit, label } = ask;
             let more = amounts.of(limit.measure).saturating_sub(held.amount);
             if more == 0 {
                 continue;
@@ -202,9 +214,7 @@ impl Reservation {
             if let Err(retry_after) = cell.fits(limit, label, more, held.share, now)
                 && limit.exceeded == Exceeded::Refuse
             {
-                let count = cell.count(limit, label, now);
-                let (limit, label) = (Arc::clone(limit), Arc::clone(label));
-                return Err(Refused { limit, label, amount: count.amount, retry_after, reset: count.reset });
+                return Err(Refused::by(ask, cell, held.share, retry_after, now));
             }
             cell.reserve(more);
             held.amount += more;
@@ -248,8 +258,10 @@ impl Held {
         let cell = cell(&mut shard, label, limit, now);
         cell.enter(limit, now);
         cell.settle(limit, label, (self.amount, used), self.share, now);
-        let (percent, used, amount) = cell.alert(limit, label)?;
+        let alert = cell.alert(limit, label);
         drop(shard);
+        limit.cells.lines.released(label);
+        let (percent, used, amount) = alert?;
         Some(Alert { limit: Arc::clone(limit), label: Arc::clone(label), percent, used, amount })
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::queue::Lines;
+use super::sync::{Mutex, MutexGuard};
 use super::{Limit, Now, Span, nanos};
 
 const SHARDS: usize = 16;
@@ -22,6 +24,8 @@ pub struct Cells {
     number: u64,
     hasher: RandomState,
     shards: Vec<Mutex<Shard>>,
+    /// Who waits for room.
+    pub(super) lines: Lines,
 }
 
 pub(super) type Shard = HashMap<Box<str>, Cell>;
@@ -64,9 +68,9 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl Default for Cells {
     fn default() -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let shards = (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self { number, hasher: RandomState::new(), shards }
+        Self { number, hasher: RandomState::new(), shards, lines: Lines::default() }
     }
 }
 
@@ -184,6 +188,24 @@ impl Cell {
                 Err(Some(if never { *window } else { coarse(filled + time(amount) - capacity) }))
             }
         }
+    }
+
+    /// How much fits now.
+    pub(super) fn room(&self, limit: &Limit, label: &str, share: u64, now: Now) -> u64 {
+        let whole = limit.amount_for(label);
+        let most = (whole / share.max(1)).max(1);
+        let room = match &limit.span {
+            Span::Meanwhile => most,
+            Span::Calendar(_) => most.saturating_sub(self.spent),
+            Span::Rolling { window, burst } => {
+                let capacity = takes((*burst).min(whole).max(1), whole, *window);
+                let free = capacity.saturating_sub(self.until.saturating_sub(fine(now)));
+                let each = takes(1, whole, *window).saturating_mul(u128::from(share)).max(1);
+                // Rounded up one by one, so that many together fit in any case.
+                u64::try_from(free / each).unwrap_or(u64::MAX)
+            }
+        };
+        room.saturating_sub(self.reserved)
     }
 
     fn left(&self, now: Now) -> Duration {

@@ -4,6 +4,8 @@
 
 mod admit;
 mod cells;
+mod queue;
+mod sync;
 mod window;
 
 use std::collections::HashMap;
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 pub use admit::{Ask, Left, Refused, Reservation, Terms, admit};
 pub use cells::{Cells, Count};
+pub use queue::{Full, Place, Priority, Queue};
 pub use window::{Calendar, Now, Span};
 
 /// What is counted.
@@ -55,6 +58,12 @@ impl Measure {
     #[must_use]
     pub fn is_bounded(self) -> bool {
         matches!(self, Self::InputTokens | Self::OutputTokens | Self::Tokens | Self::Cost)
+    }
+
+    /// Whether each call is one of it, whatever it asks for.
+    #[must_use]
+    pub fn is_one(self) -> bool {
+        matches!(self, Self::Requests | Self::Concurrent)
     }
 
     /// Whether what a call uses is known for good when it is admitted.
@@ -121,6 +130,10 @@ pub struct Limit {
     pub exceeded: Exceeded,
     /// A budget: what it refuses is no matter of patience.
     pub budget: bool,
+    /// A call may be given less of an answer than it asks for, where the whole does not fit.
+    pub cap: bool,
+    /// How calls wait that do not fit. `None`: they do not.
+    pub queue: Option<Queue>,
     /// Per cent of the amount at which an alert is raised, ascending.
     pub alerts: Arc<[u8]>,
     /// What names the counts, the same in every process with this configuration.

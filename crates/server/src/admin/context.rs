@@ -29,6 +29,11 @@ impl Context {
         self.params.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 
+    /// Whether an endpoint is there for the caller: what is out of reach is as good as not there.
+    pub(super) fn sees(&self, endpoint: &str) -> bool {
+        self.identity.scope.allows_endpoint(endpoint)
+    }
+
     /// A query parameter that is there and not empty.
     pub(super) fn query(&self, name: &str) -> Option<Cow<'_, str>> {
         let pairs = url::form_urlencoded::parse(self.query.as_bytes());

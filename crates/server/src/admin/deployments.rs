@@ -91,7 +91,8 @@ struct Resume {
 /// What a change can change: which version serves, and which are kept and held back.
 fn deployment_tag(context: &Context) -> Option<String> {
     let name = context.param("endpoint");
-    let of_endpoint = context.snapshot.deployments.iter().filter(|one| *one.spec().endpoint == *name);
+    let seen = context.snapshot.deployments.iter().filter(|_| context.sees(name));
+    let of_endpoint = seen.filter(|one| *one.spec().endpoint == *name);
     let state = |one: &Arc<Deployment>| {
         let status = one.status();
         let kept = serde_json::to_value(&status.kept).map(|kept| kept["version"].clone());
@@ -102,14 +103,15 @@ fn deployment_tag(context: &Context) -> Option<String> {
 }
 
 fn list(context: &Context) -> Result<Answer, Fault> {
-    let deployments = context.snapshot.deployments.iter().map(|deployment| deployment.status()).collect();
+    let seen = context.snapshot.deployments.iter().filter(|one| context.sees(&one.spec().endpoint));
+    let deployments = seen.map(|deployment| deployment.status()).collect();
     Answer::ok(&Deployments { deployments })
 }
 
 /// The deployment that is meant; an endpoint that splits between models has several.
 fn find(context: &Context, model: Option<&str>) -> Result<Arc<Deployment>, Fault> {
     let name = context.param("endpoint");
-    let deployments = context.snapshot.deployments.iter();
+    let deployments = context.snapshot.deployments.iter().filter(|_| context.sees(name));
     let of_endpoint: Vec<_> = deployments.filter(|deployment| *deployment.spec().endpoint == *name).collect();
     let names =
         || of_endpoint.iter().map(|deployment| deployment.status().model).collect::<Vec<_>>().join("`, `");

@@ -92,13 +92,15 @@ fn view(endpoint: &Endpoint) -> EndpointView {
 }
 
 fn list(context: &Context) -> Result<Answer, Fault> {
-    let endpoints = context.snapshot.endpoints.iter().map(|endpoint| view(endpoint)).collect();
+    let seen = context.snapshot.endpoints.iter().filter(|endpoint| context.sees(&endpoint.name));
+    let endpoints = seen.map(|endpoint| view(endpoint)).collect();
     Answer::ok(&Endpoints { endpoints })
 }
 
 fn one(context: &Context) -> Result<Answer, Fault> {
     let name = context.param("name");
-    let endpoint = context.snapshot.by_name(name).ok_or_else(|| {
+    let seen = context.snapshot.by_name(name).filter(|endpoint| context.sees(&endpoint.name));
+    let endpoint = seen.ok_or_else(|| {
         let shown: String = name.chars().take(128).collect();
         Fault::client(code::NOT_FOUND, format!("no endpoint `{shown}` is served"))
     })?;

@@ -95,8 +95,13 @@ async fn list(context: &Context) -> Result<Answer, Fault> {
         let members = text.strip_prefix('{').unwrap_or(&text);
         serde_json::from_str(&format!("{{\"seq\":{seq},{members}")).unwrap_or_default()
     };
+    // Changes are of no endpoint: who does not reach all of them does not see them.
+    let seen = |record: &serde_json::Value| match record["endpoint"].as_str() {
+        Some(endpoint) => context.sees(endpoint),
+        None => context.identity.scope.is_open(),
+    };
     Answer::ok(&Records {
-        records: found.records.into_iter().map(numbered).collect(),
+        records: found.records.into_iter().map(numbered).filter(seen).collect(),
         next_cursor: found.next.map(|next| page::cursor(&next.to_string())),
     })
 }

@@ -140,12 +140,13 @@ async fn usage(context: &Context) -> Result<Answer, Fault> {
     let from = from - from.rem_euclid(millgate_store::SLOT_MS);
     // Calls whose answers have left are in the ledger, also those of this moment.
     context.gateway.recorder.flush();
-    let sums = ledger.usage(from, to).await.map_err(|error| {
+    let mut sums = ledger.usage(from, to).await.map_err(|error| {
         let text = "the ledger cannot be read now";
         Fault::new(code::DEPENDENCY_UNAVAILABLE, Source::Gateway, Retry::Never, text)
             .with_retry_after(std::time::Duration::from_secs(5))
             .with_cause(error)
     })?;
+    sums.retain(|sum| context.sees(&sum.spender.endpoint));
     match context.query("format").as_deref() {
         None | Some("json") => {
             let rows = grouped(&sums, &by, &zone);
@@ -261,7 +262,7 @@ fn csv(sums: &[UsageSum], by: &[String], zone: &TimeZone) -> String {
 fn focus(sums: &[UsageSum], zone: &TimeZone) -> String {
     let mut days: BTreeMap<(String, millgate_store::Spender), UsageSum> = BTreeMap::new();
     for sum in sums {
-        days.entry((value(sum, "day", zone), sum.spender.clone())).or_default().plus(sum);
+        days.entry((value(sum, "day", zone), millgate_store::Spender::clone(&sum.spender))).or_default().plus(sum);
     }
     let mut out = String::from(
         "BilledCost,BillingAccountId,BillingCurrency,BillingPeriodEnd,BillingPeriodStart,ChargeCategory,ChargeDescription,\

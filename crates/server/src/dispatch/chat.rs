@@ -52,6 +52,7 @@ impl ChatTarget {
     ) -> Result<Reply, Fault> {
         let model = self.deployment.chat_model()?;
         let version = Arc::clone(model.version());
+        super::authorize(&planned.call, &self.deployment, &version)?;
         flight.record().model_version = Some(Arc::clone(&version));
         let template = match model.form() {
             ChatForm::Messages | ChatForm::Completion => &self.messages,

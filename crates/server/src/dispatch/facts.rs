@@ -157,6 +157,56 @@ impl Facts {
         Ok(())
     }
 
+    /// The body in which no answer may be longer than `most` tokens. The rest of it stays as it came.
+    pub(crate) fn cap_output(
+        &mut self,
+        body: &Bytes,
+        dialect: Dialect,
+        operation: Operation,
+        most: u64,
+    ) -> Result<Bytes, Fault> {
+        const NAMES: [&str; 4] = ["max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"];
+        let name = match dialect {
+            Dialect::Gemini => "maxOutputTokens",
+            Dialect::Responses => "max_output_tokens",
+            _ => "max_tokens",
+        };
+        let members = scan::members(body)?;
+        let config = members.iter().find(|member| {
+            dialect == Dialect::Gemini
+                && ["generationConfig", "generation_config"].contains(&&*member.name)
+                && member.kind == Kind::Object
+        });
+        // Where the object with the bound stands: members inside another one know where they are within it.
+        let (start, inside) = match config {
+            Some(config) => (config.span.start, scan::inner_members(config)?),
+            None => (0, members.clone()),
+        };
+        let bounds = inside.iter().filter(|member| NAMES.contains(&&*member.name));
+        let mut edits: Vec<(Range<usize>, String)> = bounds
+            .map(|member| (start + member.span.start..start + member.span.end, most.to_string()))
+            .collect();
+        if edits.is_empty() {
+            let at = if config.is_some() { start + 1 } else { self.first_member };
+            let comma = if inside.is_empty() { "" } else { "," };
+            let bound = format!("\"{name}\":{most}");
+            let bound = if dialect == Dialect::Gemini && config.is_none() {
+                format!("\"generationConfig\":{{{bound}}}{comma}")
+            } else {
+                format!("{bound}{comma}")
+            };
+            edits.push((at..at, bound));
+        }
+        let out = edited(body, edits);
+        let named = self.model.take().filter(|model| model.span.is_none()).map(|model| model.name);
+        let stream = self.stream;
+        *self = Self::read(&out, dialect, operation)?;
+        if let Some(model) = named {
+            self.name(model, stream);
+        }
+        Ok(out)
+    }
+
     /// What the path says in place of the body.
     pub(crate) fn name(&mut self, model: Box<str>, stream: bool) {
         self.model = Some(Model { name: model, span: None });
@@ -223,16 +273,7 @@ impl Facts {
         if edits.is_empty() {
             return (body.clone(), dropped);
         }
-        edits.sort_by_key(|(span, _)| (span.start, span.end));
-        let mut out = Vec::with_capacity(body.len() + 64 + model.len());
-        let mut at = 0;
-        for (span, text) in edits {
-            out.extend_from_slice(&body[at..span.start]);
-            out.extend_from_slice(text.as_bytes());
-            at = span.end;
-        }
-        out.extend_from_slice(&body[at..]);
-        (out.into(), dropped)
+        (edited(body, edits), dropped)
     }
 
     /// Renames and cuts members as the target takes them; gives the names of those that were cut.
@@ -272,6 +313,21 @@ impl Facts {
         }
         dropped
     }
+}
+
+/// The body with other texts at some places.
+fn edited(body: &Bytes, mut edits: Vec<(Range<usize>, String)>) -> Bytes {
+    edits.sort_by_key(|(span, _)| (span.start, span.end));
+    let more: usize = edits.iter().map(|(_, text)| text.len()).sum();
+    let mut out = Vec::with_capacity(body.len() + more);
+    let mut at = 0;
+    for (span, text) in edits {
+        out.extend_from_slice(&body[at..span.start]);
+        out.extend_from_slice(text.as_bytes());
+        at = span.end;
+    }
+    out.extend_from_slice(&body[at..]);
+    out.into()
 }
 
 /// The body with another model's name at `span`: what most calls need, without a list of edits.
@@ -372,6 +428,44 @@ mod tests {
         let bytes = Bytes::copy_from_slice(body.as_bytes());
         let (sent, _) = facts.splice(&bytes, "m", false, Some((&quirks, Operation::Completions)));
         assert_eq!(sent, r#"{"model":"m","prompt":"x","max_tokens":9}"#);
+    }
+
+    #[test]
+    fn an_answer_is_bounded_where_its_dialect_says_so() {
+        let cap = |dialect, operation, body: &str| {
+            let bytes = Bytes::copy_from_slice(body.as_bytes());
+            let mut facts = Facts::read(&bytes, dialect, operation).unwrap();
+            let capped = facts.cap_output(&bytes, dialect, operation, 7).unwrap();
+            assert_eq!(facts.most, Some(7));
+            String::from_utf8(capped.to_vec()).unwrap()
+        };
+        for (dialect, body, capped) in [
+            (Dialect::OpenAi, r#"{"messages":[1]}"#, r#"{"max_tokens":7,"messages":[1]}"#),
+            (
+                Dialect::OpenAi,
+                r#"{ "max_completion_tokens" : 900, "messages":[1], "max_tokens":null}"#,
+                r#"{ "max_completion_tokens" : 7, "messages":[1], "max_tokens":7}"#,
+            ),
+            (Dialect::Anthropic, r#"{"max_tokens":99,"messages":[1]}"#, r#"{"max_tokens":7,"messages":[1]}"#),
+            (Dialect::Responses, r#"{"input":"x"}"#, r#"{"max_output_tokens":7,"input":"x"}"#),
+            (
+                Dialect::Gemini,
+                r#"{"contents":[1]}"#,
+                r#"{"generationConfig":{"maxOutputTokens":7},"contents":[1]}"#,
+            ),
+            (
+                Dialect::Gemini,
+                r#"{"contents":[1],"generationConfig": {"topK":1,"maxOutputTokens":99}}"#,
+                r#"{"contents":[1],"generationConfig": {"topK":1,"maxOutputTokens":7}}"#,
+            ),
+            (
+                Dialect::Gemini,
+                r#"{"contents":[1],"generation_config":{}}"#,
+                r#"{"contents":[1],"generation_config":{"maxOutputTokens":7}}"#,
+            ),
+        ] {
+            assert_eq!(cap(dialect, Operation::Chat, body), capped);
+        }
     }
 
     #[test]

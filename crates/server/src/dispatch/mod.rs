@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use http::request::Parts;
-use millgate_policy::Step;
-use millgate_types::{Fault, Retry, Source, code};
+use millgate_models::Deployment;
+use millgate_policy::{Scope, Step};
+use millgate_types::{Fault, ModelRef, Retry, Source, code};
 
 pub(crate) use bulk::{bulk, form as bulk_form};
 pub(crate) use chat::ChatTarget;
@@ -87,8 +88,7 @@ async fn attempt(
     flight: &mut Flight,
 ) -> Result<Reply, Fault> {
     if !allowed(target, &planned.call) {
-        let public = "the key may not use what this endpoint leads to";
-        return Err(Fault::new(code::PERMISSION_DENIED, Source::Client, Retry::NextTarget, public));
+        return Err(denied());
     }
     let held = flight.held();
     let tried = ask(snapshot, planned, target, head, call, flight).await;
@@ -122,7 +122,7 @@ async fn ask(
                 Fault::invalid_value("model", public)
             })?;
             if !provider.rules.is_empty() {
-                Box::pin(admit::provider(&provider.rules, planned, &known, flight)).await?;
+                Box::pin(admit::provider(&provider.rules, &target.label, planned, &known, flight)).await?;
             }
             if planned.call.facts.is_none() {
                 let max_answer = snapshot.max_answer;
@@ -145,18 +145,45 @@ async fn ask(
 }
 
 /// Whether the caller may end at this target: by `provider/model` as it will be asked, also where the configuration has a
-/// pattern, or by its `models:/` URI.
+/// pattern, or by its `models:/` URI, as configured or with the version that serves.
 pub(crate) fn allowed(target: &Target, call: &Decoded) -> bool {
     let scope = &call.identity.scope;
     if scope.is_open() {
         return true;
     }
-    let TargetKind::Provider { provider, model } = &target.kind else {
-        return scope.allows_target(&target.label);
+    let (provider, model) = match &target.kind {
+        TargetKind::Provider { provider, model } => (provider, model),
+        TargetKind::Model(deployment) => return may_answer(scope, deployment, None),
+        TargetKind::Chat(chat) => return may_answer(scope, &chat.deployment, None),
     };
     let asked = call.facts.as_ref().and_then(|facts| facts.model.as_ref());
     match (model, model.resolve(provider, &call.endpoint, asked.map(|model| &*model.name))) {
         (TargetModel::Fixed(..), _) | (_, None) => scope.allows_target(&target.label),
         (_, Some((provider, model, _))) => scope.allows_target(&format!("{}/{model}", provider.name)),
     }
+}
+
+/// Whether a caller may be answered by a version of a model, or by the one that serves now.
+fn may_answer(scope: &Scope, deployment: &Deployment, version: Option<&str>) -> bool {
+    let configured = &deployment.spec().model;
+    let live = version.map(Arc::from).or_else(|| Some(Arc::clone(deployment.live_model()?.version())));
+    match (configured, live) {
+        (ModelRef::Registered { name, .. }, Some(version)) => {
+            scope.allows_target_of(&[&configured.to_string(), &format!("models:/{name}/{version}")])
+        }
+        _ => scope.allows_target(&configured.to_string()),
+    }
+}
+
+/// Refuses a version that the caller may not use: a promotion may have come since the target was chosen.
+fn authorize(call: &Decoded, deployment: &Deployment, version: &str) -> Result<(), Fault> {
+    if call.identity.scope.is_open() || may_answer(&call.identity.scope, deployment, Some(version)) {
+        return Ok(());
+    }
+    Err(denied())
+}
+
+fn denied() -> Fault {
+    let public = "the key may not use what this endpoint leads to";
+    Fault::new(code::PERMISSION_DENIED, Source::Client, Retry::NextTarget, public)
 }

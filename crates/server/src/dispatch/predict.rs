@@ -46,6 +46,7 @@ pub(super) async fn predict(
             (prediction, None)
         }
     };
+    super::authorize(&planned.call, deployment, &prediction.version)?;
     flight.first_byte();
     flight.predicted(prediction.rows, begun.elapsed(), planned.call.endpoint.config.serving.price.as_ref());
     let record = flight.record();

@@ -182,6 +182,64 @@ async fn each_role_may_what_it_says_and_no_more() {
     gateway.close().await;
 }
 
+/// Keys may name versions, which are checked by the one that answers, whatever alias leads to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_does_not_widen_what_a_key_reaches() {
+    let folder = tempfile::tempdir().unwrap();
+    let (uri, iris) = store(folder.path());
+    let (first, others, elsewhere) = ("mg-first-key-0123456789", "mg-others-key-0123456789", "mg-elsewhere-key-012345");
+    let keys = format!(
+        "{}    - {{ name: first, key: {first}, targets: ['models:/iris/1'] }}
+    - {{ name: others, key: {others}, roles: [invoke, manage], deny: ['models:/iris/2'] }}
+    - {{ name: elsewhere, key: {elsewhere}, roles: [manage], endpoints: ['chat-*'] }}\n",
+        yaml(&uri, true)
+    );
+    let gateway = TestGateway::start(&keys).await;
+    let rows = r#"{"inputs": [[5.1, 3.5, 1.4, 0.2]]}"#;
+    let v2 = r#"{"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]}"#;
+    let predict = async |key: &str| {
+        let headers = [("authorization", &*bearer(key)), ("content-type", "application/json")];
+        let answer = gateway.post_with("/predict/iris", &headers, rows.as_bytes()).await;
+        let other = gateway.post_with("/v2/models/iris/infer", &headers, v2.as_bytes()).await;
+        let bulk = [("authorization", &*bearer(key)), ("content-type", "application/x-ndjson")];
+        let bulk = gateway.post_with("/predict/iris", &bulk, b"[5.1, 3.5, 1.4, 0.2]\n").await;
+        (answer.status, other.status, bulk.status)
+    };
+    let mut tries = 0;
+    while predict(first).await != (200, 200, 200) {
+        tries += 1;
+        assert!(tries < 200, "{:?}", predict(first).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(predict(others).await, (200, 200, 200));
+    std::fs::write(iris.join("aliases/champion"), "2").unwrap();
+    let owner = [("authorization", &*bearer(ADMIN))];
+    for _ in 0..200 {
+        let status = gateway.get_with("/admin/v1/deployments/iris", &owner).await.json();
+        if status["version"] == "2" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(predict(INVOKE).await, (200, 200, 200));
+    assert_eq!(predict(first).await, (403, 403, 403));
+    assert_eq!(predict(others).await, (403, 403, 403));
+    // Administration has the same reach: what is beyond it is as good as not there.
+    let elsewhere = [("authorization", &*bearer(elsewhere)), ("content-type", "application/json")];
+    for path in ["/admin/v1/endpoints/iris", "/admin/v1/deployments/iris"] {
+        assert_eq!(gateway.get_with(path, &elsewhere).await.status, 404, "{path}");
+        assert_eq!(gateway.get_with(path, &owner).await.status, 200, "{path}");
+    }
+    let back = gateway.post_with("/admin/v1/deployments/iris/rollback", &elsewhere, b"{}").await;
+    problem(&back, 404, "not_found");
+    let listed = gateway.get_with("/admin/v1/endpoints", &elsewhere).await.json();
+    assert_eq!(listed["endpoints"], json!([]));
+    let back = gateway.post_with("/admin/v1/deployments/iris/rollback", &owner, b"{}").await;
+    assert_eq!(back.status, 200, "{}", back.text());
+    assert_eq!(predict(first).await, (200, 200, 200));
+    gateway.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_without_keys_is_not_administered_from_a_page_of_another_site() {
     let folder = tempfile::tempdir().unwrap();

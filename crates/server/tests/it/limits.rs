@@ -61,7 +61,7 @@ async fn concurrent_calls_never_pass_the_limit() {
 }
 
 /// The fake answers 9 prompt and 7 completion tokens.
-fn asking(endpoint: &str, max_tokens: u64) -> serde_json::Value {
+pub(super) fn asking(endpoint: &str, max_tokens: u64) -> serde_json::Value {
     let mut body = chat(endpoint);
     body["max_tokens"] = max_tokens.into();
     body
@@ -70,7 +70,7 @@ fn asking(endpoint: &str, max_tokens: u64) -> serde_json::Value {
 /// 1 USD per million prompt tokens and 10 per million of the answer: with 9 and 7 tokens a call costs 79 micro-USD.
 const PRICED: &str = "models: { '*': { usd_per_million_tokens: { input: 1, output: 10 } } }";
 
-fn with(fake: &FakeProvider, access: &str, limits: &str, more: &str) -> String {
+pub(super) fn with(fake: &FakeProvider, access: &str, limits: &str, more: &str) -> String {
     format!(
         "{access}
 providers:
@@ -91,7 +91,7 @@ async fn post_as(gateway: &TestGateway, key: &str) -> (u16, String) {
 }
 
 /// Waits until the record of the last call is settled: a moment after its answer.
-async fn settled() {
+pub(super) async fn settled() {
     tokio::time::sleep(std::time::Duration::from_millis(150)).await;
 }
 

@@ -14,6 +14,7 @@ mod credentials;
 mod faults;
 mod gemini;
 mod graphs;
+mod isolation;
 mod keys;
 mod life;
 mod limits;
@@ -34,6 +35,7 @@ mod sign_on;
 mod tls;
 mod translate;
 mod vertex;
+mod waiting;
 
 use millgate_testkit::{FakeProvider, TestGateway};
 

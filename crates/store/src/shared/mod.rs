@@ -62,8 +62,10 @@ pub enum SharedAnswer {
         at: usize,
         /// Until there is; `None` where that hangs on calls under way.
         retry_after: Option<Duration>,
-        /// What is used (rolling: microseconds until all has leaked away) and reserved.
+        /// What is used (rolling: microseconds until all has leaked away).
         used: u64,
+        /// What is reserved.
+        reserved: u64,
     },
     /// Nothing was taken: this budget's cell has to begin first.
     Unknown(usize),
@@ -153,7 +155,8 @@ impl Shared {
                     }),
                     micros => Some(Duration::from_micros(count(micros))),
                 };
-                Ok(SharedAnswer::Refused { at, retry_after, used: count(number(3)?) })
+                let (used, reserved) = (count(number(3)?), count(number(4)?));
+                Ok(SharedAnswer::Refused { at, retry_after, used, reserved })
             }
             2 => Ok(SharedAnswer::Unknown((count(number(1)?) as usize).checked_sub(1).ok_or_else(odd)?)),
             _ => {

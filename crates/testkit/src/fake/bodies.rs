@@ -1,5 +1,7 @@
 //! What the fake provider says.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use serde_json::{Value, json};
 
@@ -108,9 +110,22 @@ pub(super) const TEXT: &str = "Hello from the fake provider.";
 const JSON_TEXT: &str = "{\"answer\": 42}";
 pub(super) const CREATED: u64 = 1_760_000_000;
 
+/// What the model says: `repeat` says what it was told last.
+fn said(model: &str, request: &Value) -> Cow<'static, str> {
+    match model {
+        "json" => JSON_TEXT.into(),
+        "repeat" => {
+            let last = request["messages"].as_array().and_then(|messages| messages.last());
+            let content = last.map_or(&Value::Null, |message| &message["content"]);
+            content.as_str().or_else(|| content[0]["text"].as_str()).unwrap_or_default().to_owned().into()
+        }
+        _ => TEXT.into(),
+    }
+}
+
 /// The whole answer.
 pub(super) fn whole(api: Api, path: &str, model: &str, request: &Value) -> Vec<u8> {
-    let text = if model == "json" { JSON_TEXT } else { TEXT };
+    let text = &*said(model, request);
     let answer = match api {
         Api::Chat => super::openai::answer(Manner::of(path), model, text),
         Api::Completions => json!({
@@ -228,8 +243,7 @@ pub(super) fn error_event(api: Api) -> Vec<u8> {
 pub(super) fn script(api: Api, path: &str, model: &str, request: &Value, chunks: Option<usize>) -> Script {
     let words: Vec<String> = match chunks {
         Some(count) => (0..count).map(|index| format!("w{index} ")).collect(),
-        None if model == "json" => JSON_TEXT.split_inclusive(' ').map(str::to_owned).collect(),
-        None => TEXT.split_inclusive(' ').map(str::to_owned).collect(),
+        None => said(model, request).split_inclusive(' ').map(str::to_owned).collect(),
     };
     match api {
         Api::Messages => super::anthropic::events(model, &words),

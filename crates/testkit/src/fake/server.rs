@@ -277,7 +277,7 @@ async fn usual(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made)
     }
     let usage = streams && asked.includes_usage();
     let key = (api, Manner::of(asked.path), asked.model.clone(), streams, usage);
-    let kept = made.borrow().get(&key).cloned();
+    let kept = made.borrow().get(&key).filter(|_| asked.model != "repeat").cloned();
     let bytes = kept.unwrap_or_else(|| {
         let bytes: Rc<[u8]> = if streams {
             let Script { start, content, finish, end } =

@@ -20,6 +20,8 @@ fn limit(number: usize, measure: Measure, amount: u64, span: Span) -> Arc<Limit>
         span,
         exceeded: Exceeded::Refuse,
         budget: false,
+        cap: false,
+        queue: None,
         key: "".into(),
         alerts: Arc::default(),
         cells: Arc::new(Cells::default()),
