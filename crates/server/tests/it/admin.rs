@@ -195,7 +195,8 @@ async fn a_promotion_does_not_widen_what_a_key_reaches() {
         yaml(&uri, true)
     );
     let gateway = TestGateway::start(&keys).await;
-    let rows = r#"{"inputs": [[5.1, 3.5, 1.4, 0.2]]}"#;
+    let rows = r#"{"dataframe_split": {"columns": ["sepal_length", "sepal_width", "petal_length", "petal_width"],
+        "data": [[5.1, 3.5, 1.4, 0.2]]}}"#;
     let v2 = r#"{"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]}"#;
     let predict = async |key: &str| {
         let headers = [("authorization", &*bearer(key)), ("content-type", "application/json")];

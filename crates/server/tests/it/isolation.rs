@@ -8,7 +8,7 @@ use millgate_testkit::{FakeProvider, TestGateway};
 use serde_json::{Value, json};
 
 /// Calls of this run; `MILLGATE_ISOLATION_CALLS` says another number.
-const CALLS: usize = 6000;
+const CALLS: usize = 3000;
 const TENANTS: usize = 40;
 
 fn text_of(answer: &millgate_testkit::client::Answer, stream: bool) -> String {
