@@ -105,7 +105,6 @@ audit: {{ calls: true }}
 access:
   keys: required
   static: [ {{ name: owner, key: env:OWNER_SECRET, roles: [admin] }} ]
-log: {{ level: debug }}
 {more}
 """
 
@@ -118,7 +117,7 @@ def forms(canary):
 
 
 def test_no_secret_and_no_text_of_a_caller_leaves(tmp_path, hostile):
-    env = {"PROVIDER_SECRET": PROVIDER, "OWNER_SECRET": OWNER, "MASTER_SECRET": MASTER, "HOOK_SECRET": HOOK}
+    env = {"PROVIDER_SECRET": PROVIDER, "OWNER_SECRET": OWNER, "MASTER_SECRET": MASTER, "HOOK_SECRET": HOOK, "MILLGATE_LOG": "debug"}
     child = Gateway(tmp_path, config(hostile, tmp_path), env=env)
     # What leaves, by where; callers get what models say, and nobody else does.
     told, answered = [], []

@@ -57,7 +57,16 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
         }
         run(&mut tests)?;
         section("every order of threads");
-        run(&mut cargo(&["test", "--locked", "-p", "millgate-policy", "--features", "loom", "--test", "loom"]))?;
+        run(&mut cargo(&[
+            "test",
+            "--locked",
+            "-p",
+            "millgate-policy",
+            "--features",
+            "loom",
+            "--test",
+            "loom",
+        ]))?;
         fuzz::smoke(5, None)?;
     }
     if let (false, Some(python)) = (arguments.no_python, &python) {

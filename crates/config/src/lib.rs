@@ -35,8 +35,8 @@ pub use document::{
     ServerConfig, ServingConfig, TokenPrices,
 };
 pub use limits::{
-    BudgetConfig, BudgetKind, LedgerConfig, LedgerMode, LimitConfig, OnError, PredictionPrice, QueueConfig, Selector,
-    SharedConfig, Sharer, Sharers, Unpriced, Usd, WindowKind,
+    BudgetConfig, BudgetKind, LedgerConfig, LedgerMode, LimitConfig, OnError, PredictionPrice, QueueConfig,
+    Selector, SharedConfig, Sharer, Sharers, Unpriced, Usd, WindowKind,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment, load_with};
 pub use mask::MASK;

@@ -1,5 +1,7 @@
 //! What the dialects' error codecs share: redaction, and faults from errors inside a stream.
 
+use std::collections::HashMap;
+
 use millgate_types::{Fault, Retry, code};
 use serde_json::{Map, Value};
 
@@ -33,6 +35,43 @@ pub fn redact(message: &str) -> String {
         out = out.chars().take(MOST_CHARS).collect();
         out.push('\u{2026}');
     }
+    out
+}
+
+/// The shortest run of bytes that is taken for a piece of what somebody sent.
+const PIECE: usize = 12;
+/// So much of what was sent is looked at.
+const HEARD: usize = 1 << 20;
+
+/// Leaves out of an upstream's message what it repeats of `heard`, the call's body: for the log, which holds no text of callers.
+/// Names of the body's fields stay.
+#[must_use]
+pub fn conceal(message: &str, heard: &[u8]) -> String {
+    let bytes = message.as_bytes();
+    let heard = &heard[..heard.len().min(HEARD)];
+    let mut windows: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (at, window) in bytes.windows(PIECE).enumerate() {
+        windows.entry(window).or_default().push(at);
+    }
+    let mut repeated = vec![false; bytes.len()];
+    for window in heard.windows(PIECE) {
+        for at in windows.get(window).into_iter().flatten() {
+            repeated[*at..at + PIECE].fill(true);
+        }
+    }
+    let mut out = String::with_capacity(message.len());
+    let mut rest = 0;
+    while let Some(from) = (rest..bytes.len()).find(|at| repeated[*at]) {
+        let to = (from..bytes.len()).find(|at| !repeated[*at]).unwrap_or(bytes.len());
+        let from = (0..=from).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        let to = (to..=bytes.len()).find(|at| message.is_char_boundary(*at)).unwrap_or(bytes.len());
+        let piece = message[from..to].trim_matches(|c: char| !c.is_alphanumeric());
+        let field = memchr::memmem::find(heard, format!("\"{piece}\":").as_bytes()).is_some();
+        out.push_str(&message[rest.min(from)..from]);
+        out.push_str(if field { &message[from..to] } else { "[...]" });
+        rest = to;
+    }
+    out.push_str(&message[rest..]);
     out
 }
 
@@ -171,6 +210,21 @@ fn text(map: &Map<String, Value>, keys: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_does_not_repeat_what_callers_sent() {
+        let body = r#"{"model":"m","max_completion_tokens":5,"messages":[{"role":"user","content":"My name is Ann, of Böhmen"}]}"#;
+        for (message, logged) in [
+            ("no such model", "no such model"),
+            ("cannot read 'My name is Ann, of B\u{f6}hmen' here", "cannot read '[...]' here"),
+            ("is Ann, of B\u{f6}hmen", "[...]"),
+            ("max_completion_tokens is too large", "max_completion_tokens is too large"),
+            ("My name is Ann, of B\u{f6}hmen or is Ann, of B\u{f6}", "[...] or[...]"),
+            ("My name", "My name"),
+        ] {
+            assert_eq!(conceal(message, body.as_bytes()), logged, "{message}");
+        }
+    }
 
     #[test]
     fn credentials_never_reach_a_caller() {

@@ -37,7 +37,7 @@ use millgate_types::{
 pub use aggregate::{Aggregator, aggregate, replay};
 pub use completion::{chat_as_completion, completion_as_chat};
 pub use count::estimate_tokens;
-pub use error::redact;
+pub use error::{conceal, redact};
 pub use foreign::holds_foreign_thinking;
 pub use quirks::{
     EmbeddingStyle, MaxTokensName, Quirks, ReasoningField, ReasoningParameter, SchemaSupport, ThinkingStyle,

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use loom::thread;
 use millgate_policy::{
-    Amounts, Ask, Cells, Exceeded, Limit, Measure, Now, Place, Priority, Queue, Reservation, Span, Terms, admit,
+    Amounts, Ask, Cells, Exceeded, Limit, Measure, Now, Place, Priority, Queue, Reservation, Span, Terms,
+    admit,
 };
 
 const NOW: Now = Now { monotonic: 0, wall_ms: 0 };

@@ -189,11 +189,7 @@ impl Flight {
         let record = self.record();
         record.code = Some(fault.code);
         record.fault_source = Some(fault.source);
-        let detail = match &fault.cause {
-            Some(cause) => format!("{}: {}", fault.public, chain(cause.as_ref())),
-            None => fault.public.to_string(),
-        };
-        record.fault_detail = Some(detail.into());
+        record.fault_detail = Some(fault.detail().into());
         record.outcome = Outcome::Failed;
     }
 
@@ -336,16 +332,4 @@ fn blank(request_id: RequestId, method: http::Method, generation: u64) -> Exchan
         settlement: None,
         hops: Vec::new(),
     }
-}
-
-/// An error and what caused it, on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }

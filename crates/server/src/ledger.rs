@@ -185,8 +185,7 @@ impl Ledger {
                 let awaiting = mem::take(&mut state.awaiting);
                 (batch, opened, mem::take(&mut state.closed), awaiting, !state.rows.is_empty())
             };
-            let idle =
-                batch.is_empty() && opened.is_empty() && closed.is_empty() && awaiting.is_empty();
+            let idle = batch.is_empty() && opened.is_empty() && closed.is_empty() && awaiting.is_empty();
             if idle && now_ms() < self.state().seen_ms + SEEN_MS {
                 return Ok(());
             }

@@ -148,7 +148,8 @@ fn headers(head: &Parts) -> Value {
         KEY_HEADERS.contains(*name) || [header::AUTHORIZATION, header::COOKIE].contains(*name)
     };
     let plain = head.headers.iter().filter(|(name, _)| !secret(name));
-    let plain = plain.filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.into())));
+    let plain =
+        plain.filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.into())));
     Value::Object(plain.collect::<Map<_, _>>())
 }
 

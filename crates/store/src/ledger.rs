@@ -118,17 +118,8 @@ impl UsageSum {
     }
 }
 
-const LEDGER: [&str; 9] = [
-    "id",
-    "at_ms",
-    "spender",
-    "outcome",
-    "input_tokens",
-    "output_tokens",
-    "predicted",
-    "cost",
-    "estimated",
-];
+const LEDGER: [&str; 9] =
+    ["id", "at_ms", "spender", "outcome", "input_tokens", "output_tokens", "predicted", "cost", "estimated"];
 
 /// An insertion of so many rows. Only these texts: a statement is prepared once.
 static INSERTIONS: LazyLock<[(usize, String); 3]> =
@@ -245,17 +236,17 @@ async fn add_sum(connection: &mut AnyConnection, sum: &UsageSum) -> Result<(), s
     .bind(id)
     .bind(sum.slot_ms);
     named(query, spender)
-    .bind(sum.requests)
-    .bind(sum.failed)
-    .bind(sum.input_tokens)
-    .bind(sum.output_tokens)
-    .bind(sum.rows)
-    .bind(sum.cost)
-    .bind(sum.unpriced)
-    .bind(sum.estimated)
-    .execute(connection)
-    .await
-    .map(drop)
+        .bind(sum.requests)
+        .bind(sum.failed)
+        .bind(sum.input_tokens)
+        .bind(sum.output_tokens)
+        .bind(sum.rows)
+        .bind(sum.cost)
+        .bind(sum.unpriced)
+        .bind(sum.estimated)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 fn spender(row: &AnyRow) -> Result<Arc<Spender>, sqlx::Error> {

@@ -172,6 +172,8 @@ pub struct Fault {
     pub errors: Vec<FieldError>,
     /// For our log only; never serialised.
     pub cause: Option<BoxError>,
+    /// What our log says instead of `public` and `cause`, where these repeat what a caller sent.
+    pub logged: Option<Box<str>>,
 }
 
 /// One field at fault, of several.
@@ -243,6 +245,7 @@ impl Fault {
             upstream_status: None,
             errors: Vec::new(),
             cause: None,
+            logged: None,
         }
     }
 
@@ -272,6 +275,23 @@ impl Fault {
     pub fn with_upstream_status(mut self, status: u16) -> Self {
         self.upstream_status = Some(status);
         self
+    }
+
+    /// What our log says: the public words and the chain of causes.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        if let Some(logged) = &self.logged {
+            return logged.to_string();
+        }
+        let mut text = self.public.to_string();
+        let mut cause: Option<&(dyn std::error::Error + 'static)> =
+            self.cause.as_deref().map(|cause| cause as &(dyn std::error::Error + 'static));
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
     }
 
     /// Keeps the cause for our log.

@@ -80,7 +80,9 @@ impl Checker<'_> {
             for (number, limit) in provider.limits.iter().enumerate() {
                 let node = |field: &str| [&at[..], steps![number, field]].concat();
                 let by = limit.by.0.iter().any(|by| matches!(by, Sharer::Expression(_)));
-                for (field, _) in [("by", by), ("when", limit.when.is_some())].into_iter().filter(|(_, is)| *is) {
+                for (field, _) in
+                    [("by", by), ("when", limit.when.is_some())].into_iter().filter(|(_, is)| *is)
+                {
                     let hint = "write the limit at the top level, with `endpoints`";
                     self.error(&node(field), "a provider's limits see no request", hint);
                 }
@@ -149,7 +151,11 @@ impl Checker<'_> {
             self.error(&inside("size"), "a queue has a place", "leave `queue` out to refuse at once");
         }
         if limit.shadow {
-            self.error(&node("queue"), "a limit that refuses nobody makes nobody wait", "leave one of them out");
+            self.error(
+                &node("queue"),
+                "a limit that refuses nobody makes nobody wait",
+                "leave one of them out",
+            );
         }
         for (field, only) in [("high", &queue.high), ("low", &queue.low)] {
             if let Some(only) = only {

@@ -146,7 +146,8 @@ impl Place {
             return Err(Full);
         }
         let line = locked.entry(label[..].into()).or_default();
-        let last = line.order.iter().rev().find(|((of, ..), other)| *of == priority && other.caller == caller);
+        let last =
+            line.order.iter().rev().find(|((of, ..), other)| *of == priority && other.caller == caller);
         let round = last.map_or(line.round, |((_, round, _), _)| *round).max(line.round) + 1;
         let turn = (priority, round, line.next);
         line.next += 1;

@@ -262,7 +262,9 @@ fn csv(sums: &[UsageSum], by: &[String], zone: &TimeZone) -> String {
 fn focus(sums: &[UsageSum], zone: &TimeZone) -> String {
     let mut days: BTreeMap<(String, millgate_store::Spender), UsageSum> = BTreeMap::new();
     for sum in sums {
-        days.entry((value(sum, "day", zone), millgate_store::Spender::clone(&sum.spender))).or_default().plus(sum);
+        days.entry((value(sum, "day", zone), millgate_store::Spender::clone(&sum.spender)))
+            .or_default()
+            .plus(sum);
     }
     let mut out = String::from(
         "BilledCost,BillingAccountId,BillingCurrency,BillingPeriodEnd,BillingPeriodStart,ChargeCategory,ChargeDescription,\

@@ -43,7 +43,8 @@ impl Admission<'_> {
             let Some(queue) = refused.limit.queue else { return Err(Some(refused)) };
             let patience = began + queue.wait;
             let end = *deadline.insert(deadline.map_or(patience, |before| before.min(patience)));
-            let in_time = |refused: &Refused| refused.retry_after.is_none_or(|wait| Instant::now() + wait <= end);
+            let in_time =
+                |refused: &Refused| refused.retry_after.is_none_or(|wait| Instant::now() + wait <= end);
             if !in_time(&refused) {
                 return Err(Some(refused));
             }
@@ -52,7 +53,9 @@ impl Admission<'_> {
             passed.push(refused.limit.cells.number());
             loop {
                 match timeout_at(end, poll_fn(|context| place.poll_turn(None, context))).await {
-                    Err(_) => return Err(Some(Refused::waited(place.limit(), place.label(), self.gateway.clock()))),
+                    Err(_) => {
+                        return Err(Some(Refused::waited(place.limit(), place.label(), self.gateway.clock())));
+                    }
                     Ok(Err(_)) => return Err(Some(refused)),
                     Ok(Ok(seen)) => {
                         if let Some(other) = self.line_beside(&passed) {

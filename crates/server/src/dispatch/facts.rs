@@ -165,7 +165,8 @@ impl Facts {
         operation: Operation,
         most: u64,
     ) -> Result<Bytes, Fault> {
-        const NAMES: [&str; 4] = ["max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"];
+        const NAMES: [&str; 4] =
+            ["max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"];
         let name = match dialect {
             Dialect::Gemini => "maxOutputTokens",
             Dialect::Responses => "max_output_tokens",

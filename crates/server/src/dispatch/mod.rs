@@ -96,7 +96,15 @@ async fn attempt(
         // The next one has limits of its own.
         flight.let_go(held);
     }
-    tried
+    tried.map_err(|fault| concealed(fault, &planned.call.body))
+}
+
+/// Keeps what an upstream or a model repeats of the call out of our log.
+fn concealed(mut fault: Fault, body: &[u8]) -> Fault {
+    if matches!(fault.source, Source::Upstream | Source::Worker) {
+        fault.logged = Some(millgate_dialect::conceal(&fault.detail(), body).into());
+    }
+    fault
 }
 
 async fn ask(

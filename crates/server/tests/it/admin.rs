@@ -187,7 +187,8 @@ async fn each_role_may_what_it_says_and_no_more() {
 async fn a_promotion_does_not_widen_what_a_key_reaches() {
     let folder = tempfile::tempdir().unwrap();
     let (uri, iris) = store(folder.path());
-    let (first, others, elsewhere) = ("mg-first-key-0123456789", "mg-others-key-0123456789", "mg-elsewhere-key-012345");
+    let (first, others, elsewhere) =
+        ("mg-first-key-0123456789", "mg-others-key-0123456789", "mg-elsewhere-key-012345");
     let keys = format!(
         "{}    - {{ name: first, key: {first}, targets: ['models:/iris/1'] }}
     - {{ name: others, key: {others}, roles: [invoke, manage], deny: ['models:/iris/2'] }}
@@ -197,7 +198,8 @@ async fn a_promotion_does_not_widen_what_a_key_reaches() {
     let gateway = TestGateway::start(&keys).await;
     let rows = r#"{"dataframe_split": {"columns": ["sepal_length", "sepal_width", "petal_length", "petal_width"],
         "data": [[5.1, 3.5, 1.4, 0.2]]}}"#;
-    let v2 = r#"{"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]}"#;
+    let v2 =
+        r#"{"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]}"#;
     let predict = async |key: &str| {
         let headers = [("authorization", &*bearer(key)), ("content-type", "application/json")];
         let answer = gateway.post_with("/predict/iris", &headers, rows.as_bytes()).await;

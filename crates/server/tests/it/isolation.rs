@@ -49,8 +49,10 @@ endpoints:
         base = fake.base_url()
     );
     let gateway = Arc::new(TestGateway::start(&text).await);
-    let calls = std::env::var("MILLGATE_ISOLATION_CALLS").ok().and_then(|count| count.parse().ok()).unwrap_or(CALLS);
-    let (next, seen, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let calls =
+        std::env::var("MILLGATE_ISOLATION_CALLS").ok().and_then(|count| count.parse().ok()).unwrap_or(CALLS);
+    let (next, seen, left) =
+        (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let tasks: Vec<_> = (0..TENANTS)
         .map(|tenant| {
             let (gateway, next, seen, left) =
@@ -63,7 +65,8 @@ endpoints:
                     if call >= calls {
                         return;
                     }
-                    let marker = format!("tenant-{tenant:04} call-{call:06} {}", "and more words ".repeat(call % 40));
+                    let marker =
+                        format!("tenant-{tenant:04} call-{call:06} {}", "and more words ".repeat(call % 40));
                     let (path, model) = [
                         ("/v1/chat/completions", "openai"),
                         ("/v1/messages", "claude"),

@@ -23,7 +23,11 @@ fn one_at_a_time(fake: &FakeProvider, queue: &str) -> String {
     with(fake, PEOPLE, &limits, "  - { name: slow, type: llm/v1/chat, route: openai/slow-head-50ms }\n")
 }
 
-async fn call_as(gateway: &TestGateway, name: &str, headers: &[(&str, &str)]) -> millgate_testkit::client::Answer {
+async fn call_as(
+    gateway: &TestGateway,
+    name: &str,
+    headers: &[(&str, &str)],
+) -> millgate_testkit::client::Answer {
     let (key, body) = (format!("Bearer key-{name}-0123456789"), chat("slow").to_string());
     let mut all = vec![("authorization", key.as_str()), ("content-type", "application/json")];
     all.extend_from_slice(headers);
@@ -58,7 +62,10 @@ async fn calls_wait_for_their_turn_and_callers_take_turns() {
     let order = order(&gateway, &calls).await;
     assert_eq!(order, ["alice", "alice", "bob", "alice", "bob", "alice"]);
     let metrics = gateway.get("/metrics").await.text();
-    assert!(metrics.contains(r#"millgate_limit_exceeded_total{limit="one",outcome="waited"} 5"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"millgate_limit_exceeded_total{limit="one",outcome="waited"} 5"#),
+        "{metrics}"
+    );
     assert!(metrics.contains(r#"millgate_limit_waiting{limit="one"} 0"#), "{metrics}");
 }
 
@@ -118,7 +125,9 @@ async fn who_leaves_gives_the_place_back() {
     tokio::time::sleep(Duration::from_millis(10)).await;
     let mut gone = gateway.connect().await.unwrap();
     let headers = [("authorization", "Bearer key-bob-0123456789")];
-    gone.request("POST", "/v1/chat/completions", &headers, chat("slow").to_string().as_bytes()).await.unwrap();
+    gone.request("POST", "/v1/chat/completions", &headers, chat("slow").to_string().as_bytes())
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(10)).await;
     drop(gone);
     assert_eq!(call_as(&gateway, "carol", &[]).await.status, 200);
@@ -198,7 +207,12 @@ budgets: [ { name: purse, usd: 0.0004, per: month, cap_output: true, endpoints: 
     let more = "  - { name: purse, type: llm/v1/chat, route: openai/ok }\n";
     let gateway = TestGateway::start(&with(&fake, "", limits, more)).await;
     let answer = gateway.post("/v1/chat/completions", &asking("chat", 4000)).await;
-    assert_eq!((answer.status, answer.header("x-millgate-max-tokens")), (200, Some("100")), "{}", answer.text());
+    assert_eq!(
+        (answer.status, answer.header("x-millgate-max-tokens")),
+        (200, Some("100")),
+        "{}",
+        answer.text()
+    );
     // By the name that this provider has for it.
     assert_eq!(fake.last().json()["max_completion_tokens"], 100);
     settled().await;
@@ -206,13 +220,19 @@ budgets: [ { name: purse, usd: 0.0004, per: month, cap_output: true, endpoints: 
     let mut several = chat("chat");
     several["n"] = 3.into();
     let answer = gateway.post("/v1/chat/completions", &several).await;
-    assert_eq!((answer.status, answer.header("x-millgate-max-tokens")), (200, Some("31")), "{}", answer.text());
+    assert_eq!(
+        (answer.status, answer.header("x-millgate-max-tokens")),
+        (200, Some("31")),
+        "{}",
+        answer.text()
+    );
     assert_eq!(fake.last().json()["max_completion_tokens"], 31);
     settled().await;
     // What fits is left alone, in every dialect.
     let answer = gateway.post("/v1/chat/completions", &asking("chat", 5)).await;
     assert_eq!((answer.status, answer.header("x-millgate-max-tokens")), (200, None));
-    let message = json!({ "model": "chat", "max_tokens": 900, "messages": [{ "role": "user", "content": "hi" }] });
+    let message =
+        json!({ "model": "chat", "max_tokens": 900, "messages": [{ "role": "user", "content": "hi" }] });
     let answer = gateway.post("/v1/messages", &message).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let bound: u64 = answer.header("x-millgate-max-tokens").unwrap().parse().unwrap();
