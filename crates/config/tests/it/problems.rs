@@ -72,6 +72,26 @@ native:
 }
 
 #[test]
+fn limits_and_budgets_are_checked() {
+    let text = r"
+providers:
+  mock: { kind: mock, limits: [ { requests: 1, per: second, when: request.stream, cap_output: true }, { tokens: 9, per: second, by: cel:request.team } ] }
+endpoints:
+  - { name: a, type: llm/v1/chat, route: mock/echo, limits: [ { requests: 1 }, { concurrent: 0, per: day }, { requests: 1, tokens: 2, per: day } ] }
+limits:
+  - { requests: 5, per: day, burst: 0, cap_output: true, endpoints: [b] }
+  - { requests: 5, per: 7m, window: calendar, burst: 3, queue: { wait: 0s, size: 0, high: { ips: [x] } }, shadow: true }
+  - { requests: 5, per: day, by: [key, 'cel:request.team +'], when: caller.team == 'x' }
+budgets:
+  - { name: '', usd: 0, per: 1m, alerts: [0, 101] }
+  - { name: x, usd: 5, per: month, starts: 2026-01-05, by: [ip, 'cel:request.team'] }
+  - { name: x, usd: 5, per: 10d, starts: soon, only: { ips: [10.0.0.0/8] } }
+shared: { redis: 'http://x', replicas: 0, budgets_on_error: allow }
+";
+    assert_snapshot!("limits", problems(text));
+}
+
+#[test]
 fn yaml_itself_is_checked() {
     assert_snapshot!("yaml_unclosed", problems("endpoints: [\n"));
     assert_snapshot!("yaml_duplicate", problems("a: 1\na: 2\n"));

@@ -54,7 +54,11 @@ impl Admission<'_> {
             loop {
                 match timeout_at(end, poll_fn(|context| place.poll_turn(None, context))).await {
                     Err(_) => {
-                        return Err(Some(Refused::waited(place.limit(), place.label(), self.gateway.clock())));
+                        return Err(Some(Refused::waited(
+                            place.limit(),
+                            place.label(),
+                            self.gateway.clock(),
+                        )));
                     }
                     Ok(Err(_)) => return Err(Some(refused)),
                     Ok(Ok(seen)) => {
