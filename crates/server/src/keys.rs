@@ -1,8 +1,6 @@
 //! Virtual keys that are issued at run time. All that are good are held in memory, by a keyed hash; the store is
 //! written first and asked only for what other replicas changed.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,16 +8,14 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use millgate_config::OwnerConfig;
-use millgate_policy::Scope;
 use millgate_store::{KeyRecord, PrincipalRecord, SecretRecord, Store, StoreError};
-use millgate_types::{Fault, Owner, Permission, Permissions, Principal, Retry, Source, code, hex, unhex};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use millgate_types::{Fault, Permission, Permissions, Retry, Source, code, hex};
 use tokio::sync::Mutex;
 
 use crate::directory::Directory;
-use crate::identity::{Identity, scope};
+use crate::identity::Identity;
+pub(crate) use crate::issued::{Issued, Reach};
+use crate::issued::{Known, Owners};
 
 /// How keys begin: found in a place where they should not be, they are known for what they are.
 const PREFIX: &str = "mgk-";
@@ -31,91 +27,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(400);
 const OVERLAP_MS: i64 = 10_000;
 /// Pause between two notes of when keys were used.
 const NOTE_EVERY: Duration = Duration::from_secs(10);
-
-/// What a key may reach, in a store's row and in the API.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub(crate) struct Reach {
-    /// Endpoints: names, or patterns with `*`. Empty: all.
-    pub(crate) endpoints: Vec<String>,
-    /// Targets at which requests may end. Empty: all.
-    pub(crate) targets: Vec<String>,
-    /// Endpoints and targets that may not be reached.
-    pub(crate) deny: Vec<String>,
-}
-
-impl Reach {
-    pub(crate) fn scope(&self) -> Scope {
-        scope(&self.endpoints, &self.targets, &self.deny)
-    }
-}
-
-/// A key that was issued.
-#[derive(Debug)]
-pub(crate) struct Issued {
-    pub(crate) record: KeyRecord,
-    /// What it may by itself.
-    pub(crate) identity: Arc<Identity>,
-    /// The same within what its user and team have; `None`: one of them may not call.
-    bound: Option<Arc<Identity>>,
-    used_ms: Arc<AtomicI64>,
-}
-
-impl Issued {
-    fn new(record: KeyRecord, directory: &Directory, used_ms: Option<Arc<AtomicI64>>) -> Self {
-        let permissions = record.roles.iter().filter_map(|role| Permission::parse(role)).collect();
-        let reach: Reach = serde_json::from_value(record.scope.clone()).unwrap_or_default();
-        let principal = Principal::Key(record.name.as_str().into());
-        let owner: OwnerConfig = serde_json::from_value(record.owner.clone()).unwrap_or_default();
-        let mut owner = owner.owner();
-        owner.tags.clone_from(&record.tags);
-        let (owner, scope) = (Arc::new(owner), reach.scope());
-        let rights = Some((permissions, scope.clone()));
-        let bound = directory.bound(principal.clone(), Owner::clone(&owner), rights).map(Arc::new);
-        let identity = Arc::new(Identity { principal, owner, permissions, scope });
-        let used_ms = used_ms.unwrap_or_else(|| Arc::new(AtomicI64::new(record.used_ms.unwrap_or(0))));
-        Self { record, identity, bound, used_ms }
-    }
-
-    /// Whether its user and team, where they are in the directory, may call.
-    pub(crate) fn is_allowed(&self) -> bool {
-        self.bound.is_some()
-    }
-
-    /// Whether it is good at this moment.
-    pub(crate) fn is_good(&self, now_ms: i64) -> bool {
-        self.record.revoked_ms.is_none() && self.record.expires_ms.is_none_or(|end| now_ms < end)
-    }
-
-    /// The last use, written down or not.
-    pub(crate) fn used_ms(&self) -> Option<i64> {
-        Some(self.used_ms.load(Ordering::Relaxed)).filter(|at| *at > 0)
-    }
-}
-
-/// What is shown for a key, and until when it may be.
-#[derive(Clone)]
-struct Secret {
-    key: Arc<Issued>,
-    until_ms: Option<i64>,
-}
-
-#[derive(Clone, Default)]
-struct Known {
-    by_hash: HashMap<[u8; 32], Secret>,
-    by_id: BTreeMap<String, Arc<Issued>>,
-    directory: Arc<Directory>,
-}
-
-impl Known {
-    /// Puts a key in the place of the one before; what callers show for it stays the same.
-    fn replace(&mut self, key: &Arc<Issued>) {
-        for secret in self.by_hash.values_mut().filter(|secret| secret.key.record.id == key.record.id) {
-            secret.key = Arc::clone(key);
-        }
-        self.by_id.insert(key.record.id.clone(), Arc::clone(key));
-    }
-}
 
 /// All keys that were issued.
 pub struct Keys {
@@ -192,34 +103,28 @@ impl Keys {
     async fn refresh(&self, since_ms: i64) -> Result<(), StoreError> {
         let _one = self.changing.lock().await;
         let principals = self.store.principals_since(since_ms).await?;
-        let (records, secrets) = self.store.keys_since(since_ms).await?;
-        if records.is_empty() && principals.is_empty() {
+        let before = self.known.load_full();
+        let mut directory = Directory::clone(&before.directory);
+        let rebound = directory.take(principals);
+        let (mut owners, mut changed) = (Owners::default(), Vec::new());
+        let take = |record: KeyRecord| {
+            let known = before.find(&record.id);
+            if known.is_none_or(|known| known.updated_ms != record.updated_ms) {
+                let used_ms = known.map(|known| Arc::clone(&known.used_ms));
+                changed.push(Arc::new(Issued::new(record, &directory, &mut owners, used_ms)));
+            }
+        };
+        self.store.keys_since(since_ms, take).await?;
+        if changed.is_empty() && !rebound {
             return Ok(());
         }
-        let mut known = Known::clone(&self.known.load());
-        let mut directory = Directory::clone(&known.directory);
-        if directory.take(principals) {
-            known.directory = Arc::new(directory);
-            for key in known.by_id.values().cloned().collect::<Vec<_>>() {
-                let used_ms = Some(Arc::clone(&key.used_ms));
-                known.replace(&Arc::new(Issued::new(key.record.clone(), &known.directory, used_ms)));
-            }
+        let secrets =
+            if changed.is_empty() { Vec::new() } else { self.store.secrets_since(since_ms).await? };
+        let mut known = Known::clone(&before);
+        if rebound {
+            known.bind_all(Arc::new(directory));
         }
-        for record in records {
-            let before = known.by_id.get(&record.id);
-            if before.is_some_and(|before| before.record.updated_ms == record.updated_ms) {
-                continue;
-            }
-            let used_ms = before.map(|before| Arc::clone(&before.used_ms));
-            let key = Arc::new(Issued::new(record, &known.directory, used_ms));
-            known.by_hash.retain(|_, secret| secret.key.record.id != key.record.id);
-            for secret in secrets.iter().filter(|secret| secret.key_id == key.record.id) {
-                if let Some(hash) = unhex(&secret.hash) {
-                    known.by_hash.insert(hash, Secret { key: Arc::clone(&key), until_ms: secret.until_ms });
-                }
-            }
-            known.by_id.insert(key.record.id.clone(), key);
-        }
+        known.put(changed, secrets);
         self.known.store(Arc::new(known));
         Ok(())
     }
@@ -242,15 +147,7 @@ impl Keys {
 
     /// Whose key it is, if it is good.
     pub(crate) fn identity(&self, key: &[u8]) -> Option<Arc<Identity>> {
-        let known = self.known.load();
-        let secret = known.by_hash.get(&self.hash(key))?;
-        let now = now_ms();
-        if !secret.key.is_good(now) || secret.until_ms.is_some_and(|until| now >= until) {
-            return None;
-        }
-        let identity = secret.key.bound.as_ref()?;
-        secret.key.used_ms.fetch_max(now, Ordering::Relaxed);
-        Some(Arc::clone(identity))
+        self.known.load().identity(&self.hash(key), now_ms())
     }
 
     /// Teams and users.
@@ -277,17 +174,17 @@ impl Keys {
 
     /// All of them, revoked ones too, by id.
     pub(crate) fn all(&self) -> Vec<Arc<Issued>> {
-        self.known.load().by_id.values().cloned().collect()
+        self.known.load().all().cloned().collect()
     }
 
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Issued>> {
-        self.known.load().by_id.get(id).cloned()
+        self.known.load().find(id).cloned()
     }
 
     /// Whether somebody may administer by a key of this store.
     pub fn has_admin(&self) -> bool {
         let now = now_ms();
-        self.known.load().by_id.values().any(|key| {
+        self.known.load().all().any(|key| {
             key.is_good(now) && key.identity.permissions == Permissions::ALL && key.identity.scope.is_open()
         })
     }
@@ -329,7 +226,7 @@ impl Keys {
 
     /// Gives a key a new secret; the one before is good for `grace` more.
     pub(crate) async fn rotate(&self, key: &Issued, grace: Duration) -> Result<(String, Arc<Issued>), Fault> {
-        let id = &key.record.id;
+        let id = &*key.id;
         let (new, secret) = self.secret(id)?;
         let now = now_ms();
         let until = now.saturating_add(i64::try_from(grace.as_millis()).unwrap_or(i64::MAX));
@@ -348,12 +245,18 @@ impl Keys {
 
     async fn note_use(&self) -> Result<(), StoreError> {
         let known = self.known.load_full();
-        let used = known.by_id.values().filter_map(|key| {
-            let used = key.used_ms().filter(|used| Some(*used) > key.record.used_ms)?;
-            Some((key.record.id.clone(), used))
-        });
+        let used = known.all().filter_map(|key| Some((key.id.to_string(), key.newly_used_ms()?)));
         let used: Vec<_> = used.collect();
-        if used.is_empty() { Ok(()) } else { self.store.note_use(&used).await }
+        if used.is_empty() {
+            return Ok(());
+        }
+        self.store.note_use(&used).await?;
+        for (id, at) in &used {
+            if let Some(key) = known.find(id) {
+                key.noted(*at);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ mod documents;
 mod flight;
 mod gateway;
 mod identity;
+mod issued;
 mod keys;
 mod ledger;
 mod limits;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::any::AnyRow;
@@ -148,16 +149,22 @@ impl Store {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Every key that was changed at `since_ms` or later, and the secrets of those.
-    pub async fn keys_since(&self, since_ms: i64) -> Result<(Vec<KeyRecord>, Vec<SecretRecord>), StoreError> {
-        let rows = sqlx::query(concat!(
+    /// Every key that was changed at `since_ms` or later, one after the other: there may be very many.
+    pub async fn keys_since(&self, since_ms: i64, mut see: impl FnMut(KeyRecord)) -> Result<(), StoreError> {
+        let mut rows = sqlx::query(concat!(
             "SELECT id, name, prefix, roles, scope, owner, tags, created_by, created_ms, updated_ms, expires_ms, ",
             "revoked_ms, used_ms FROM keys WHERE updated_ms >= $1 ORDER BY created_ms, id"
         ))
         .bind(since_ms)
-        .fetch_all(&self.pool)
-        .await?;
-        let keys = rows.iter().map(read).collect::<Result<_, _>>()?;
+        .fetch(&self.pool);
+        while let Some(row) = rows.try_next().await? {
+            see(read(&row)?);
+        }
+        Ok(())
+    }
+
+    /// What callers show for the keys that changed since a moment.
+    pub async fn secrets_since(&self, since_ms: i64) -> Result<Vec<SecretRecord>, StoreError> {
         let rows = sqlx::query(
             "SELECT s.hash, s.key_id, s.until_ms FROM key_secrets s JOIN keys k ON k.id = s.key_id
              WHERE k.updated_ms >= $1",
@@ -168,8 +175,7 @@ impl Store {
         let secret = |row: &AnyRow| -> Result<SecretRecord, sqlx::Error> {
             Ok(SecretRecord { hash: row.try_get(0)?, key_id: row.try_get(1)?, until_ms: row.try_get(2)? })
         };
-        let secrets = rows.iter().map(secret).collect::<Result<_, _>>()?;
-        Ok((keys, secrets))
+        Ok(rows.iter().map(secret).collect::<Result<_, _>>()?)
     }
 
     /// Notes when keys were used last: `(id, milliseconds)`.

@@ -24,7 +24,7 @@ impl Principal {
 }
 
 /// For whom a caller calls: what limits, budgets and records tell callers apart by, beside the principal's own name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// The person.
     pub user: Option<Arc<str>>,

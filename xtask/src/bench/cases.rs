@@ -14,7 +14,10 @@ type Case = fn(&Bench, &mut Table) -> Result<()>;
 /// Every case, in the page's order.
 pub(super) const CASES: &[(&str, Case)] = &[
     ("chat 1 KB", chat_small),
-    ("company", company),
+    ("company", super::company::all),
+    ("company with Redis", super::company::shared),
+    ("company latency", super::company::latency),
+    ("many keys", super::company::keys),
     ("chat 50 KB", chat_large),
     ("stream", stream),
     ("translate", translate),
@@ -96,30 +99,6 @@ fn chat_small(bench: &Bench, table: &mut Table) -> Result<()> {
     chat(bench, table, "1 KB chat, 32 connections", &["-c", "32", "--size", "1024"])
 }
 
-/// Everything that a company turns on.
-fn company(bench: &Bench, table: &mut Table) -> Result<()> {
-    let (mut ours, mut others) = (Vec::new(), Vec::new());
-    let arguments = ["-c", "32", "--size", "1024", "--rate", "5000"];
-    for _ in 0..bench.rounds {
-        let gateway = bench.company()?;
-        ours.push(cost(bench, &gateway, &arguments, false)?);
-        gateway.stop();
-        if bench.nginx {
-            let nginx = bench.nginx()?;
-            others.push(cost(bench, &nginx, &arguments, false)?);
-            nginx.stop();
-        }
-    }
-    let us = |cost: &Cost| cost.us;
-    table.row(
-        "the same at 5,000 requests per second with three limits, a budget, ledger and audit log: CPU per request",
-        format!("{:.1} us", of(&ours, us)),
-        format!("nginx {:.1} us", of(&others, us)),
-        ratio(&ours, &others, us),
-    );
-    Ok(())
-}
-
 fn chat_large(bench: &Bench, table: &mut Table) -> Result<()> {
     chat(bench, table, "50 KB prompt, 32 connections", &["-c", "32", "--size", "51200"])
 }
@@ -188,8 +167,17 @@ fn translate(bench: &Bench, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// An open loop at a fixed rate; what the way adds to asking the provider directly.
 fn latency(bench: &Bench, table: &mut Table) -> Result<()> {
+    added(bench, table, "500 requests per second", &|| bench.gateway())
+}
+
+/// An open loop at a fixed rate; what the way adds to asking the provider directly.
+pub(super) fn added(
+    bench: &Bench,
+    table: &mut Table,
+    name: &str,
+    start: &dyn Fn() -> Result<Running>,
+) -> Result<()> {
     let arguments = ["-c", "16", "--rate", "500", "--size", "1024"];
     let mut seen: [Vec<f64>; 4] = Default::default();
     for _ in 0..bench.rounds {
@@ -197,7 +185,7 @@ fn latency(bench: &Bench, table: &mut Table) -> Result<()> {
         let added = |load: &Load| {
             [load.p50_us as f64 - direct.p50_us as f64, load.p99_us as f64 - direct.p99_us as f64]
         };
-        let gateway = bench.gateway()?;
+        let gateway = start()?;
         let [p50, p99] = added(&bench.load(gateway.port, &arguments)?);
         gateway.stop();
         seen[0].push(p50);
@@ -211,18 +199,14 @@ fn latency(bench: &Bench, table: &mut Table) -> Result<()> {
         }
     }
     let [p50, p99, nginx50, nginx99] = seen.map(median);
-    table.row(
-        "500 requests per second: added p50",
-        format!("{p50:.0} us"),
-        format!("nginx {nginx50:.0} us"),
-        Some(p50 / nginx50).filter(|ratio| ratio.is_finite()),
-    );
-    table.row(
-        "500 requests per second: added p99",
-        format!("{p99:.0} us"),
-        format!("nginx {nginx99:.0} us"),
-        Some(p99 / nginx99).filter(|ratio| ratio.is_finite()),
-    );
+    for (which, ours, other) in [("p50", p50, nginx50), ("p99", p99, nginx99)] {
+        table.row(
+            &format!("{name}: added {which}"),
+            format!("{ours:.0} us"),
+            format!("nginx {other:.0} us"),
+            Some(ours / other).filter(|ratio| ratio.is_finite()),
+        );
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! reverse proxy, on the same machine, seconds apart; only the ratios travel. Nothing is asserted.
 
 mod cases;
+mod company;
 mod environment;
 mod measure;
 mod rollouts;
@@ -164,8 +165,8 @@ impl Bench {
     }
 
     /// The gateway with all that a company turns on: three limits, a budget, the ledger with a row per request, the audit log
-    /// with a record per request.
-    pub(super) fn company(&self) -> Result<Running> {
+    /// with a record per request. `more` stands behind it in the file.
+    pub(super) fn company(&self, more: &str) -> Result<Running> {
         let config = self.folder.path().join("company.yaml");
         std::fs::write(
             &config,
@@ -181,7 +182,7 @@ impl Bench {
                  budgets: [ {{ name: company, usd: 1000000, per: month }} ]\n\
                  audit: {{ calls: true, max_segment: 1GiB }}\n\
                  access: {{ keys: required, static: [ {{ name: bench, key: mg-bench-0123456789, owner: {{ team: core }} }} ] }}\n\
-                 server: {{ threads: 1, max_connections_per_ip: 5000, drain_delay: 1ms, drain_timeout: 1s }}\n",
+                 server: {{ threads: 1, max_connections_per_ip: 5000, drain_delay: 1ms, drain_timeout: 1s }}\n{more}",
                 self.upstream
             ),
         )?;
@@ -254,9 +255,15 @@ impl Bench {
 
     /// Runs the load generator on the other core.
     pub(super) fn load(&self, port: u16, arguments: &[&str]) -> Result<Load> {
+        self.load_as(port, "mg-bench-0123456789", arguments)
+    }
+
+    /// The same with another key.
+    pub(super) fn load_as(&self, port: u16, key: &str, arguments: &[&str]) -> Result<Load> {
+        let key = format!("Authorization: Bearer {key}");
         let address = format!("127.0.0.1:{port}");
         let seconds = self.seconds.to_string();
-        let mut all = vec![address.as_str(), "-H", "Authorization: Bearer mg-bench-0123456789"];
+        let mut all = vec![address.as_str(), "-H", key.as_str()];
         if !arguments.contains(&"-n") {
             all.extend(["-d", seconds.as_str()]);
         }

@@ -114,7 +114,7 @@ struct KeyView {
 
 impl KeyView {
     fn issued(key: &Issued) -> Self {
-        let record = &key.record;
+        let record = key.record();
         let state = match record {
             KeyRecord { revoked_ms: Some(_), .. } => "revoked",
             _ if key.is_good(now_ms()) && !key.is_allowed() => "suspended",
@@ -122,20 +122,20 @@ impl KeyView {
             _ => "expired",
         };
         Self {
-            id: Some(record.id.clone()),
-            name: record.name.clone(),
-            prefix: Some(record.prefix.clone()),
+            id: Some(record.id),
+            name: record.name,
+            prefix: Some(record.prefix),
             origin: "issued",
             state,
-            roles: record.roles.clone(),
-            reach: serde_json::from_value(record.scope.clone()).unwrap_or_default(),
-            owner: serde_json::from_value(record.owner.clone()).unwrap_or_default(),
-            tags: record.tags.clone(),
-            created_by: Some(record.created_by.clone()),
+            roles: record.roles,
+            reach: key.reach(),
+            owner: serde_json::from_value(record.owner).unwrap_or_default(),
+            tags: record.tags,
+            created_by: Some(record.created_by),
             created_ms: Some(record.created_ms),
             expires_ms: record.expires_ms,
             revoked_ms: record.revoked_ms,
-            used_ms: key.used_ms(),
+            used_ms: record.used_ms,
         }
     }
 
@@ -233,7 +233,7 @@ fn find(keys: &Keys, context: &Context) -> Result<Arc<Issued>, Fault> {
 
 /// Everything about a key that a change can change.
 fn state(key: &Issued) -> String {
-    tag::of(&KeyRecord { used_ms: None, ..key.record.clone() })
+    tag::of(&KeyRecord { used_ms: None, ..key.record() })
 }
 
 fn key_tag(context: &Context) -> Option<String> {
@@ -365,7 +365,7 @@ fn check_name(context: &Context, keys: &Keys, name: &str) -> Result<(), Fault> {
     }
     let configured = context.snapshot.config.access.declared.iter().any(|key| key.name == name);
     let now = now_ms();
-    if configured || keys.all().iter().any(|key| key.record.name == name && key.is_good(now)) {
+    if configured || keys.all().iter().any(|key| key.name() == name && key.is_good(now)) {
         return Err(Fault::invalid_value("name", format!("the name `{name}` is taken")));
     }
     Ok(())
@@ -407,7 +407,7 @@ async fn revoke(context: &Context) -> Result<Answer, Fault> {
     let keys = keys(context)?;
     let key = find(keys, context)?;
     changeable(context, &key)?;
-    let revoked = keys.revoke(&key.record.id).await?;
+    let revoked = keys.revoke(&key.id).await?;
     note(context, "revoked", &revoked);
     let (before, after) = (KeyView::issued(&key), KeyView::issued(&revoked));
     Ok(Answer::ok(&after)?.tagged(state(&revoked)).changing(Some(&before), &after))
@@ -415,5 +415,5 @@ async fn revoke(context: &Context) -> Result<Answer, Fault> {
 
 fn note(context: &Context, what: &'static str, key: &Issued) {
     let caller = context.identity.principal.name();
-    tracing::info!(caller, key = key.record.name, id = key.record.id, "key {what}");
+    tracing::info!(caller, key = key.name(), id = &*key.id, "key {what}");
 }

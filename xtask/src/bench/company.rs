@@ -1,0 +1,126 @@
+//! The gateway with everything on that a company turns on.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::cases::{Cost, added, cost, of, ratio};
+use super::measure::{cpu_of, median, rss_kib};
+use super::table::Table;
+use super::{Bench, Running, free_port, pinned};
+use crate::shell::{Process, ensure_apt, say};
+
+/// Keys that are issued beside the one that calls.
+const KEYS: usize = 100_000;
+
+fn beside_nginx(
+    bench: &Bench,
+    table: &mut Table,
+    name: &str,
+    start: &dyn Fn() -> Result<Running>,
+) -> Result<()> {
+    let (mut ours, mut others) = (Vec::new(), Vec::new());
+    let arguments = ["-c", "32", "--size", "1024", "--rate", "5000"];
+    for _ in 0..bench.rounds {
+        let gateway = start()?;
+        ours.push(cost(bench, &gateway, &arguments, false)?);
+        gateway.stop();
+        if bench.nginx {
+            let nginx = bench.nginx()?;
+            others.push(cost(bench, &nginx, &arguments, false)?);
+            nginx.stop();
+        }
+    }
+    let us = |cost: &Cost| cost.us;
+    table.row(
+        name,
+        format!("{:.1} us", of(&ours, us)),
+        format!("nginx {:.1} us", of(&others, us)),
+        ratio(&ours, &others, us),
+    );
+    Ok(())
+}
+
+pub(super) fn all(bench: &Bench, table: &mut Table) -> Result<()> {
+    let name =
+        "three limits, a budget, ledger and audit log, 1 KB at 5,000 requests per second: CPU per request";
+    beside_nginx(bench, table, name, &|| bench.company(""))
+}
+
+/// Limits and budgets are counted in Redis.
+pub(super) fn shared(bench: &Bench, table: &mut Table) -> Result<()> {
+    if ensure_apt("redis-server", "redis-server")?.is_none() {
+        say("no redis-server: left out");
+        return Ok(());
+    }
+    let port = free_port()?;
+    let text = port.to_string();
+    let arguments = ["--port", &text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+    let mut redis = Process::start(&mut pinned(1, "redis-server", &arguments))?;
+    std::thread::sleep(Duration::from_millis(500));
+    let more = format!("shared: {{ redis: 'redis://127.0.0.1:{port}', replicas: 2 }}\n");
+    let name = "the same with its limits and budget in Redis: CPU per request";
+    let measured = beside_nginx(bench, table, name, &|| bench.company(&more));
+    redis.stop();
+    measured
+}
+
+pub(super) fn latency(bench: &Bench, table: &mut Table) -> Result<()> {
+    added(bench, table, "the same at 500 requests per second", &|| bench.company(""))
+}
+
+/// A hundred thousand issued keys: what they weigh, and what looking one up among them costs.
+pub(super) fn keys(bench: &Bench, table: &mut Table) -> Result<()> {
+    let gateway = bench.company("")?;
+    let url = format!("http://127.0.0.1:{}", gateway.port);
+    let made = Command::new(bench.programs.join("millgate"))
+        .args(["keys", "create", "caller"])
+        .env("MILLGATE_URL", &url)
+        .env("MILLGATE_ADMIN_KEY", "mg-bench-0123456789")
+        .output()?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let key = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+    let arguments = ["-c", "32", "--size", "1024", "--rate", "4000"];
+    let look = |gateway: &Running| -> Result<(f64, f64)> {
+        bench.load_as(gateway.port, &key, &["-c", "32", "-n", "300"])?;
+        let mut costs = Vec::new();
+        for _ in 0..bench.rounds {
+            let (load, cpu) = cpu_of(gateway.pid(), || bench.load_as(gateway.port, &key, &arguments))?;
+            ensure!(load.statuses.contains_key("200"), "nothing was answered: {load:?}");
+            costs.push(cpu as f64 / load.requests as f64);
+        }
+        Ok((rss_kib(gateway.pid()) as f64 / 1024.0, median(costs)))
+    };
+    let (few, one) = look(&gateway)?;
+    gateway.stop();
+    // As the gateway writes them; nobody has what they stand for.
+    let fill = format!(
+        "import sqlite3,secrets,sys,time,json
+db=sqlite3.connect(sys.argv[1]); now=int(time.time()*1000)
+keys=[(secrets.token_urlsafe(9),n) for n in range({KEYS})]
+db.executemany('INSERT INTO keys (id,name,prefix,roles,scope,tags,created_by,created_ms,updated_ms,owner) VALUES (?,?,?,?,?,?,?,?,?,?)',
+  [(i,f'app-{{n}}','mgk-'+i[:6],'[\"invoke\"]','{{\"endpoints\":[],\"targets\":[],\"deny\":[]}}','{{}}','bench',now,now,json.dumps({{'user':f'user-{{n}}','team':f'team-{{n%100}}'}})) for i,n in keys])
+db.executemany('INSERT INTO key_secrets (hash,key_id) VALUES (?,?)', [(secrets.token_hex(32),i) for i,_ in keys])
+db.commit()"
+    );
+    let data = bench.folder.path().join("data/millgate.db");
+    let filled = Command::new("python3").args(["-c", &fill]).arg(&data).status()?;
+    ensure!(filled.success(), "the keys could not be written");
+    let gateway = bench.company("")?;
+    let (many, other) = look(&gateway)?;
+    gateway.stop();
+    table.row(
+        "100,000 issued keys: memory above that with one",
+        format!("{:.1} MB", many - few),
+        format!("with one {few:.1} MB"),
+        Some(many / few),
+    );
+    table.row(
+        "the same: CPU per request with one of them",
+        format!("{other:.1} us"),
+        format!("with one {one:.1} us"),
+        Some(other / one),
+    );
+    Ok(())
+}
