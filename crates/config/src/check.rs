@@ -1,6 +1,7 @@
 //! Rules that one field alone cannot break: names, references, types, cycles, addresses.
 
 mod credential;
+mod guessable;
 mod limits;
 mod naming;
 mod route;
@@ -258,9 +259,13 @@ impl Checker<'_> {
 
     fn access(&mut self) {
         let access = &self.config.access;
-        if access.key_pepper.as_ref().is_some_and(|pepper| pepper.expose().len() < 32) {
+        if let Some(pepper) = &access.key_pepper {
             let hint = "make one with `openssl rand -hex 32`";
-            self.error(steps!["access", "key_pepper"], "the pepper is shorter than 32 characters", hint);
+            if pepper.expose().len() < 32 {
+                self.error(steps!["access", "key_pepper"], "the pepper is shorter than 32 characters", hint);
+            } else if let Some(reason) = guessable::guessable(pepper.expose()) {
+                self.error(steps!["access", "key_pepper"], reason, hint);
+            }
         }
         if self.config.audit.max_segment.0 < 1 << 10 {
             self.error(steps!["audit", "max_segment"], "a file of the audit log holds at least 1KiB", "");
@@ -290,6 +295,8 @@ impl Checker<'_> {
                     "the key is shorter than 16 characters",
                     "make one with `openssl rand -hex 24`",
                 );
+            } else if let Some(reason) = guessable::guessable(key.key.expose()) {
+                self.error(&at("key"), reason, "make one with `openssl rand -hex 24`");
             }
             if key.key.is_clear_text() {
                 self.warning(&at("key"), "the key stands in clear text", "use `env:NAME` or `file:PATH`");

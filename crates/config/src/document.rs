@@ -711,7 +711,7 @@ pub enum KeyMode {
 pub struct KeyConfig {
     /// Shown in logs and metrics.
     pub name: String,
-    /// The key, by reference. At least 16 characters.
+    /// The key, by reference. At least 16 characters, and none that everybody would try (`changeme`, `sk-1234`, ...).
     pub key: Secret,
     /// What it may do. Default: `[invoke]`.
     #[serde(default = "invoke", skip_serializing_if = "only_invoke")]

@@ -1,5 +1,6 @@
 //! Rules for where secrets are kept, and where the audit log goes.
 
+use super::guessable::guessable;
 use super::{Checker, check_base_url, steps};
 use crate::audit::AuditSink;
 use crate::node::Step;
@@ -17,6 +18,8 @@ impl Checker<'_> {
         let hint = "make one with `openssl rand -hex 32`";
         if secrets.master_key.as_ref().is_some_and(short) {
             self.error(steps!["secrets", "master_key"], "the key is shorter than 32 characters", hint);
+        } else if let Some(reason) = secrets.master_key.as_ref().and_then(|key| guessable(key.expose())) {
+            self.error(steps!["secrets", "master_key"], reason, hint);
         }
         for (index, key) in secrets.previous_master_keys.iter().enumerate() {
             if short(key) {
