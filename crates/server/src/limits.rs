@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use http::header;
 use http::request::Parts;
@@ -24,6 +24,8 @@ use crate::pipeline::KEY_HEADERS;
 
 /// Where counts of those stand that are of no team, user, ...
 pub(crate) const NOBODY: &str = "-";
+/// Where all share one count.
+static ALL: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
 /// The longest text of an expression that tells counts apart, in bytes.
 const LABEL: usize = 128;
 
@@ -192,7 +194,7 @@ impl Rule {
 
     fn label(&self, who: &Who<'_>) -> Arc<str> {
         match &self.by[..] {
-            [] => "".into(),
+            [] => Arc::clone(&ALL),
             [one] => one.part(who),
             several => several.iter().map(|one| one.part(who)).collect::<Vec<_>>().join("/").into(),
         }
