@@ -409,7 +409,7 @@ impl Builder {
             let mut rules = own.clone();
             standing.limited(|place, called| {
                 let limits = written.api_keys.get(place).map_or(&[][..], |key| &key.limits);
-                let of_key = making.provider(&format!("{name}.{called}"), limits);
+                let of_key = making.provider(&format!("{name}/{called}"), limits);
                 rules.extend(of_key.iter().cloned());
                 of_key
             });
