@@ -232,6 +232,7 @@ mod tests {
         remaining(&headers)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is compared with")]
     fn some(left: u64, limit: u64, millis: u64) -> Option<Remaining> {
         Some(Remaining { left, limit: Some(limit), reset: Some(Duration::from_millis(millis)) })
     }

@@ -265,7 +265,7 @@ impl Standing {
     fn turn(&self) -> usize {
         const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
         let turn = self.lasting.turns.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN);
-        let mut point = (u128::from(turn) * u128::from(self.weights) >> 64) as u64;
+        let mut point = ((u128::from(turn) * u128::from(self.weights)) >> 64) as u64;
         for (place, key) in self.keys.iter().enumerate() {
             match point.checked_sub(key.weight) {
                 Some(rest) => point = rest,

@@ -277,6 +277,7 @@ mod tests {
 
     const SECOND: Millis = 1000;
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is compared with")]
     fn seconds(count: u64) -> Option<Duration> {
         Some(Duration::from_secs(count))
     }

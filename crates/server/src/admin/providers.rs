@@ -104,7 +104,7 @@ fn view(provider: &Provider, now: Millis) -> ProviderView {
             BreakerState::Open => "open",
         },
         failures,
-        retry_after: (state == BreakerState::Open).then(|| wait.as_secs_f64()),
+        retry_after: (state == BreakerState::Open).then_some(wait.as_secs_f64()),
     });
     let aside = |(wait, reason): (std::time::Duration, millgate_policy::health::Reason)| AsideView {
         reason: reason.name(),

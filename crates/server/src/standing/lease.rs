@@ -177,7 +177,7 @@ fn blame(fault: &Fault) -> Blame {
         }
         "upstream_rate_limited" => Blame::Key(Reason::RateLimited),
         "upstream_timeout" | "upstream_overloaded" | "stream_interrupted" => Blame::Upstream,
-        "upstream_error" if status.is_none_or(|status| status < 300 || status >= 500) => Blame::Upstream,
+        "upstream_error" if status.is_none_or(|status| !(300..500).contains(&status)) => Blame::Upstream,
         _ => Blame::Answered,
     }
 }

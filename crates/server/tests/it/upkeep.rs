@@ -40,7 +40,8 @@ impl Bench {
     }
 
     async fn and(settings: &str, more: &str) -> Self {
-        let (fake, other) = (FakeProvider::start().unwrap(), FakeProvider::start().unwrap());
+        let start = || FakeProvider::start().expect("a free port");
+        let (fake, other) = (start(), start());
         let gateway = Arc::new(TestGateway::start(&config(&fake, &other, settings, more)).await);
         Self { fake, other, gateway }
     }
@@ -79,7 +80,7 @@ impl Bench {
         });
         let mut seen = Vec::new();
         for caller in callers.collect::<Vec<_>>() {
-            seen.extend(caller.await.unwrap());
+            seen.extend(caller.await.expect("no call panics"));
         }
         seen
     }
@@ -90,7 +91,7 @@ fn is(answer: &Answer, status: u16, code: &str) {
 }
 
 fn seconds(answer: &Answer) -> u64 {
-    answer.header("retry-after").expect("it says when").parse().unwrap()
+    answer.header("retry-after").expect("it says when").parse().expect("whole seconds")
 }
 
 fn percentile(mut all: Vec<Duration>, percent: usize) -> Duration {
