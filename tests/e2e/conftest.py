@@ -281,12 +281,14 @@ def gateway(tmp_path, registry):
 def llm(tmp_path_factory, fake):
     """A gateway in front of the fake provider, spoken to by every kind of client."""
     models = ["ok", "tool", "reasoning", "json", "status-429-retry-1", "status-500", "cut-stream"]
+    # Tests share it: what one of them has fail is not held against the next.
+    sent = "breaker: { enabled: false }, pacing: off, retries: { attempts: 0 }"
     lines = [
         "version: 1",
         "providers:",
-        f"  openai: {{ kind: openai, base_url: '{fake.base}', api_key: env:FAKE_KEY }}",
-        f"  claude: {{ kind: anthropic, base_url: '{fake.base}', api_key: env:FAKE_KEY }}",
-        f"  gemini: {{ kind: gemini, base_url: '{fake.base}', api_key: env:FAKE_KEY }}",
+        f"  openai: {{ kind: openai, base_url: '{fake.base}', api_key: env:FAKE_KEY, {sent} }}",
+        f"  claude: {{ kind: anthropic, base_url: '{fake.base}', api_key: env:FAKE_KEY, {sent} }}",
+        f"  gemini: {{ kind: gemini, base_url: '{fake.base}', api_key: env:FAKE_KEY, {sent} }}",
         "endpoints:",
         "  - { name: embeddings, type: llm/v1/embeddings, route: openai/ok }",
         "  - { name: vectors, type: llm/v1/embeddings, route: gemini/ok }",

@@ -91,8 +91,8 @@ def config(hostile, tmp_path, more=""):
     return f"""\
 version: 1
 providers:
-  hostile: {{ kind: openai, base_url: '{hostile}', api_key: env:PROVIDER_SECRET, models: {{ '*': {{ usd_per_million_tokens: {{ input: 1, output: 1 }} }} }} }}
-  claude: {{ kind: anthropic, base_url: '{hostile}', api_key: 'file:{tmp_path}/spare' }}
+  hostile: {{ kind: openai, base_url: '{hostile}', api_key: env:PROVIDER_SECRET, models: {{ '*': {{ usd_per_million_tokens: {{ input: 1, output: 1 }} }} }}, breaker: {{ enabled: false }}, pacing: off }}
+  claude: {{ kind: anthropic, base_url: '{hostile}', api_key: 'file:{tmp_path}/spare', breaker: {{ enabled: false }}, pacing: off }}
 endpoints:
 {endpoints}
   - {{ name: claude, type: llm/v1/chat, route: claude/401 }}

@@ -17,11 +17,11 @@ KEY = "sk-caller-operations-0123456789"
 CONFIG = f"""
 version: 1
 providers:
-  cohere: {{{{ kind: cohere, base_url: "{{root}}", api_key: "env:FAKE_KEY" }}}}
-  openai: {{{{ kind: openai, base_url: "{{root}}/v1", api_key: "env:FAKE_KEY" }}}}
-  by-responses: {{{{ kind: openai, api: responses, base_url: "{{root}}/v1", api_key: "env:FAKE_KEY" }}}}
-  claude: {{{{ kind: anthropic, base_url: "{{root}}/v1", api_key: "env:FAKE_KEY" }}}}
-  ollama: {{{{ kind: ollama-native, base_url: "{{root}}" }}}}
+  cohere: {{{{ kind: cohere, base_url: "{{root}}", api_key: "env:FAKE_KEY", breaker: {{{{ enabled: false }}}} }}}}
+  openai: {{{{ kind: openai, base_url: "{{root}}/v1", api_key: "env:FAKE_KEY", breaker: {{{{ enabled: false }}}} }}}}
+  by-responses: {{{{ kind: openai, api: responses, base_url: "{{root}}/v1", api_key: "env:FAKE_KEY", breaker: {{{{ enabled: false }}}} }}}}
+  claude: {{{{ kind: anthropic, base_url: "{{root}}/v1", api_key: "env:FAKE_KEY", breaker: {{{{ enabled: false }}}} }}}}
+  ollama: {{{{ kind: ollama-native, base_url: "{{root}}", breaker: {{{{ enabled: false }}}} }}}}
 endpoints:
   - {{{{ name: rank, type: llm/v1/rerank, route: cohere/rerank-v3.5 }}}}
   - {{{{ name: judge, type: llm/v1/moderations, route: openai/omni-moderation-latest }}}}

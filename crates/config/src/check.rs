@@ -7,6 +7,7 @@ mod naming;
 mod route;
 mod secrets;
 mod sign_on;
+mod upkeep;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -162,10 +163,14 @@ impl Checker<'_> {
                     }
                     self.scorer(&at("scorer"), provider, kind);
                     self.credential(name, provider, kind);
+                    self.upkeep(name, provider, kind);
                     if kind.needs_key()
                         && provider.api_key.is_none()
+                        && provider.api_keys.is_empty()
                         && provider.credential.is_none()
-                        && !self.problems.taken.iter().any(|taken| taken.starts_with(&at("credential")))
+                        && !self.problems.taken.iter().any(|taken| {
+                            taken.starts_with(&at("credential")) || taken.starts_with(&at("api_keys"))
+                        })
                         && provider.base_url.is_none()
                     {
                         let hint = "for example `api_key: env:OPENAI_API_KEY`";

@@ -14,10 +14,11 @@ use crate::access::{
 };
 use crate::audit::{AuditConfig, EndpointAudit};
 use crate::credential::CredentialConfig;
-use crate::limits::{BudgetConfig, LedgerConfig, LimitConfig, PredictionPrice, SharedConfig};
+use crate::limits::{BudgetConfig, LedgerConfig, LimitConfig, PredictionPrice, SharedConfig, is_default};
 use crate::route::RouteConfig;
 use crate::secrets::SecretsConfig;
 use crate::serving::{BatchingConfig, BulkConfig, InstancesConfig};
+use crate::upkeep::{BreakerConfig, Pacing, ProviderKey, RetriesConfig};
 use crate::value::{ByteSize, Expanded, Period, Secret};
 
 /// The whole configuration of a gateway.
@@ -112,6 +113,11 @@ pub struct ProviderConfig {
     /// The credential, by reference: `env:OPENAI_API_KEY`, `file:/run/secrets/key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<Secret>,
+    /// Several of them instead of `api_key`: secrets by reference, or objects with `key`, `name`, `weight`, `limits`. Each
+    /// call takes the next one that is not set aside. They should be of one account where calls build on each other
+    /// (files, stored responses).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api_keys: Vec<ProviderKey>,
     /// What proves who calls, where one fixed key does not do: AWS keys, or tokens of Google, Entra ID or another
     /// OAuth server. Bedrock and Vertex AI find theirs by themselves when neither this nor `api_key` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -155,6 +161,15 @@ pub struct ProviderConfig {
     /// is refused here. `by` is `all` unless it says otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitConfig>,
+    /// What is made of the rate limits that the provider itself speaks of.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pacing: Pacing,
+    /// Trying again at the same target.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retries: RetriesConfig,
+    /// When nothing is sent to it for a while.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub breaker: BreakerConfig,
     /// Time for name look-up, TCP and TLS. Default `5s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<Period>,

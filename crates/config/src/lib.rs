@@ -18,6 +18,7 @@ mod schedule;
 mod schema;
 mod secrets;
 mod serving;
+mod upkeep;
 mod value;
 
 pub use access::{
@@ -48,4 +49,5 @@ pub use schedule::{ClockTime, Days, ScheduleConfig, Zone};
 pub use schema::json_schema;
 pub use secrets::{SecretsConfig, VaultConfig, VaultKubernetes};
 pub use serving::{BatchingConfig, BulkConfig, InstancesConfig};
+pub use upkeep::{BreakerConfig, Pacing, ProviderKey, RetriesConfig};
 pub use value::{ByteSize, Expanded, Period, Secret};

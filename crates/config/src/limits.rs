@@ -165,7 +165,7 @@ fn is_alerts(given: &[u8]) -> bool {
     given == [50, 80, 100]
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

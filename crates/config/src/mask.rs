@@ -117,6 +117,19 @@ mod tests {
     }
 
     #[test]
+    fn each_of_several_keys_is_masked_in_either_form() {
+        let text = format!(
+            "{HEAD}providers:\n  p: {{ kind: openai, api_keys: [ sk-very-one, {{ key: sk-very-two }}, \
+             {{ key: sk-very-three, weight: 2 }} ] }}\n"
+        );
+        let loaded = load(&text).unwrap();
+        let masked = loaded.masked(&text).unwrap();
+        assert!(!masked.contains("very") && masked.contains("[ ***, { key: *** }"), "{masked}");
+        let shown = serde_json::to_string(&loaded.config.providers["p"]).unwrap();
+        assert!(!shown.contains("very") && shown.contains(r#"["***",{"key":"***"}"#), "{shown}");
+    }
+
+    #[test]
     fn what_is_written_in_another_way_or_too_short_is_not_shown_at_all() {
         for key in ["\"sk-\\u0076ery-secret\"", "abc"] {
             let text = format!("{HEAD}providers:\n  p: {{ kind: openai, api_key: {key} }}\n");

@@ -91,6 +91,25 @@ struct AlertLabels {
     percent: u8,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProviderLabels {
+    provider: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyLabels {
+    provider: Arc<str>,
+    /// As the configuration calls it.
+    key: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AsideLabels {
+    provider: Arc<str>,
+    key: Arc<str>,
+    reason: &'static str,
+}
+
 type Seconds = Family<EndpointLabels, Histogram, fn() -> Histogram>;
 
 /// All metrics of a gateway.
@@ -123,6 +142,11 @@ pub struct Metrics {
     limits_exceeded: Family<LimitLabels, Counter>,
     limits_waiting: Family<WaitingLabels, Gauge<i64, std::sync::atomic::AtomicI64>>,
     budget_alerts: Family<AlertLabels, Counter>,
+    provider_state: Family<ProviderLabels, Gauge>,
+    key_usable: Family<KeyLabels, Gauge>,
+    keys_set_aside: Family<AsideLabels, Counter>,
+    breakers_opened: Family<ProviderLabels, Counter>,
+    retries: Family<ProviderLabels, Counter>,
     /// 0 while the audit log cannot be written.
     pub audit_healthy: Gauge<i64, std::sync::atomic::AtomicI64>,
     /// Requests that are missing in the audit log.
@@ -171,6 +195,11 @@ impl Metrics {
             limits_exceeded: Family::default(),
             limits_waiting: Family::default(),
             budget_alerts: Family::default(),
+            provider_state: Family::default(),
+            key_usable: Family::default(),
+            keys_set_aside: Family::default(),
+            breakers_opened: Family::default(),
+            retries: Family::default(),
             audit_healthy: Gauge::default(),
             audit_lost: Counter::default(),
             audit_dropped: Counter::default(),
@@ -242,6 +271,31 @@ impl Metrics {
             "Steps of budgets that were reached",
             metrics.budget_alerts.clone(),
         );
+        registry.register(
+            "provider_state",
+            "0: the provider is called, 1: one call tries whether it is back, 2: it is not called",
+            metrics.provider_state.clone(),
+        );
+        registry.register(
+            "provider_key_usable",
+            "0 while a provider's key is set aside for all models",
+            metrics.key_usable.clone(),
+        );
+        registry.register(
+            "provider_key_set_aside",
+            "Times that a provider's key was set aside",
+            metrics.keys_set_aside.clone(),
+        );
+        registry.register(
+            "provider_breaker_opened",
+            "Times that a provider was not called any more for a while",
+            metrics.breakers_opened.clone(),
+        );
+        registry.register(
+            "upstream_retries",
+            "Calls that were made again at the same target",
+            metrics.retries.clone(),
+        );
         metrics.audit_healthy.set(1);
         registry.register(
             "audit_healthy",
@@ -292,6 +346,39 @@ impl Metrics {
     /// A step of a budget was reached.
     pub fn budget_alert(&self, budget: &Arc<str>, percent: u8) {
         self.budget_alerts.get_or_create(&AlertLabels { budget: Arc::clone(budget), percent }).inc();
+    }
+
+    /// Begins to say anew how providers stand: those that are gone say nothing.
+    pub fn forget_providers(&self) {
+        self.provider_state.clear();
+        self.key_usable.clear();
+    }
+
+    /// How a provider stands: 0, 1 or 2 as the metric says.
+    pub fn provider_state(&self, provider: &Arc<str>, state: i64) {
+        self.provider_state.get_or_create(&ProviderLabels { provider: Arc::clone(provider) }).set(state);
+    }
+
+    /// Whether a provider's key is in use, by the name that the configuration gives it.
+    pub fn key_usable(&self, provider: &Arc<str>, key: &Arc<str>, usable: bool) {
+        let labels = KeyLabels { provider: Arc::clone(provider), key: Arc::clone(key) };
+        self.key_usable.get_or_create(&labels).set(i64::from(usable));
+    }
+
+    /// A provider's key was set aside.
+    pub fn set_aside(&self, provider: &Arc<str>, key: &Arc<str>, reason: &'static str) {
+        let labels = AsideLabels { provider: Arc::clone(provider), key: Arc::clone(key), reason };
+        self.keys_set_aside.get_or_create(&labels).inc();
+    }
+
+    /// A provider is not called for a while.
+    pub fn breaker_opened(&self, provider: &Arc<str>) {
+        self.breakers_opened.get_or_create(&ProviderLabels { provider: Arc::clone(provider) }).inc();
+    }
+
+    /// A call is made again at the same target.
+    pub fn retried(&self, provider: &Arc<str>) {
+        self.retries.get_or_create(&ProviderLabels { provider: Arc::clone(provider) }).inc();
     }
 
     pub(crate) fn records_dropped(&self, count: u64) {

@@ -1,7 +1,8 @@
-//! Declared rules as pure code: where requests go ([`Route`]), how much may be used ([`Limit`]) and to what ([`Scope`]). No IO, no clock
-//! of its own: time and chance are handed in.
+//! Declared rules as pure code: where requests go ([`Route`]), how much may be used ([`Limit`]) and to what ([`Scope`]), and how upstreams are
+//! doing ([`health`]). No IO, no clock of its own: time and chance are handed in.
 
 mod graph;
+pub mod health;
 mod limit;
 mod route;
 mod scope;

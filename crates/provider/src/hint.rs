@@ -46,6 +46,80 @@ pub fn retry_after(headers: &HeaderMap, message: Option<&str>) -> Option<Duratio
         .map(|wait| wait.min(Duration::from_secs(DAY)))
 }
 
+/// What is left of one of a provider's limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remaining {
+    /// How much.
+    pub left: u64,
+    /// Of how much.
+    pub limit: Option<u64>,
+    /// Until all of it is there again.
+    pub reset: Option<Duration>,
+}
+
+/// What an answer says is left of its provider's limits (`contracts/providers.md` 1.6): `x-ratelimit-*` of OpenAI and those
+/// like it, Azure, Mistral and Together, `anthropic-ratelimit-*`. First calls, then tokens. Costs a few look-ups where
+/// nothing is said.
+#[must_use]
+pub fn remaining(headers: &HeaderMap) -> (Option<Remaining>, Option<Remaining>) {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
+    if let Some(left) = number("x-ratelimit-remaining-requests") {
+        return (
+            Some(plain(headers, left, "-requests")),
+            tokens(headers, number("x-ratelimit-remaining-tokens")),
+        );
+    }
+    if let Some(left) = number("x-ratelimit-remaining-tokens") {
+        let requests = number("x-ratelimit-remaining").map(|left| plain(headers, left, ""));
+        return (requests, tokens(headers, Some(left)));
+    }
+    if let Some(left) = number("anthropic-ratelimit-requests-remaining") {
+        // `tokens` is the tightest of the others, where it is sent.
+        let kinds = ["tokens", "input-tokens"];
+        let tokens = kinds.iter().find_map(|kind| {
+            let left = number(&format!("anthropic-ratelimit-{kind}-remaining"))?;
+            Some(dated(headers, left, kind))
+        });
+        return (Some(dated(headers, left, "requests")), tokens);
+    }
+    let minute = |what: &str| {
+        let left = number(&format!("x-ratelimit-remaining-{what}-minute"))?;
+        Some(Remaining { left, limit: number(&format!("x-ratelimit-limit-{what}-minute")), reset: None })
+    };
+    if headers.contains_key("x-ratelimit-remaining-req-minute")
+        || headers.contains_key("x-ratelimit-remaining-tokens-minute")
+    {
+        return (minute("req"), minute("tokens"));
+    }
+    (None, None)
+}
+
+fn tokens(headers: &HeaderMap, left: Option<u64>) -> Option<Remaining> {
+    left.map(|left| plain(headers, left, "-tokens"))
+}
+
+fn plain(headers: &HeaderMap, left: u64, what: &str) -> Remaining {
+    let text = |part: &str| headers.get(format!("x-ratelimit-{part}{what}"))?.to_str().ok().map(str::trim);
+    let limit = text("limit").and_then(|text| text.parse().ok());
+    // Azure and Together say seconds without a unit.
+    let reset = text("reset").and_then(|text| match text.parse::<f64>() {
+        Ok(number) => seconds(number),
+        Err(_) => go_duration(text),
+    });
+    Remaining { left, limit, reset }
+}
+
+fn dated(headers: &HeaderMap, left: u64, what: &str) -> Remaining {
+    let text = |part: &str| headers.get(format!("anthropic-ratelimit-{what}-{part}"))?.to_str().ok();
+    let now = headers.get("date").and_then(|date| date.to_str().ok()).and_then(http_date);
+    let reset = text("reset").and_then(rfc3339).zip(now);
+    Remaining {
+        left,
+        limit: text("limit").and_then(|text| text.trim().parse().ok()),
+        reset: reset.map(|(then, now)| Duration::from_secs(then.saturating_sub(now).min(DAY))),
+    }
+}
+
 fn seconds(number: f64) -> Option<Duration> {
     (number.is_finite() && number >= 0.0).then(|| Duration::from_secs_f64(number.min(DAY as f64)))
 }
@@ -150,5 +224,59 @@ mod tests {
         assert_eq!(hint(&[], Some("Please retry after 26 seconds.")), Some(26.0));
         assert_eq!(hint(&[("retry-after", "soon")], None), None);
         assert_eq!(hint(&[("retry-after", "-1")], None), None);
+    }
+
+    fn left(pairs: &[(&'static str, &str)]) -> (Option<Remaining>, Option<Remaining>) {
+        let headers =
+            pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        remaining(&headers)
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "as it is compared with")]
+    fn some(left: u64, limit: u64, millis: u64) -> Option<Remaining> {
+        Some(Remaining { left, limit: Some(limit), reset: Some(Duration::from_millis(millis)) })
+    }
+
+    #[test]
+    fn what_is_left_is_read_in_every_providers_words() {
+        // OpenAI, Groq.
+        let openai = [
+            ("x-ratelimit-limit-requests", "500"),
+            ("x-ratelimit-remaining-requests", "499"),
+            ("x-ratelimit-reset-requests", "120ms"),
+            ("x-ratelimit-limit-tokens", "30000"),
+            ("x-ratelimit-remaining-tokens", "0"),
+            ("x-ratelimit-reset-tokens", "1m0s"),
+        ];
+        assert_eq!(left(&openai), (some(499, 500, 120), some(0, 30_000, 60_000)));
+        // Azure: seconds.
+        let azure = [("x-ratelimit-remaining-tokens", "7"), ("x-ratelimit-reset-tokens", "3")];
+        let tokens = Remaining { left: 7, limit: None, reset: Some(Duration::from_secs(3)) };
+        assert_eq!(left(&azure), (None, Some(tokens)));
+        // Together.
+        let together = [
+            ("x-ratelimit-limit", "10"),
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", "2"),
+            ("x-ratelimit-remaining-tokens", "5"),
+        ];
+        assert_eq!(left(&together).0, some(0, 10, 2000));
+        // xAI says no reset, Mistral neither.
+        let silent = Some(Remaining { left: 0, limit: None, reset: None });
+        assert_eq!(left(&[("x-ratelimit-remaining-requests", "0")]), (silent, None));
+        let mistral = [("x-ratelimit-remaining-req-minute", "0"), ("x-ratelimit-limit-tokens-minute", "9")];
+        assert_eq!(left(&mistral), (silent, None));
+        let anthropic = [
+            ("date", "Sun, 22 Nov 2026 10:00:00 GMT"),
+            ("anthropic-ratelimit-requests-limit", "50"),
+            ("anthropic-ratelimit-requests-remaining", "49"),
+            ("anthropic-ratelimit-requests-reset", "2026-11-22T10:00:01Z"),
+            ("anthropic-ratelimit-input-tokens-limit", "40000"),
+            ("anthropic-ratelimit-input-tokens-remaining", "0"),
+            ("anthropic-ratelimit-input-tokens-reset", "2026-11-22T10:01:00Z"),
+        ];
+        assert_eq!(left(&anthropic), (some(49, 50, 1000), some(0, 40_000, 60_000)));
+        assert_eq!(left(&[("x-ratelimit-remaining-requests", "many")]), (None, None));
+        assert_eq!(left(&[]), (None, None));
     }
 }

@@ -22,7 +22,7 @@ pub use classify::classify;
 pub use counted::counted;
 use entries::Paths;
 pub use entries::{Proof, Setting};
-pub use hint::retry_after;
+pub use hint::{Remaining, remaining, retry_after};
 pub use price::{Price, RatesPerMillion};
 pub use sigv4::{AwsKeys, Scope, Signature, Unsigned, sign};
 

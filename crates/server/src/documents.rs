@@ -121,6 +121,11 @@ impl Documents {
     /// The file was changed by hand. What it holds is served if it can be.
     pub(crate) async fn follow(&self, gateway: &Arc<Gateway>, text: &str) {
         let _one = self.changing.lock().await;
+        // Whoever held the lock may have replaced it meanwhile: what it holds now comes with the next look.
+        let stale = |file: &ConfigSource| file.read().is_ok_and(|now| now != text);
+        if self.file.as_ref().is_some_and(stale) {
+            return;
+        }
         if digest(text) == self.served().digest {
             // We wrote it ourselves, or somebody went back to what is served.
             gateway.metrics.config_reload_failed.set(0);

@@ -12,6 +12,7 @@ use millgate_credential::Credential;
 use millgate_models::{Deployment, DeploymentStatus, Models, Registry};
 use millgate_observe::{Metrics, Recorder};
 use millgate_policy::Now;
+use millgate_policy::health::Millis;
 use millgate_store::{Store, StoreError};
 use millgate_types::{Fault, code};
 use serde::Serialize;
@@ -296,6 +297,11 @@ impl Gateway {
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// The present, as breakers and keys see it: never 0.
+    pub(crate) fn millis(&self) -> Millis {
+        self.epoch.elapsed().as_millis() as Millis + 1
     }
 
     /// The present, as limits see it.

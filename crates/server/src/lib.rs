@@ -26,6 +26,7 @@ mod shared;
 mod sign_on;
 mod sinks;
 mod snapshot;
+mod standing;
 mod surface;
 mod tls;
 mod webhook;

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::Gateway;
 use crate::reply::Reply;
 use crate::snapshot::{Endpoint, Snapshot, TargetKind};
+use crate::standing;
 use crate::surface::{self, Surface};
 
 /// MLflow's page size.
@@ -37,6 +38,7 @@ pub(crate) fn public(gateway: &Gateway, snapshot: &Snapshot, surface: Surface<'_
         }
         Surface::Metrics => {
             gateway.recorder.flush();
+            standing::tell(gateway, snapshot);
             if let Some(audit) = &gateway.audit {
                 gateway.metrics.audit_healthy.set(i64::from(audit.is_healthy()));
                 gateway.metrics.audit_lost.inner().store(audit.lost(), Ordering::Relaxed);

@@ -41,6 +41,7 @@ use crate::limits::{Limits, Rule};
 use crate::native::{self, Native};
 use crate::openapi::OpenApi;
 use crate::sign_on::{SignOn, Sources};
+use crate::standing::{Standing, Standings};
 use crate::webhook::Webhooks;
 
 /// One destination.
@@ -128,6 +129,8 @@ pub(crate) struct Provider {
     pub(crate) described: Arc<Described>,
     /// What it allows.
     pub(crate) rules: Arc<[Rule]>,
+    /// How it stands, with its keys.
+    pub(crate) standing: Arc<Standing>,
     ways: Vec<Way>,
     /// The same provider for models that are spoken to otherwise.
     families: Vec<(&'static Family, Arc<Provider>)>,
@@ -162,12 +165,12 @@ pub(crate) enum Transport {
 }
 
 impl Provider {
-    /// Sets what the provider allows, for all of its models.
-    fn limited(&mut self, rules: &[Rule]) {
-        self.rules = rules.into();
+    /// Sets what the provider allows and how it stands, for all of its models.
+    fn limited(&mut self, rules: &[Rule], standing: Standing) {
+        (self.rules, self.standing) = (rules.into(), Arc::new(standing));
         for (_, provider) in &mut self.families {
-            let limited = Self { rules: rules.into(), ..Self::clone(provider) };
-            *provider = Arc::new(limited);
+            let (rules, standing) = (Arc::clone(&self.rules), Arc::clone(&self.standing));
+            *provider = Arc::new(Self { rules, standing, ..Self::clone(provider) });
         }
     }
 
@@ -286,6 +289,8 @@ pub(crate) struct Snapshot {
     pub(crate) rules: Vec<Rule>,
     /// What providers allow, by their names.
     pub(crate) provider_rules: Vec<(Arc<str>, Rule)>,
+    /// All of them, in the configuration's order.
+    pub(crate) providers: Vec<Arc<Provider>>,
 }
 
 impl Endpoint {
@@ -372,6 +377,7 @@ pub(crate) struct Builder {
     models: Arc<Models>,
     credentials: Credentials,
     limits: Limits,
+    standings: Standings,
     registries: HashMap<String, (String, Arc<Registry>)>,
     sources: Sources,
     generation: u64,
@@ -382,7 +388,8 @@ impl Builder {
     pub(crate) fn new(models: Arc<Models>) -> Self {
         let credentials = Credentials::new(tokio::runtime::Handle::current());
         let (limits, sources) = (Limits::default(), Sources::new());
-        Self { models, credentials, limits, registries: HashMap::new(), sources, generation: 0 }
+        let (standings, registries) = (Standings::default(), HashMap::new());
+        Self { models, credentials, limits, standings, registries, sources, generation: 0 }
     }
 
     /// Resolves a checked config. Errors are those that only show when things are opened; then nothing has
@@ -390,12 +397,23 @@ impl Builder {
     pub(crate) fn build(&mut self, config: &Config) -> Result<Snapshot, String> {
         let mut making = self.limits.making(config);
         let mut provider_rules = Vec::new();
-        let mut credentials = Vec::new();
+        let (mut credentials, mut standings) = (Vec::new(), Vec::new());
         let mut providers: HashMap<&str, Arc<Provider>> = HashMap::new();
         for (name, written) in &config.providers {
             let (mut provider, opened) = providers::open(name, written, config, &self.credentials)?;
-            let rules = making.provider(name, &written.limits);
-            provider.limited(&rules);
+            let headers = providers::key_headers(name, written, &provider.headers, provider.kind)?;
+            let fixed = matches!(opened.credential, Credential::Fixed);
+            let (mut standing, state) = self.standings.open(&provider.name, written, headers, fixed);
+            standings.push(state);
+            let own = making.provider(name, &written.limits);
+            let mut rules = own.clone();
+            standing.limited(|place, called| {
+                let limits = written.api_keys.get(place).map_or(&[][..], |key| &key.limits);
+                let of_key = making.provider(&format!("{name}/{called}"), limits);
+                rules.extend(of_key.iter().cloned());
+                of_key
+            });
+            provider.limited(&own, standing);
             provider_rules.extend(rules.into_iter().map(|rule| (Arc::clone(&provider.name), rule)));
             providers.insert(name, Arc::new(provider));
             credentials.push(opened);
@@ -461,6 +479,7 @@ impl Builder {
         let sign_on = SignOn::open(&config.access, &mut self.sources, self.models.handle())?;
         let (everywhere, counts) = making.finish();
         self.credentials.keep(credentials);
+        self.standings.keep(standings);
         self.limits.keep(counts);
         self.registries = registries;
         self.generation += 1;
@@ -509,6 +528,7 @@ impl Builder {
             openapi: OpenApi::default(),
             rules: everywhere,
             provider_rules,
+            providers: config.providers.keys().filter_map(|name| providers.get(&**name).cloned()).collect(),
         })
     }
 

@@ -16,7 +16,8 @@ impl Checker<'_> {
         };
         self.settings(provider, kind, &at);
         let Some(credential) = &provider.credential else {
-            if let (None, Some(_)) = (&provider.api_key, &kind.proof.aws_service) {
+            let has_key = provider.api_key.is_some() || !provider.api_keys.is_empty();
+            if let (false, Some(_)) = (has_key, &kind.proof.aws_service) {
                 self.aws(&AwsConfig::default(), &at(&["credential"]));
             }
             return;

@@ -296,3 +296,26 @@ access:
 ";
     assert_snapshot!("sign_on_open", problems(open));
 }
+
+#[test]
+fn providers_keys_retries_and_breakers_have_their_rules() {
+    let text = "version: 1
+providers:
+  two:
+    kind: openai
+    api_key: env:PATH
+    api_keys: [ env:PATH, { key: env:HOME, weight: 0, name: 'a b' } ]
+    retries: { attempts: 11, budget_percent: 101, max_wait: 2m }
+    breaker: { failures: 0, pause: 0s }
+  same:
+    kind: openai
+    api_keys: [ env:PATH, { key: env:PATH, name: '1', limits: [ { requests: 0, per: hour } ] } ]
+    breaker: { pause: 1m }
+  none: { kind: ollama, api_keys: [ env:PATH ] }
+  clear: { kind: openai, api_keys: [ sk-in-clear-text ], pacing: sometimes }
+  empty: { kind: openai, api_keys: [ {} ] }
+  many: { kind: openai, api_keys: [ { key: env:PATH, wieght: 2 } ] }
+endpoints: [ { name: chat, type: llm/v1/chat, route: two/m } ]
+";
+    assert_snapshot!("upkeep", problems(text));
+}

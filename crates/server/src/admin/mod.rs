@@ -13,6 +13,7 @@ mod models;
 mod openapi;
 mod page;
 mod principals;
+mod providers;
 mod records;
 mod secrets;
 mod tag;
@@ -100,6 +101,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     routes.extend(limits::routes());
     routes.extend(models::routes());
     routes.extend(principals::routes());
+    routes.extend(providers::routes());
     routes.extend(openapi::routes());
     routes.extend(usage::routes());
     routes

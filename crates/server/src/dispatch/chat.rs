@@ -64,6 +64,7 @@ impl ChatTarget {
             provider: &provider,
             model: &self.name,
             known: &self.known,
+            lease: None,
             head,
             max_answer,
             heartbeat,

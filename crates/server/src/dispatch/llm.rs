@@ -36,6 +36,7 @@ use crate::pipeline::Planned;
 use crate::reply::{Pieces, Reply, names};
 use crate::snapshot::known::Known;
 use crate::snapshot::{Provider, Transport};
+use crate::standing::Lease;
 
 /// Error bodies are read up to here.
 pub(super) const MAX_ERROR_BODY: usize = 64 << 10;
@@ -77,6 +78,8 @@ pub(super) struct Attempt<'a> {
     /// The provider's name of the model.
     pub(super) model: &'a str,
     pub(super) known: &'a Known,
+    /// The key to call with; `None` where nothing elsewhere is called.
+    pub(super) lease: Option<&'a Lease<'a>>,
     pub(super) head: &'a Parts,
     pub(super) max_answer: usize,
     /// Longest silence in a stream.
@@ -141,6 +144,9 @@ impl Attempt<'_> {
     ) -> Result<Reply, Fault> {
         let response = self.send(way, body).await?;
         flight.first_byte();
+        if let Some(lease) = self.lease {
+            lease.learn(response.headers());
+        }
         let response = self.check(response).await?;
         if way.stream {
             self.stream(response, way, flight).await
@@ -294,6 +300,7 @@ impl Attempt<'_> {
             body: &body,
         };
         provider.credential.authorize(&asked, &mut more).await?;
+        more.extend(self.lease.and_then(|lease| lease.key().header.clone()));
         let outgoing = Outgoing {
             method: &Method::POST,
             target: &target,

@@ -17,6 +17,7 @@ mod predict;
 mod raw;
 mod remote;
 mod stream;
+mod tries;
 mod upload;
 
 use std::sync::Arc;
@@ -55,19 +56,18 @@ pub(crate) async fn dispatch(
     for (index, step) in planned.steps.iter().enumerate() {
         flight.record().attempts += 1;
         flight.record().target = Some(Arc::clone(name_of(step)));
+        let more = index + 1 < count;
         let tried = match step {
-            Step::Target(target) => attempt(snapshot, &planned, target, head, &mut call, flight).await,
+            Step::Target(target) => attempt(snapshot, &planned, target, head, more, &mut call, flight).await,
             Step::Graph(graph) => Box::pin(graph::answer(snapshot, &planned, graph, head, flight)).await,
         };
         match tried {
             Ok(reply) => return Ok(label(reply, &planned, step)),
             Err(fault) => {
-                let more = index + 1 < count;
                 if !more || fault.retry == Retry::Never {
                     let mut reply = Reply::fault(&fault, flight);
-                    if let Ok(attempts) = HeaderValue::from_str(&(index + 1).to_string()) {
-                        reply.headers.insert(names::ATTEMPTS, attempts);
-                    }
+                    let attempts = HeaderValue::from(flight.record().attempts);
+                    reply.headers.insert(names::ATTEMPTS, attempts);
                     return Ok(label(reply, &planned, step));
                 }
                 tracing::debug!(target = %name_of(step), %fault, "passing on to the next target");
@@ -78,12 +78,13 @@ pub(crate) async fn dispatch(
     Err(last)
 }
 
-/// One try at one target: the only way to it, also from inside a chain, ensemble or switch.
+/// One target: the only way to it, also from inside a chain, ensemble or switch. `more`: there is a next one.
 async fn attempt(
     snapshot: &Snapshot,
     planned: &Planned,
     target: &Target,
     head: &Parts,
+    more: bool,
     call: &mut llm::Translated,
     flight: &mut Flight,
 ) -> Result<Reply, Fault> {
@@ -91,7 +92,7 @@ async fn attempt(
         return Err(denied());
     }
     let held = flight.held();
-    let tried = ask(snapshot, planned, target, head, call, flight).await;
+    let tried = ask(snapshot, planned, target, (head, more), call, flight).await;
     if tried.is_err() {
         // The next one has limits of its own.
         flight.let_go(held);
@@ -111,7 +112,7 @@ async fn ask(
     snapshot: &Snapshot,
     planned: &Planned,
     target: &Target,
-    head: &Parts,
+    (head, spare): (&Parts, bool),
     call: &mut llm::Translated,
     flight: &mut Flight,
 ) -> Result<Reply, Fault> {
@@ -132,22 +133,17 @@ async fn ask(
             if !provider.rules.is_empty() {
                 Box::pin(admit::provider(&provider.rules, &target.label, planned, &known, flight)).await?;
             }
-            if planned.call.facts.is_none() {
-                let max_answer = snapshot.max_answer;
-                let remote = remote::Remote { planned, provider, model: &model, head, max_answer };
-                Box::pin(remote.predict(flight)).await
-            } else {
-                let attempt = llm::Attempt {
-                    planned,
-                    provider,
-                    model: &model,
-                    known: &known,
-                    head,
-                    max_answer: snapshot.max_answer,
-                    heartbeat: snapshot.heartbeat,
-                };
-                attempt.run(call, flight).await
-            }
+            let tries = tries::Tries {
+                snapshot,
+                planned,
+                target: &target.label,
+                provider,
+                model: &model,
+                known: &known,
+                head,
+                spare,
+            };
+            tries.run(call, flight).await
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::flight::Flight;
 use crate::native::Native;
 use crate::reply::{Content, Pieces, Reply, names};
 use crate::snapshot::{Provider, Snapshot, Transport};
+use crate::standing::{After, Places, Wanted};
 
 /// Fields of a caller that reach the provider. Everything else stays here: credentials, cookies, the caller's address,
 /// what chooses another account, and what belongs to the connection.
@@ -113,7 +114,7 @@ async fn exchange(
     }
     let mut max_body = native.max_body;
     let upload = |body, most| Upload::new(body, most, snapshot.body_limits.idle, Arc::clone(progress));
-    let body = if call.body.is_end_stream() {
+    let mut body = if call.body.is_end_stream() {
         Payload::Whole(Bytes::new())
     } else if provider.credential.signs() {
         // A signature is over the whole body.
@@ -128,27 +129,65 @@ async fn exchange(
     } else {
         Payload::Stream(Box::pin(upload(call.body, max_body)))
     };
-    let mut more = Vec::new();
-    let asked = Unauthorized {
-        method: &head.method,
-        target: &target,
-        host: &origin.authority,
-        content_type: headers.get(header::CONTENT_TYPE),
-        body: if let Payload::Whole(body) = &body { body } else { &[] },
-    };
-    provider.credential.authorize(&asked, &mut more).await?;
     let mut deadlines = provider.deadlines;
     // The time to the answer's head begins with the upload.
     deadlines.head += snapshot.body_limits.total;
     deadlines.total += snapshot.body_limits.total;
-    let outgoing = Outgoing { method: &head.method, target: &target, headers: &headers, more: &more, body };
-    let response = Client.send(origin, outgoing, &deadlines).await;
-    let response =
-        response.map_err(|error| progress.fault(max_body).unwrap_or_else(|| error.into_fault()))?;
-    flight.first_byte();
-    provider.credential.refused(response.status());
-    let response = check(provider.kind, response).await?;
-    answer(snapshot, native, &target, &head.method, response, flight).await
+    let gateway = Arc::clone(flight.gateway());
+    let mut passed = Places::default();
+    let mut last = None;
+    loop {
+        // Files and batches are there for the key that made them, and its account's others: no turns are taken.
+        let now = gateway.millis();
+        let wanted = Wanted { model: "", tokens: 0, spare: false, in_order: true, now };
+        let lease = match provider.standing.lease(&gateway, &wanted, passed) {
+            Ok(lease) => lease,
+            Err(none) => return Err(last.unwrap_or(none)),
+        };
+        // What has been read once is not there for another key.
+        let again = match &body {
+            Payload::Whole(body) => Some(Payload::Whole(body.clone())),
+            Payload::Stream(_) => None,
+        };
+        let mut more = Vec::new();
+        let asked = Unauthorized {
+            method: &head.method,
+            target: &target,
+            host: &origin.authority,
+            content_type: headers.get(header::CONTENT_TYPE),
+            body: if let Payload::Whole(body) = &body { body } else { &[] },
+        };
+        provider.credential.authorize(&asked, &mut more).await?;
+        more.extend(lease.key().header.clone());
+        let outgoing =
+            Outgoing { method: &head.method, target: &target, headers: &headers, more: &more, body };
+        let sent = Client.send(origin, outgoing, &deadlines).await;
+        let checked = match sent {
+            Ok(response) => {
+                flight.first_byte();
+                lease.learn(response.headers());
+                provider.credential.refused(response.status());
+                check(provider.kind, response).await
+            }
+            Err(error) => Err(progress.fault(max_body).unwrap_or_else(|| error.into_fault())),
+        };
+        let fault = match checked {
+            Ok(response) => {
+                lease.answered();
+                return answer(snapshot, native, &target, &head.method, response, flight).await;
+            }
+            Err(fault) => fault,
+        };
+        let place = lease.place;
+        let other = lease.failed(&fault) == After::OtherKey;
+        match again.filter(|_| other) {
+            Some(again) => body = again,
+            None => return Err(fault),
+        }
+        passed.add(place);
+        last = Some(fault);
+        flight.record().attempts += 1;
+    }
 }
 
 /// The provider's fields, and those of the caller's that may go along.

@@ -20,6 +20,7 @@ use crate::flight::Flight;
 use crate::pipeline::Planned;
 use crate::reply::{JSON, Reply, names};
 use crate::snapshot::{Provider, Transport};
+use crate::standing::Lease;
 use crate::surface::{self, Surface};
 
 /// What a server said of a model's inputs is believed for this long.
@@ -37,6 +38,8 @@ pub(super) struct Remote<'a> {
     pub(super) provider: &'a Provider,
     /// The server's name of the model.
     pub(super) model: &'a str,
+    /// The key to call with.
+    pub(super) lease: Option<&'a Lease<'a>>,
     pub(super) head: &'a Parts,
     pub(super) max_answer: usize,
 }
@@ -177,10 +180,14 @@ impl Remote<'_> {
             body: &body,
         };
         provider.credential.authorize(&asked, &mut more).await?;
+        more.extend(self.lease.and_then(|lease| lease.key().header.clone()));
         let body = Payload::Whole(body);
         let outgoing = Outgoing { method, target, headers: &headers, more: &more, body };
         let response = Client.send(origin, outgoing, &provider.deadlines).await;
         let (head, body) = response.map_err(UpstreamError::into_fault)?.into_parts();
+        if let Some(lease) = self.lease {
+            lease.learn(&head.headers);
+        }
         if head.status.is_success() {
             let body = collect(body, most).await.map_err(UpstreamError::into_fault)?;
             return Ok((head, body));

@@ -14,6 +14,7 @@ use millgate_upstream::Deadlines;
 use super::known::{Known, KnownModels};
 use super::{Place, Provider, Transport, Way};
 use crate::dispatch::ChatTarget;
+use crate::standing::Standing;
 
 static KIND: LazyLock<ProviderKind> = LazyLock::new(ProviderKind::registered_model);
 
@@ -34,6 +35,7 @@ pub(super) fn target(deployment: Arc<Deployment>, serving: &ServingConfig, confi
         scorer: None,
         described: Arc::default(),
         rules: Arc::default(),
+        standing: Arc::new(Standing::unwatched()),
         ways: vec![Way {
             dialect,
             operation: Operation::Chat,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
-use millgate_config::{ChatApi, Config, ProviderConfig};
+use millgate_config::{ChatApi, Config, ProviderConfig, ProviderKey};
 use millgate_credential::{Credential, Credentials, Opened, Wanted};
 use millgate_provider::{ProviderKind, Settings, complete};
 use millgate_scoring::Template;
@@ -15,6 +15,7 @@ use url::Url;
 
 use super::known::KnownModels;
 use super::{Encoded, Place, Provider, Transport, Way};
+use crate::standing::Standing;
 
 /// The provider, and its credential to keep once everything is in use.
 pub(super) fn open(
@@ -73,7 +74,7 @@ pub(super) fn open(
         .open(&Wanted {
             name,
             written: written.credential.as_ref(),
-            has_key: written.api_key.is_some(),
+            has_key: written.api_key.is_some() || !written.api_keys.is_empty(),
             kind,
             settings: &settings,
             base: base.as_ref(),
@@ -103,6 +104,7 @@ pub(super) fn open(
         }),
         described: Arc::default(),
         rules: Arc::default(),
+        standing: Arc::new(Standing::unwatched()),
         ways: match &written.scorer {
             Some(scorer) => vec![paths.way(Dialect::Scoring, Operation::Predict, false, &scorer.path)?],
             None => paths.of_chats(written.api, paths.ways(kind)?),
@@ -119,6 +121,21 @@ pub(super) fn open(
         provider.families.push((family, Arc::new(member)));
     }
     Ok((provider, opened))
+}
+
+/// The header of each of several keys. One that the configuration sets itself stands instead of them all.
+pub(super) fn key_headers(
+    name: &str,
+    written: &ProviderConfig,
+    ours: &HeaderMap,
+    kind: &ProviderKind,
+) -> Result<Vec<Option<(HeaderName, HeaderValue)>>, String> {
+    let header = |(place, key): (usize, &ProviderKey)| {
+        let header = kind.auth_header(key.key.expose());
+        let header = header.ok_or_else(|| format!("providers.{name}.api_keys[{place}] cannot be sent"))?;
+        Ok(Some(header).filter(|(name, _)| !ours.contains_key(name)))
+    };
+    written.api_keys.iter().enumerate().map(header).collect()
 }
 
 /// What paths are completed with.

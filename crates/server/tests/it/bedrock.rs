@@ -6,6 +6,7 @@ use millgate_provider::{AwsKeys, Scope, Unsigned, sign};
 use millgate_testkit::{FakeProvider, Recorded, TestGateway};
 use serde_json::{Value, json};
 
+use super::SENT;
 use super::pass::{chat, text_of};
 
 const KEY_ID: &str = "AKIDCANARY0123456789";
@@ -21,7 +22,7 @@ fn config(fake: &FakeProvider, credential: &str, models: &[&str]) -> String {
     format!(
         "version: 1
 providers:
-  aws: {{ kind: bedrock, region: eu-central-1, base_url: 'http://{}', timeout: 2s, {credential} }}
+  aws: {{ kind: bedrock, region: eu-central-1, base_url: 'http://{}', timeout: 2s, {SENT}, {credential} }}
 endpoints:
   - {{ name: vectors, type: llm/v1/embeddings, route: aws/amazon.titan-embed-text-v2:0 }}
 {}",

@@ -3,15 +3,15 @@
 use millgate_testkit::{FakeProvider, TestGateway};
 use serde_json::{Value, json};
 
-use super::PROVIDER_KEY;
 use super::pass::{chat, text_of};
+use super::{PROVIDER_KEY, SENT};
 
 async fn gateway(fake: &FakeProvider) -> TestGateway {
     let root = format!("http://{}", fake.address());
     TestGateway::start(&format!(
         "version: 1
 providers:
-  cohere: {{ kind: cohere, base_url: '{root}', api_key: {PROVIDER_KEY}, timeout: 2s, input_type: clustering }}
+  cohere: {{ kind: cohere, base_url: '{root}', api_key: {PROVIDER_KEY}, timeout: 2s, input_type: clustering, {SENT} }}
 endpoints:
   - {{ name: vectors, type: llm/v1/embeddings, route: cohere/embed-v4.0 }}
   - {{ name: complete, type: llm/v1/completions, route: cohere/ok }}

@@ -112,7 +112,7 @@ async fn a_stream_that_does_not_begin_is_given_up_for_the_next_target() {
         "  - {{ name: steady, type: llm/v1/chat, route: {{ fallback: [openai/{slow}, anthropic/ok] }} }}\n"
     );
     let yaml = config(&fake, &[slow, "chunks-30-20ms", "slow-head-900ms"], &more)
-        .replace("timeout: 2s }", "timeout: 20s, first_content_timeout: 400ms }");
+        .replace("timeout: 2s,", "timeout: 20s, first_content_timeout: 400ms,");
     let gateway = TestGateway::start(&yaml).await;
     for provider in ["openai", "anthropic"] {
         for path in ["/v1/chat/completions", "/v1/messages"] {

@@ -34,6 +34,7 @@ mod shared;
 mod sign_on;
 mod tls;
 mod translate;
+mod upkeep;
 mod vertex;
 mod waiting;
 
@@ -41,6 +42,9 @@ use millgate_testkit::{FakeProvider, TestGateway};
 
 /// The provider's key; it must reach the provider and nobody else.
 const PROVIDER_KEY: &str = "sk-canary-provider-0123456789";
+
+/// Every call is sent, once: for tests of what comes of one call.
+const SENT: &str = "breaker: { enabled: false }, pacing: off, retries: { attempts: 0 }";
 
 /// A gateway whose endpoints are named after the fake provider's models, once per dialect:
 /// `openai-<model>`, `anthropic-<model>` and `gemini-<model>`.
@@ -61,9 +65,9 @@ fn config(fake: &FakeProvider, models: &[&str], more: &str) -> String {
     format!(
         "version: 1
 providers:
-  openai: {{ kind: openai, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s }}
-  gemini: {{ kind: gemini, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s }}
-  anthropic: {{ kind: anthropic, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s }}
+  openai: {{ kind: openai, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s, {SENT} }}
+  gemini: {{ kind: gemini, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s, {SENT} }}
+  anthropic: {{ kind: anthropic, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s, {SENT} }}
 endpoints:
 {endpoints}{more}"
     )

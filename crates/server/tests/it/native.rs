@@ -4,8 +4,8 @@ use millgate_testkit::client::{self, Answer};
 use millgate_testkit::{FakeProvider, TestGateway};
 use serde_json::{Value, json};
 
-use super::PROVIDER_KEY;
 use super::pass::chat;
+use super::{PROVIDER_KEY, SENT};
 
 const KEY: &str = "sk-caller-0123456789abcdef";
 
@@ -14,9 +14,9 @@ fn config(fake: &FakeProvider, more: &str) -> String {
     format!(
         "version: 1
 providers:
-  openai: {{ kind: openai, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s }}
-  claude: {{ kind: anthropic, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s }}
-  gemini: {{ kind: gemini, base_url: 'http://{}/v1beta', api_key: {PROVIDER_KEY}, timeout: 2s }}
+  openai: {{ kind: openai, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s, {SENT} }}
+  claude: {{ kind: anthropic, base_url: '{base}', api_key: {PROVIDER_KEY}, timeout: 2s, {SENT} }}
+  gemini: {{ kind: gemini, base_url: 'http://{}/v1beta', api_key: {PROVIDER_KEY}, timeout: 2s, {SENT} }}
 native:
   openai: {{ provider: openai }}
   anthropic: {{ provider: claude, limits: [ {{ requests: 2, per: minute }} ] }}

@@ -3,13 +3,14 @@
 use millgate_testkit::{FakeProvider, TestGateway};
 use serde_json::json;
 
+use super::SENT;
 use super::pass::{chat, text_of};
 
 async fn gateway(fake: &FakeProvider) -> TestGateway {
     TestGateway::start(&format!(
         "version: 1
 providers:
-  ollama: {{ kind: ollama-native, base_url: 'http://{}', timeout: 2s }}
+  ollama: {{ kind: ollama-native, base_url: 'http://{}', timeout: 2s, {SENT} }}
 access: {{ allow_provider_models: true }}
 ",
         fake.address()

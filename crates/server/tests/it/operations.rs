@@ -3,19 +3,19 @@
 use millgate_testkit::{FakeProvider, TestGateway};
 use serde_json::{Value, json};
 
-use super::PROVIDER_KEY;
+use super::{PROVIDER_KEY, SENT};
 
 async fn gateway(fake: &FakeProvider) -> TestGateway {
     let root = format!("http://{}", fake.address());
     TestGateway::start(&format!(
         "version: 1
 providers:
-  cohere: {{ kind: cohere, base_url: '{root}', api_key: {PROVIDER_KEY}, timeout: 2s }}
-  voyage: {{ kind: voyage, base_url: '{root}/voyage', api_key: {PROVIDER_KEY}, timeout: 2s }}
-  local: {{ kind: openai-compatible, base_url: '{root}/v1', timeout: 2s }}
-  openai: {{ kind: openai, base_url: '{root}/v1', api_key: {PROVIDER_KEY}, timeout: 2s }}
-  mistral: {{ kind: mistral, base_url: '{root}/mistral/v1', api_key: {PROVIDER_KEY}, timeout: 2s }}
-  anthropic: {{ kind: anthropic, base_url: '{root}/v1', api_key: {PROVIDER_KEY}, timeout: 2s }}
+  cohere: {{ kind: cohere, base_url: '{root}', api_key: {PROVIDER_KEY}, timeout: 2s, {SENT} }}
+  voyage: {{ kind: voyage, base_url: '{root}/voyage', api_key: {PROVIDER_KEY}, timeout: 2s, {SENT} }}
+  local: {{ kind: openai-compatible, base_url: '{root}/v1', timeout: 2s, {SENT} }}
+  openai: {{ kind: openai, base_url: '{root}/v1', api_key: {PROVIDER_KEY}, timeout: 2s, {SENT} }}
+  mistral: {{ kind: mistral, base_url: '{root}/mistral/v1', api_key: {PROVIDER_KEY}, timeout: 2s, {SENT} }}
+  anthropic: {{ kind: anthropic, base_url: '{root}/v1', api_key: {PROVIDER_KEY}, timeout: 2s, {SENT} }}
 endpoints:
   - {{ name: cohere-rank, type: llm/v1/rerank, route: cohere/rerank-v3.5 }}
   - {{ name: voyage-rank, type: llm/v1/rerank, path: /rank, route: voyage/rerank-2 }}

@@ -3,7 +3,7 @@
 use millgate_testkit::{FakeProvider, TestGateway};
 use serde_json::{Value, json};
 
-use super::over;
+use super::{SENT, over};
 
 const TEXT: &str = "Hello from the fake provider.";
 
@@ -155,7 +155,7 @@ async fn a_provider_may_be_called_by_responses_for_everybody() {
     let gateway = TestGateway::start(&format!(
         "version: 1
 providers:
-  openai: {{ kind: openai, api: responses, base_url: '{base}', api_key: sk-0123456789, timeout: 2s }}
+  openai: {{ kind: openai, api: responses, base_url: '{base}', api_key: sk-0123456789, timeout: 2s, {SENT} }}
   local: {{ kind: vllm, api: responses, base_url: '{base}', timeout: 2s }}
 access: {{ allow_provider_models: true }}
 "
@@ -237,7 +237,7 @@ async fn thinking_of_others_is_left_out_by_name() {
     let base = fake.base_url();
     let gateway = TestGateway::start(&format!(
         "version: 1
-providers: {{ openai: {{ kind: openai, api: responses, base_url: '{base}', api_key: sk-0123456789, timeout: 2s }} }}
+providers: {{ openai: {{ kind: openai, api: responses, base_url: '{base}', api_key: sk-0123456789, timeout: 2s, {SENT} }} }}
 access: {{ allow_provider_models: true }}
 "
     ))

@@ -17,6 +17,9 @@
 //! | `empty-stream`, `no-done`, `bad-json` | no events; no end marker; damaged JSON |
 //! | `redirect`, `huge` | 302 to `/__stolen`; an answer of 8 MiB |
 //! | `lie-...` | see `lies.rs` |
+//! | `left-N-of-M-Ss`, `tokens-N-of-M-Ss` | a whole answer that says N of M calls, or tokens, are left, and S seconds to the reset |
+//!
+//! A key `as-BEHAVIOUR`, or `as-BEHAVIOUR~anything`, has every model behave like that, and [`FakeProvider::behave`] does from outside.
 //!
 //! Of a name with `@`, what stands behind the last one counts: `claude-sonnet-4-5@tool`. Segments of the path say
 //! which vendor is played, where vendors differ: `/mistral/`, `/voyage/`, `/v2/rerank` (Cohere), and
@@ -45,6 +48,7 @@ mod token;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -87,6 +91,8 @@ impl Recorded {
 #[derive(Debug, Default)]
 struct Kept {
     requests: Mutex<VecDeque<Recorded>>,
+    seen: AtomicUsize,
+    behaviour: Mutex<Option<String>>,
     gone: Mutex<Vec<Instant>>,
 }
 
@@ -110,7 +116,16 @@ impl Log {
         }
     }
 
+    /// What every model does, whatever its name.
+    pub(crate) fn behaviour(&self) -> Option<String> {
+        let kept = self.0.as_ref()?;
+        kept.behaviour.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn push(&self, request: Recorded) {
+        if let Some(kept) = &self.0 {
+            kept.seen.fetch_add(1, Ordering::Relaxed);
+        }
         if let Some(mut log) = self.lock() {
             if log.len() == KEPT {
                 log.pop_front();
@@ -171,6 +186,19 @@ impl FakeProvider {
     #[must_use]
     pub fn requests(&self) -> Vec<Recorded> {
         self.log.lock().map(|log| log.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// How many requests there were, since it began.
+    #[must_use]
+    pub fn seen(&self) -> usize {
+        self.log.0.as_ref().map_or(0, |kept| kept.seen.load(Ordering::Relaxed))
+    }
+
+    /// Has every model behave like the one of that name from now on; `None`: like their own names.
+    pub fn behave(&self, behaviour: Option<&str>) {
+        if let Some(kept) = &self.log.0 {
+            *kept.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour.map(str::to_owned);
+        }
     }
 
     /// The last request.

@@ -91,6 +91,16 @@ async fn connection(
             link.stream.write_all(&whole_answer(status, kind, "", &body)).await?;
             continue;
         }
+        let told = log.behaviour().or_else(|| by_key(&head));
+        let status = told.as_deref().and_then(|told| told.strip_prefix("status-"));
+        if super::native::serves(path)
+            && let Some(status) = status.and_then(|status| status.parse().ok())
+        {
+            let body = bodies::error(Api::Chat, status);
+            link.stream.write_all(&whole_answer(status, "application/json", "", &body)).await?;
+            owed.set(false);
+            continue;
+        }
         if super::native::serves(path) {
             if super::native::answer(&mut link.stream, method, path, &head, &body).await? {
                 owed.set(false);
@@ -103,7 +113,7 @@ async fn connection(
             link.stream.write_all(&answer).await?;
             continue;
         };
-        if !answer(&mut link.stream, api, path, &body, made).await? {
+        if !answer(&mut link.stream, api, path, &body, told.as_deref(), made).await? {
             return Ok(());
         }
         owed.set(false);
@@ -143,7 +153,14 @@ fn named(path: &str) -> Option<&str> {
 }
 
 /// Answers one call; false when the connection is over.
-async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made: &Made) -> io::Result<bool> {
+async fn answer(
+    stream: &mut TcpStream,
+    api: Api,
+    path: &str,
+    body: &[u8],
+    told: Option<&str>,
+    made: &Made,
+) -> io::Result<bool> {
     let mut asked = Asked::read(path, body);
     if let Some(model) = named(path) {
         asked.model = model.to_owned();
@@ -151,6 +168,9 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
     }
     if asked.model.contains('@') || asked.model.contains("%40") {
         asked.model = behaviour(&asked.model).to_owned();
+    }
+    if let Some(told) = told {
+        told.clone_into(&mut asked.model);
     }
     let model = asked.model.as_str();
     let streams = asked.stream && api.streams();
@@ -188,9 +208,30 @@ async fn answer(stream: &mut TcpStream, api: Api, path: &str, body: &[u8], made:
                 usual(stream, api, &asked, made).await?;
             }
         }
+        what @ ("left" | "tokens") => {
+            let what = if what == "left" { "requests" } else { "tokens" };
+            let said: Vec<&str> = parts.collect();
+            let [left, "of", limit, reset] = said[..] else {
+                return usual(stream, api, &asked, made).await.map(|()| true);
+            };
+            let more = format!(
+                "x-ratelimit-limit-{what}: {limit}\r\nx-ratelimit-remaining-{what}: {left}\r\nx-ratelimit-reset-{what}: {reset}\r\n"
+            );
+            let body = bodies::whole(api, path, model, &asked.value());
+            stream.write_all(&whole_answer(200, "application/json", &more, &body)).await?;
+        }
         _ => return fault(stream, api, &asked, made).await,
     }
     Ok(true)
+}
+
+/// What a key says of how its calls end.
+fn by_key(head: &Head) -> Option<String> {
+    let key = head.field("authorization").or_else(|| head.field("x-api-key"))?;
+    key.strip_prefix("Bearer ")
+        .unwrap_or(key)
+        .strip_prefix("as-")
+        .map(|told| told.split('~').next().unwrap_or_default().to_owned())
 }
 
 async fn fault(stream: &mut TcpStream, api: Api, asked: &Asked<'_>, made: &Made) -> io::Result<bool> {

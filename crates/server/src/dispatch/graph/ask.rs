@@ -36,9 +36,10 @@ impl Run<'_> {
         input: Input<'_>,
     ) -> Result<Answer, Fault> {
         let mut last = Fault::gateway(code::NO_HEALTHY_TARGET, "the route has no target");
-        for step in plan {
+        for (index, step) in plan.iter().enumerate() {
+            let more = index + 1 < plan.len();
             let tried = match step {
-                Step::Target(target) => self.target(target, input).await,
+                Step::Target(target) => self.target(target, input, more).await,
                 Step::Graph(graph) => self.graph(graph, input).await,
             };
             match tried {
@@ -50,14 +51,14 @@ impl Run<'_> {
         Err(last)
     }
 
-    async fn target(&self, target: &Target, input: Input<'_>) -> Result<Answer, Fault> {
+    async fn target(&self, target: &Target, input: Input<'_>, more: bool) -> Result<Answer, Fault> {
         let is_chat = target.operation == Operation::Chat;
         let dialect = if is_chat { Dialect::OpenAi } else { Dialect::Scoring };
         let mut hop = self.departures.hop(&target.label, dialect, target.operation);
         let answered = if is_chat {
-            self.chats(target, input, &mut hop).await
+            self.chats(target, input, more, &mut hop).await
         } else {
-            self.predicts(target, input, &mut hop).await
+            self.predicts(target, input, more, &mut hop).await
         };
         match &answered {
             Ok(_) => hop.land(),
@@ -70,13 +71,14 @@ impl Run<'_> {
         &self,
         target: &Target,
         input: Input<'_>,
+        more: bool,
         hop: &mut crate::flight::Flight,
     ) -> Result<Answer, Fault> {
         let body = self.body_for(target, input)?;
         let planned = self.planned(Dialect::Scoring, Operation::Predict, body.bytes, None);
         let head = head(body.kind.unwrap_or(JSON));
         let mut unused = llm::Translated::default();
-        let reply = attempt(self.snapshot, &planned, target, &head, &mut unused, hop).await?;
+        let reply = attempt(self.snapshot, &planned, target, &head, more, &mut unused, hop).await?;
         // Under `compat: mlflow` MLflow's own error is an answer.
         if reply.status != StatusCode::OK {
             let public = "the model refused the input";
@@ -89,6 +91,7 @@ impl Run<'_> {
         &self,
         target: &Target,
         input: Input<'_>,
+        more: bool,
         hop: &mut crate::flight::Flight,
     ) -> Result<Answer, Fault> {
         let mut call = match input {
@@ -105,7 +108,7 @@ impl Run<'_> {
         let facts = Facts::read(&bytes, Dialect::OpenAi, Operation::Chat)?;
         let planned = self.planned(Dialect::OpenAi, Operation::Chat, bytes, Some(facts));
         let mut translated = llm::Translated::default();
-        let reply = attempt(self.snapshot, &planned, target, &head(JSON), &mut translated, hop).await?;
+        let reply = attempt(self.snapshot, &planned, target, &head(JSON), more, &mut translated, hop).await?;
         let answer: Value = serde_json::from_slice(&whole(reply.body)?)
             .map_err(|cause| failed("an LLM's answer is not JSON").with_cause(cause))?;
         match answer.pointer("/choices/0/message/content") {

@@ -120,10 +120,15 @@ impl Run<'_> {
     ) -> Result<Reply, Fault> {
         let mut last = Fault::gateway(code::NO_HEALTHY_TARGET, "the route has no target");
         let mut translated = llm::Translated::default();
-        for step in route.plan(&mut |below| fastrand::u64(..below)) {
+        let plan = route.plan(&mut |below| fastrand::u64(..below));
+        let count = plan.len();
+        for (index, step) in plan.into_iter().enumerate() {
+            let more = index + 1 < count;
             let Step::Target(target) = step else { return Err(failed("the last step must be an LLM")) };
             let mut hop = self.departures.hop(&target.label, planned.call.dialect, Operation::Chat);
-            match attempt(self.snapshot, planned, &target, self.head, &mut translated, &mut hop).await {
+            let tried =
+                attempt(self.snapshot, planned, &target, self.head, more, &mut translated, &mut hop).await;
+            match tried {
                 Ok(mut reply) => {
                     flight.first_byte();
                     flight.record().lane = hop.record().lane;

@@ -5,7 +5,7 @@ use millgate_provider::{ProviderKind, kinds};
 use millgate_testkit::FakeProvider;
 use millgate_types::{Dialect, Operation};
 
-use super::super::PROVIDER_KEY;
+use super::super::{PROVIDER_KEY, SENT};
 
 /// Kinds that are not asked over the wire, and why.
 const ELSEWHERE: [(&str, &str); 1] = [("mock", "answers inside the gateway: [Mock](../mock.md)")];
@@ -72,7 +72,7 @@ impl Row {
             name.push_str("-responses");
         }
         let fake = FakeProvider::start().expect("a free port");
-        let mut config = format!("kind: {}, timeout: 5s", kind.name);
+        let mut config = format!("kind: {}, timeout: 5s, {SENT}", kind.name);
         let mut manner = match manner_of_thinking(seen_as) {
             "" => String::new(),
             manner => format!("/thinks-in-{manner}"),
