@@ -350,6 +350,9 @@ impl EstimatorText {
                 if fits(features, MOST_TREE_FEATURES)? != trees.features() {
                     return Err("trees that do not fit their features".to_owned());
                 }
+                if !trees.words.is_empty() {
+                    return Err("lightgbm model with categorical columns".to_owned());
+                }
                 Estimator::Lightgbm(trees)
             }
             Self::Xgboost { json, classifier, features } => {
@@ -359,6 +362,9 @@ impl EstimatorText {
                     Xgboost::read(&model, wrapper).map_err(|why| format!("xgboost model with {why}"))?;
                 if fits(features, MOST_TREE_FEATURES)? != trees.features() {
                     return Err("trees that do not fit their features".to_owned());
+                }
+                if !trees.words.is_empty() {
+                    return Err("xgboost model with categorical columns".to_owned());
                 }
                 Estimator::Xgboost(trees)
             }
