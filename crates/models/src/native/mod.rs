@@ -9,6 +9,7 @@ mod forest;
 mod lightgbm;
 pub(crate) mod onnx;
 mod pipeline;
+mod scorer;
 mod transform;
 mod ubjson;
 mod words;
