@@ -25,25 +25,26 @@ const PARQUET: &str = "application/vnd.apache.parquet";
 fn batch(rows: &[[f64; 5]]) -> RecordBatch {
     let column =
         |at: usize| -> ArrayRef { Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row[at]))) };
-    RecordBatch::try_from_iter(COLUMNS.iter().enumerate().map(|(at, name)| (*name, column(at)))).unwrap()
+    RecordBatch::try_from_iter(COLUMNS.iter().enumerate().map(|(at, name)| (*name, column(at))))
+        .expect("columns of one length")
 }
 
 fn stream(batch: &RecordBatch) -> Vec<u8> {
-    let mut writer = StreamWriter::try_new(Vec::new(), batch.schema_ref()).unwrap();
-    writer.write(batch).unwrap();
-    writer.into_inner().unwrap()
+    let mut writer = StreamWriter::try_new(Vec::new(), batch.schema_ref()).expect("a writer");
+    writer.write(batch).expect("it is written");
+    writer.into_inner().expect("it is written")
 }
 
 fn file(batch: &RecordBatch, properties: WriterProperties) -> Vec<u8> {
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
-    writer.write(batch).unwrap();
-    writer.into_inner().unwrap()
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).expect("a writer");
+    writer.write(batch).expect("it is written");
+    writer.into_inner().expect("it is written")
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
+    encoder.write_all(bytes).expect("memory takes all");
+    encoder.finish().expect("memory takes all")
 }
 
 async fn ask(gateway: &TestGateway, path: &str, kind: &str, accept: &str, body: &[u8]) -> Answer {

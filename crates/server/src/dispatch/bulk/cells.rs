@@ -194,7 +194,6 @@ mod tests {
     use std::sync::Arc;
 
     use arrow_array::builder::{ListBuilder, StringDictionaryBuilder};
-    use arrow_array::types::Int64Type;
     use arrow_array::{
         ArrayRef, BinaryArray, Date32Array, Decimal128Array, Int32Array, Int64Array, StringViewArray,
         TimestampMillisecondArray,
@@ -247,6 +246,5 @@ mod tests {
             deep = DataType::List(Arc::new(Field::new("item", deep, true)));
         }
         assert!(!is_taken(&deep));
-        let _: Option<Int64Type> = None;
     }
 }

@@ -60,7 +60,7 @@ impl Batches {
     pub(super) async fn open(spooled: Spooled, limits: BatchLimits) -> Result<Self, Fault> {
         let Spooled { file, kept } = spooled;
         let opened = tokio::task::spawn_blocking(move || {
-            let pages = file.try_clone().map_err(|cause| damaged(cause))?;
+            let pages = file.try_clone().map_err(damaged)?;
             open::<File>(file, pages, limits.rows)
         });
         let reader = opened.await.unwrap_or_else(|stopped| Err(stumbled(stopped)))?;

@@ -414,7 +414,8 @@ fn owner(lengths: &[usize], item: usize) -> usize {
 }
 
 fn nulls(cells: &[Cell<'_>]) -> Option<NullBuffer> {
-    Some(NullBuffer::from_iter(cells.iter().map(Option::is_some))).filter(|nulls| nulls.null_count() > 0)
+    let nulls: NullBuffer = cells.iter().map(Option::is_some).collect();
+    (nulls.null_count() > 0).then_some(nulls)
 }
 
 /// An integer, also one that is written with a fraction of zero.
