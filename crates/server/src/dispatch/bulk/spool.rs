@@ -15,8 +15,10 @@ use super::feed::Feed;
 
 /// So much is gathered before it is written.
 const PIECE: usize = 1 << 20;
-/// All uploads together may have so many times the bytes of one.
+/// All uploads together may have so many times the bytes of one, and so many bytes in any case: endpoints with small limits do
+/// not suffer from those with large ones.
 const TOGETHER: u64 = 8;
+const TOGETHER_AT_LEAST: u64 = 8 << 30;
 
 /// Bytes of all uploads that are kept now.
 static KEPT: AtomicU64 = AtomicU64::new(0);
@@ -39,7 +41,7 @@ impl Kept {
             let public = format!("the file is over the limit of {limit} bytes");
             return Err(Fault::client(code::BODY_TOO_LARGE, public));
         }
-        if kept > limit.saturating_mul(TOGETHER) {
+        if kept > limit.saturating_mul(TOGETHER).max(TOGETHER_AT_LEAST) {
             let public = "too many files are being scored at once";
             return Err(Fault::gateway(code::OVERLOADED, public).with_retry_after(Duration::from_secs(5)));
         }
