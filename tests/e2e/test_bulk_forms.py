@@ -50,7 +50,7 @@ class Mixed(mlflow.pyfunc.PythonModel):
 
 class Sum(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):
-        return model_input.sum(axis=1)
+        return model_input.sum(axis=1).tolist()
 
 
 def mixed_rows(count):
