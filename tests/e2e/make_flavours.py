@@ -144,6 +144,33 @@ def transformers(torch):
     note("transformers-chat", [asked])
 
 
+def keras():
+    """Keras with a backend of its own: TensorFlow is 1.25 GB. What the backend is stands in the model, not in the worker's environment."""
+    os.environ["KERAS_BACKEND"] = "openvino"
+    import keras
+
+    keras.utils.set_random_seed(1)
+    dense = keras.layers.Dense
+    net = keras.Sequential([keras.Input((4,)), dense(16, activation="tanh"), dense(3, activation="softmax")])
+    rows = rng.normal(size=(20, 4)).astype("float32")
+    signature = infer_signature(rows, net.predict(rows, verbose=0))
+    mlflow.keras.save_model(net, str(FOLDER / "keras-tensor"), signature=signature, pip_requirements=["keras"])
+    note("keras-tensor", [{"inputs": rows[:1].tolist()}, {"instances": rows[:9].tolist()}])
+
+
+def prophet():
+    from prophet import Prophet
+
+    days = pandas.DataFrame({"ds": pandas.date_range("2026-01-01", periods=90)})
+    days["y"] = numpy.sin(numpy.arange(90) / 7) + numpy.arange(90) / 30
+    # Without its bounds, which are drawn anew for each answer.
+    fitted = Prophet(uncertainty_samples=0, weekly_seasonality=False, daily_seasonality=False).fit(days, seed=1)
+    asked = days[["ds"]]
+    signature = infer_signature(asked, fitted.predict(asked))
+    mlflow.prophet.save_model(fitted, str(FOLDER / "prophet"), signature=signature, pip_requirements=["prophet"])
+    note("prophet", [{"dataframe_split": {"columns": ["ds"], "data": [["2026-05-01"], ["2026-05-02"]]}}])
+
+
 class Forecast(mlflow.pyfunc.PythonModel):
     """As mlflow.prophet answers: a table with dates."""
 
@@ -210,6 +237,6 @@ def pyfunc():
     note("pyfunc-logged", [split(texts[:3])], f"models:/{logged.model_id}")
 
 
-for save in (catboost, statsmodels, torch, pyfunc):
+for save in (catboost, statsmodels, torch, keras, prophet, pyfunc):
     save()
 print(json.dumps(URIS))

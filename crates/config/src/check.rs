@@ -396,8 +396,9 @@ impl Checker<'_> {
         if !(1..=100_000).contains(&bulk.max_rows)
             || !(1..=64).contains(&bulk.in_flight)
             || !(1024..=64 << 20).contains(&bulk.max_bytes.0)
+            || !(1024..=1 << 40).contains(&bulk.max_file.0)
         {
-            let hint = "`max_rows` 1 to 100000, `max_bytes` 1KiB to 64MiB, `in_flight` 1 to 64";
+            let hint = "`max_rows` 1 to 100000, `max_bytes` 1KiB to 64MiB, `in_flight` 1 to 64, `max_file` 1KiB to 1TiB";
             self.error(&at("bulk"), "the bounds of a batch make no sense", hint);
         }
         if serving.usd_per_million_tokens.is_some() {

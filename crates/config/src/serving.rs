@@ -21,11 +21,13 @@ pub struct BulkConfig {
     /// How many such batches of one request are under way at a time.
     #[schemars(range(min = 1, max = 64))]
     pub in_flight: u32,
+    /// The most bytes of a Parquet file, which is kept in the data folder while it is scored.
+    pub max_file: ByteSize,
 }
 
 impl Default for BulkConfig {
     fn default() -> Self {
-        Self { max_rows: 1000, max_bytes: ByteSize(1 << 20), in_flight: 4 }
+        Self { max_rows: 1000, max_bytes: ByteSize(1 << 20), in_flight: 4, max_file: ByteSize(1 << 30) }
     }
 }
 

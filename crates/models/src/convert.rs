@@ -14,8 +14,18 @@ use crate::worker::job::SOURCE;
 use millgate_types::hex;
 
 /// Packages whose version an answer may depend on, as their `.dist-info` folders begin.
-const PACKAGES: &[&str] =
-    &["scikit_learn-", "numpy-", "scipy-", "pandas-", "mlflow-", "mlflow_skinny-", "lightgbm-", "xgboost"];
+const PACKAGES: &[&str] = &[
+    "scikit_learn-",
+    "numpy-",
+    "scipy-",
+    "pandas-",
+    "mlflow-",
+    "mlflow_skinny-",
+    "lightgbm-",
+    "xgboost",
+    "skl2onnx-",
+    "onnx-",
+];
 /// The largest description that is read, in bytes.
 const LIMIT: u64 = 256 << 20;
 

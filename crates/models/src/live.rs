@@ -1,6 +1,7 @@
 //! A version that can answer, and how it comes to be: files, runtime, warm-up.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millgate_scoring::ContentType;
@@ -165,13 +166,17 @@ impl Start<'_> {
         }
     }
 
-    /// An ONNX model in this process, by a library of the operator's: never by one that a model's requirements brought.
-    async fn onnx(&self) -> Result<Result<(NativeModel, String), String>, LoadError> {
-        let library = match &self.settings.onnx_library {
+    /// The ONNX Runtime's library, where the operator has one.
+    async fn onnx_library(&self) -> Option<PathBuf> {
+        match &self.settings.onnx_library {
             Some(library) => Some(library.clone()),
             None => onnx::find(&environment::folders(self.settings).await.unwrap_or_default()),
-        };
-        let Some(library) = library else {
+        }
+    }
+
+    /// An ONNX model in this process, by a library of the operator's: never by one that a model's requirements brought.
+    async fn onnx(&self) -> Result<Result<(NativeModel, String), String>, LoadError> {
+        let Some(library) = self.onnx_library().await else {
             let why = "no ONNX Runtime library: set `models.onnx_library`, or install onnxruntime for `models.python`";
             return Ok(Err(why.to_owned()));
         };
@@ -192,9 +197,11 @@ impl Start<'_> {
         let spec = &self.deployment.spec;
         let place = convert::place(&self.settings.data_dir, digest, spec);
         let (signature, tolerance) = (self.model.signature.clone(), spec.tolerance);
+        // Estimators that only ONNX computes are taken within a tolerance.
+        let library = if tolerance.is_some() { self.onnx_library().await } else { None };
         let read = |written: Vec<u8>| {
             run(move || {
-                let read = converted::read(&written, &signature, tolerance);
+                let read = converted::read(&written, &signature, tolerance, library.as_deref());
                 Ok(read.map(|converted| (converted.model, converted.reason)))
             })
         };

@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::json::Json;
 use crate::signature::{Inputs, Signature};
 
 /// How many rows, and how many bytes of them, one batch may have. A single row may have as many bytes.
@@ -198,6 +199,36 @@ fn behind(kind: Kind, signature: Option<&Signature>) -> &'static str {
     if kind != Kind::Object && takes_split(signature) { "]}}" } else { "]}" }
 }
 
+/// Parameters for all rows, as JSON text. Faults: `invalid_json`, `duplicate_member`, `schema_mismatch` for what is no
+/// object.
+pub fn params(text: &str) -> Result<String, Fault> {
+    match Json::parse(text.as_bytes()).map_err(|mut fault| {
+        fault.public = format!("`params`: {}", fault.public).into();
+        fault.with_param("params")
+    })? {
+        params @ Json::Object(_) => Ok(params.to_text()),
+        other => {
+            let public = format!("`params`: expected an object, found {}", other.type_name());
+            Err(Fault::client(code::SCHEMA_MISMATCH, public).with_param("params"))
+        }
+    }
+}
+
+impl Batch {
+    /// The body with parameters beside the rows.
+    #[must_use]
+    pub fn with_params(self, params: Option<&str>) -> Self {
+        let Some(params) = params else { return self };
+        let mut body = Vec::with_capacity(self.body.len() + params.len() + 12);
+        body.extend_from_slice(b"{\"params\":");
+        body.extend_from_slice(params.as_bytes());
+        body.push(b',');
+        // A batch's body is an object with one member.
+        body.extend_from_slice(self.body.get(1..).unwrap_or_default());
+        Self { body, ..self }
+    }
+}
+
 #[derive(Deserialize)]
 struct Answer<'a> {
     #[serde(borrow)]
@@ -350,6 +381,18 @@ mod tests {
                 texts(&long, piece, None).last().unwrap().contains("row 1 is over the limit of 40 bytes")
             );
         }
+    }
+
+    #[test]
+    fn params_stand_beside_the_rows_of_every_batch() {
+        let batch = Batch { first: 0, rows: 1, body: br#"{"inputs":[1]}"#.to_vec() };
+        let text = params(r#" {"a": [1.5, "x"], "b": 1} "#).unwrap();
+        let with = batch.clone().with_params(Some(&text));
+        assert_eq!(String::from_utf8(with.body).unwrap(), r#"{"params":{"a":[1.5,"x"],"b":1},"inputs":[1]}"#);
+        assert_eq!(batch.clone().with_params(None), batch);
+        assert_eq!(params("[1]").unwrap_err().public, "`params`: expected an object, found list");
+        assert_eq!(params(r#"{"a":1,"a":2}"#).unwrap_err().code, code::DUPLICATE_MEMBER);
+        assert_eq!(params("{").unwrap_err().code, code::INVALID_JSON);
     }
 
     #[test]

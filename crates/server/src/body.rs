@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use millgate_types::{Fault, code};
 
 /// A decoded body may be this many times larger than the bytes that came.
-const MAX_RATIO: usize = 100;
+pub(crate) const MAX_RATIO: usize = 100;
 
 /// Limits of a request's body.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +37,14 @@ pub(crate) async fn read(headers: &HeaderMap, body: Incoming, limits: &BodyLimit
     }
 }
 
-enum Encoding {
+/// How a body is encoded.
+pub(crate) enum Encoding {
     Identity,
     Gzip,
 }
 
-fn encoding(headers: &HeaderMap) -> Result<Encoding, Fault> {
+/// The one encoding of a body. Fault: `unsupported_encoding`.
+pub(crate) fn encoding(headers: &HeaderMap) -> Result<Encoding, Fault> {
     let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
     let refuse = || Fault::client(code::UNSUPPORTED_ENCODING, "the body may be plain or gzip, once");
     match (values.next(), values.next()) {

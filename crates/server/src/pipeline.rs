@@ -128,7 +128,7 @@ async fn handle(
     if let Some(form) = dispatch::bulk_form(addressed.dialect, head) {
         let routed = plan(unread(addressed, identity, flight)?, flight)?;
         let planned = admit(gateway, routed, peer, head, flight).await?;
-        return Box::pin(dispatch::bulk(snapshot, planned, form, head, body, flight)).await;
+        return Box::pin(dispatch::bulk(gateway, snapshot, planned, form, head, body, flight)).await;
     }
     let decoded = decode(snapshot, addressed, identity, head, body, flight).await?;
     capture(gateway, snapshot, &decoded, flight);

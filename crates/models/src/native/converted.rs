@@ -1,6 +1,8 @@
 //! What the conversion job wrote: a description, and questions with Python's answers. The model is used only when it answers
 //! every question as Python does, on the path that requests take.
 
+use std::path::Path;
+
 use millgate_scoring::{ContentType, Inputs, Predictions, Signature};
 use serde::Deserialize;
 use serde_json::Value;
@@ -40,6 +42,7 @@ pub(crate) fn read(
     written: &[u8],
     signature: &Signature,
     tolerance: Option<f64>,
+    library: Option<&Path>,
 ) -> Result<Converted, String> {
     let written = serde_json::from_slice(written);
     let (model, questions) = match written {
@@ -60,8 +63,22 @@ pub(crate) fn read(
         },
         None => return Err("the model has no signature".to_owned()),
     };
-    let pipeline = model.build(columns).map_err(|why| format!("the description is refused: {why}"))?;
+    if let Some(kind) = model.graph() {
+        if tolerance.is_none() {
+            return Err(format!(
+                "not converted: the estimator {kind}; as ONNX it computes in 32 bits, which a `tolerance` would allow"
+            ));
+        }
+        if library.is_none() {
+            return Err(format!(
+                "not converted: the estimator {kind}; as ONNX it needs the ONNX Runtime (`models.onnx_library`)"
+            ));
+        }
+    }
+    let pipeline =
+        model.build(columns, library).map_err(|why| format!("the description is refused: {why}"))?;
     let tolerance = tolerance.filter(|_| !pipeline.is_exact());
+    let what = if pipeline.has_graph() { "converted, its estimator to ONNX" } else { "converted" };
     let model = NativeModel { form: Form::Pipeline(pipeline) };
     let (mut rows, mut answered, mut furthest) = (0, 0, 0.0_f64);
     for question in &questions {
@@ -78,7 +95,7 @@ pub(crate) fn read(
     } else {
         format!("the same bits as Python's on {rows} rows")
     };
-    Ok(Converted { model, reason: format!("converted; answers are {how}") })
+    Ok(Converted { model, reason: format!("{what}; answers are {how}") })
 }
 
 /// Rows of the question, and how far the furthest number lies from Python's.
@@ -216,7 +233,7 @@ mod tests {
     fn read_value(written: &Value, tolerance: Option<f64>) -> Result<Converted, String> {
         let inputs = r#"[{"type":"tensor","tensor-spec":{"dtype":"float64","shape":[-1,1]}}]"#;
         let signature = Signature::parse(Some(inputs), None).unwrap();
-        read(written.to_string().as_bytes(), &signature, tolerance)
+        read(written.to_string().as_bytes(), &signature, tolerance, None)
     }
 
     #[test]
@@ -242,6 +259,18 @@ mod tests {
         let mut few = whole();
         few["questions"].as_array_mut().unwrap().truncate(FEWEST - 1);
         assert!(read_value(&few, None).is_err());
+    }
+
+    #[test]
+    fn a_graph_needs_a_tolerance_and_the_runtime() {
+        let mut written = whole();
+        written["model"]["estimator"] =
+            json!({ "graph": { "bytes": "AAAA", "output": "label", "features": 1, "kind": "sklearn.SVC" } });
+        written["model"]["answer"] = json!({ "own": {} });
+        let why = read_value(&written, None).unwrap_err();
+        assert!(why.contains("the estimator sklearn.SVC; as ONNX") && why.contains("`tolerance`"), "{why}");
+        let why = read_value(&written, Some(1e-6)).unwrap_err();
+        assert!(why.contains("needs the ONNX Runtime"), "{why}");
     }
 
     #[test]
@@ -303,7 +332,7 @@ mod tests {
         }
         for text in ["", "[]", "{}", "null", "{\"model\": 3, \"questions\": []}"] {
             let signature = Signature::default();
-            assert!(read(text.as_bytes(), &signature, None).is_err(), "{text}");
+            assert!(read(text.as_bytes(), &signature, None, None).is_err(), "{text}");
         }
     }
 }

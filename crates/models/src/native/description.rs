@@ -2,6 +2,7 @@
 //! job ran the model's own code, so nothing here is believed: sizes, places and numbers are checked before use.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -11,6 +12,7 @@ use super::estimator::{Answer, Classes, Estimator, Input, Linear, Link, Rule, Tr
 use super::forest::{Forest, Number, Split};
 use super::lightgbm::Lightgbm;
 use super::pipeline::{Nulls, Pipeline};
+use super::scorer::Scorer;
 use super::transform::{Absent, Atom, Categories, Scale, Step};
 use super::words::{Norm, Weights, Words};
 use super::xgboost::{Wrapper, Xgboost};
@@ -25,6 +27,8 @@ const MOST_DEPTH: usize = 16;
 
 /// Doubles, little-endian, in base64.
 struct Doubles(Vec<f64>);
+/// Bytes, in base64.
+struct Bytes(Vec<u8>);
 /// 32-bit integers, likewise.
 struct Integers(Vec<i32>);
 
@@ -38,6 +42,14 @@ impl<'de> Deserialize<'de> for Doubles {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(from)?;
         packed(&text, f64::from_le_bytes).map(Self).ok_or_else(|| serde::de::Error::custom("not doubles"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(from)?;
+        let bytes = base64::engine::general_purpose::STANDARD.decode(&*text);
+        bytes.map(Self).map_err(|_| serde::de::Error::custom("not bytes"))
     }
 }
 
@@ -124,9 +136,28 @@ enum StepText {
 #[serde(rename_all = "snake_case")]
 enum EstimatorText {
     Trees(Box<TreesText>),
-    Linear { features: u32, outputs: usize, coefficients: Doubles, intercept: Doubles },
-    Lightgbm { text: String, features: u32 },
-    Xgboost { json: String, classifier: bool, features: u32 },
+    Linear {
+        features: u32,
+        outputs: usize,
+        coefficients: Doubles,
+        intercept: Doubles,
+    },
+    Lightgbm {
+        text: String,
+        features: u32,
+    },
+    Xgboost {
+        json: String,
+        classifier: bool,
+        features: u32,
+    },
+    /// `kind` is the estimator's name.
+    Graph {
+        bytes: Bytes,
+        output: String,
+        features: u32,
+        kind: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -169,8 +200,14 @@ enum ClassesText {
 }
 
 impl Described {
-    /// Builds the model, for input of `columns` columns.
-    pub(super) fn build(self, columns: usize) -> Result<Pipeline, String> {
+    /// What an ONNX graph stands for, where it has one.
+    pub(super) fn graph(&self) -> Option<String> {
+        let EstimatorText::Graph { kind, .. } = &self.estimator else { return None };
+        Some(kind.chars().filter(|c| !c.is_control()).take(100).collect())
+    }
+
+    /// Builds the model, for input of `columns` columns. `library`: the ONNX Runtime, where there is one.
+    pub(super) fn build(self, columns: usize, library: Option<&Path>) -> Result<Pipeline, String> {
         if self.width as usize != columns {
             return Err("the description does not fit the signature".to_owned());
         }
@@ -181,7 +218,7 @@ impl Described {
             width = step.width(width)?;
             steps.push((step, width));
         }
-        let estimator = self.estimator.build(width)?;
+        let estimator = self.estimator.build(width, library)?;
         let answer = self.answer.build(&estimator)?;
         Ok(Pipeline { width: self.width, steps, estimator, answer, nulls: self.text_null })
     }
@@ -317,7 +354,7 @@ impl StepText {
 }
 
 impl EstimatorText {
-    fn build(self, width: u32) -> Result<Estimator, String> {
+    fn build(self, width: u32, library: Option<&Path>) -> Result<Estimator, String> {
         let fits = |features: u32, most: u32| {
             if features == width && features > 0 && features <= most {
                 Ok(features as usize)
@@ -350,6 +387,9 @@ impl EstimatorText {
                 if fits(features, MOST_TREE_FEATURES)? != trees.features() {
                     return Err("trees that do not fit their features".to_owned());
                 }
+                if !trees.words.is_empty() {
+                    return Err("lightgbm model with categorical columns".to_owned());
+                }
                 Estimator::Lightgbm(trees)
             }
             Self::Xgboost { json, classifier, features } => {
@@ -360,7 +400,15 @@ impl EstimatorText {
                 if fits(features, MOST_TREE_FEATURES)? != trees.features() {
                     return Err("trees that do not fit their features".to_owned());
                 }
+                if !trees.words.is_empty() {
+                    return Err("xgboost model with categorical columns".to_owned());
+                }
                 Estimator::Xgboost(trees)
+            }
+            Self::Graph { bytes, output, features, .. } => {
+                let features = fits(features, MOST_TREE_FEATURES)?;
+                let library = library.ok_or("a graph without the ONNX Runtime")?;
+                Estimator::Graph(Scorer::open(library, &bytes.0, output, features)?)
             }
         })
     }
@@ -456,8 +504,8 @@ impl AnswerText {
     fn build(self, estimator: &Estimator) -> Result<Answer, String> {
         let outputs = estimator.outputs();
         let answer = match self {
-            Self::Own(_) if matches!(estimator, Estimator::Xgboost(_)) => Answer::Own,
-            _ if matches!(estimator, Estimator::Xgboost(_)) => {
+            Self::Own(_) if matches!(estimator, Estimator::Xgboost(_) | Estimator::Graph(_)) => Answer::Own,
+            _ if matches!(estimator, Estimator::Xgboost(_) | Estimator::Graph(_)) => {
                 return Err("an answer that does not fit its estimator".to_owned());
             }
             Self::Own(_) => return Err("an estimator without an answer".to_owned()),

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use millgate_scoring::Predictions;
+use millgate_types::Fault;
 
 use super::forest::{Forest, Number};
 use super::lightgbm::Lightgbm;
+use super::scorer::Scorer;
 use super::transform::{Cell, Refusal, Row};
 use super::xgboost::Xgboost;
 
@@ -16,6 +18,8 @@ pub(super) enum Estimator {
     Linear(Linear),
     Lightgbm(Lightgbm),
     Xgboost(Xgboost),
+    /// What nothing here computes, as an ONNX graph.
+    Graph(Scorer),
 }
 
 /// scikit-learn's trees.
@@ -49,7 +53,7 @@ pub(super) struct Linear {
 pub(super) enum Answer {
     Values(Link),
     Labels(Rule, Classes),
-    /// XGBoost's own last step.
+    /// The estimator's own last step.
     Own,
 }
 
@@ -124,7 +128,7 @@ impl Estimator {
             Self::Trees(trees) => trees.start.len(),
             Self::Linear(linear) => linear.intercept.len(),
             Self::Lightgbm(trees) => trees.outputs(),
-            Self::Xgboost(_) => 1,
+            Self::Xgboost(_) | Self::Graph(_) => 1,
         }
     }
 
@@ -136,17 +140,19 @@ impl Estimator {
             Self::Linear(_) => 1,
             Self::Lightgbm(trees) => trees.trees(),
             Self::Xgboost(trees) => trees.trees(),
+            // Unknown; a hundred trees are a fair guess, and what is large leaves the data thread.
+            Self::Graph(_) => 100,
         }
     }
 
     /// Whether sums must be those of Python to the last bit: trees. Others add in the order of a library of matrices.
     pub(super) fn is_exact(&self) -> bool {
-        !matches!(self, Self::Linear(_))
+        !matches!(self, Self::Linear(_) | Self::Graph(_))
     }
 
     pub(super) fn gather(&self) -> Gathered {
         match self {
-            Self::Trees(TreeModel { input: Input::Narrow(_), .. }) | Self::Xgboost(_) => {
+            Self::Trees(TreeModel { input: Input::Narrow(_), .. }) | Self::Xgboost(_) | Self::Graph(_) => {
                 Gathered::Narrow(Vec::new())
             }
             Self::Trees(_) | Self::Lightgbm(_) => Gathered::Wide(Vec::new()),
@@ -158,7 +164,7 @@ impl Estimator {
     pub(super) fn push(&self, row: &Row<'_>, width: usize, rows: &mut Gathered) -> Result<(), Refusal> {
         let missing = match self {
             Self::Trees(trees) => trees.missing,
-            Self::Linear(_) => false,
+            Self::Linear(_) | Self::Graph(_) => false,
             Self::Lightgbm(_) | Self::Xgboost(_) => true,
         };
         match rows {
@@ -174,8 +180,8 @@ impl Estimator {
         }
     }
 
-    /// What the gathered rows are answered with.
-    pub(super) fn finish(&self, rows: Gathered, answer: &Answer) -> Predictions {
+    /// What the gathered rows are answered with. Fault: `model_failed`.
+    pub(super) fn finish(&self, rows: Gathered, answer: &Answer) -> Result<Predictions, Fault> {
         let outputs = self.outputs();
         let sums = match (self, rows) {
             (
@@ -187,17 +193,18 @@ impl Estimator {
                 Gathered::Wide(rows),
             ) => tree_sums(trees, &rows, start, *divide),
             (Self::Lightgbm(trees), Gathered::Wide(rows)) => trees.predict(rows).1,
-            (Self::Xgboost(trees), Gathered::Narrow(rows)) => return trees.predict(&rows),
+            (Self::Xgboost(trees), Gathered::Narrow(rows)) => return Ok(trees.predict(&rows)),
+            (Self::Graph(graph), Gathered::Narrow(rows)) => return graph.predict(rows),
             (_, Gathered::Sums(sums)) => sums,
             _ => Vec::new(),
         };
-        match answer {
+        Ok(match answer {
             Answer::Values(link) => link.apply(sums, outputs),
             Answer::Labels(rule, classes) => {
                 classes.pick(sums.chunks_exact(outputs).map(|sums| rule.pick(sums)))
             }
             Answer::Own => Predictions::Doubles { width: outputs, values: sums },
-        }
+        })
     }
 }
 

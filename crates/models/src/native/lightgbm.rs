@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::categories::{self, Words};
 use super::forest::{Forest, Split};
 
 /// A booster's trees and its last step.
@@ -14,6 +15,8 @@ pub(super) struct Lightgbm {
     outputs: usize,
     step: Step,
     pub(super) names: Vec<String>,
+    /// By feature: those of pandas' categories; empty when there are none.
+    pub(super) words: Vec<Option<Words>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,9 +79,13 @@ impl Lightgbm {
         }
         let (trees, tail) = rest.split_once("\nend of trees").ok_or("no end of trees")?;
         let categorical = tail.lines().find_map(|line| line.strip_prefix("pandas_categorical:"));
-        if !matches!(categorical, None | Some("null" | "[]")) {
-            return Err("categorical columns".to_owned());
-        }
+        let words = match categorical {
+            None | Some("null" | "[]") => Vec::new(),
+            Some(text) => {
+                let infos = fields.get("feature_infos").copied().unwrap_or_default();
+                categories::of_lightgbm(text, infos, features)?
+            }
+        };
         let blocks: Vec<&str> = trees.split("\nTree=").collect();
         if !blocks.len().is_multiple_of(outputs) {
             return Err("an incomplete iteration".to_owned());
@@ -90,7 +97,7 @@ impl Lightgbm {
             read_tree(&mut forest, block, index % outputs, &mut missing)?;
         }
         let zeros = missing.iter().map(|kind| *kind == Some(Missing::Zero)).collect();
-        Ok(Self { forest, zeros, outputs, step, names })
+        Ok(Self { forest, zeros, outputs, step, names, words })
     }
 
     pub(super) fn trees(&self) -> usize {

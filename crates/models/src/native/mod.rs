@@ -1,6 +1,7 @@
 //! Models that run in this process: trees, read as data, and scikit-learn models as the conversion job describes them.
 //! Nothing of a model's code runs here.
 
+mod categories;
 pub(crate) mod converted;
 mod description;
 mod estimator;
@@ -8,6 +9,7 @@ mod forest;
 mod lightgbm;
 pub(crate) mod onnx;
 mod pipeline;
+mod scorer;
 mod transform;
 mod ubjson;
 mod words;
@@ -18,6 +20,7 @@ use millgate_types::{Fault, Retry, code};
 use serde_json::Value;
 
 use crate::model_file::ModelFile;
+use categories::Words;
 use lightgbm::Lightgbm;
 use onnx::Onnx;
 use pipeline::Pipeline;
@@ -58,6 +61,14 @@ impl Trees {
         match self {
             Self::Xgboost(trees) => &trees.names,
             Self::Lightgbm(trees) => &trees.names,
+        }
+    }
+
+    /// The words of columns that are categories, by feature.
+    fn words(&self) -> &[Option<Words>] {
+        match self {
+            Self::Xgboost(trees) => &trees.words,
+            Self::Lightgbm(trees) => &trees.words,
         }
     }
 
@@ -108,10 +119,13 @@ impl NativeModel {
             Form::Pipeline(pipeline) => return pipeline.predict(data),
             Form::Onnx(onnx) => return onnx.predict(data),
         };
-        let width = trees.features();
+        let (width, words) = (trees.features(), trees.words());
         match trees {
             Trees::Xgboost(trees) => {
-                let rows = matrix(data, width, |value| value as f32, |value| value as f32)?;
+                // What it makes of an unknown word depends on how it is asked: that is refused.
+                let unknown = |row| Err(rejected(format!("row {row}: the model knows no such category")));
+                let rows =
+                    matrix_with(data, width, words, |value| value as f32, |value| value as f32, unknown)?;
                 // XGBoost refuses infinities ("Input data contains `inf`").
                 if rows.iter().any(|value| value.is_infinite()) {
                     return Err(rejected("a value is beyond what a 32-bit float holds".to_owned()));
@@ -119,7 +133,8 @@ impl NativeModel {
                 Ok(trees.predict(&rows))
             }
             Trees::Lightgbm(trees) => {
-                let rows = matrix(data, width, |value| value, |value| value as f64)?;
+                let unknown = |_| Ok(f64::NAN);
+                let rows = matrix_with(data, width, words, |value| value, |value| value as f64, unknown)?;
                 let (width, values) = trees.predict(rows);
                 Ok(Predictions::Doubles { width, values })
             }
@@ -173,6 +188,20 @@ fn matrix<T: Copy>(
     float: impl Fn(f64) -> T,
     int: impl Fn(i64) -> T,
 ) -> Result<Vec<T>, Fault> {
+    let numbers_only = |_| Err(rejected("the model takes numbers only".to_owned()));
+    matrix_with(data, width, &[], float, int, numbers_only)
+}
+
+/// The same where some columns are texts that the model knows by number. `unknown`: what a text becomes that is none of its
+/// column's, by its row.
+fn matrix_with<T: Copy>(
+    data: &Data,
+    width: usize,
+    words: &[Option<Words>],
+    float: impl Fn(f64) -> T,
+    int: impl Fn(i64) -> T,
+    unknown: impl Fn(usize) -> Result<T, Fault>,
+) -> Result<Vec<T>, Fault> {
     let frame = match data {
         Data::Matrix(matrix) if matrix.width == width || matrix.rows == 0 => {
             return Ok(matrix.values.iter().map(|value| float(*value)).collect());
@@ -200,6 +229,17 @@ fn matrix<T: Copy>(
             ColumnData::Missing => {
                 return Err(rejected(format!("the model needs all of its {width} columns")));
             }
+            ColumnData::Text(cells) if words.get(column).is_some_and(Option::is_some) => {
+                let words = words.get(column).and_then(Option::as_ref);
+                for (row, (slot, cell)) in slots.zip(cells).enumerate() {
+                    // What is missing stays so.
+                    let Some(cell) = cell else { continue };
+                    *slot = match words.and_then(|words| words.number(cell)) {
+                        Some(number) => int(i64::from(number)),
+                        None => unknown(row)?,
+                    };
+                }
+            }
             ColumnData::Text(_) | ColumnData::Opaque => {
                 return Err(rejected("the model takes numbers only".to_owned()));
             }
@@ -222,6 +262,7 @@ fn check_columns(signature: &Signature, trees: &Trees) -> Result<(), String> {
         Some(Inputs::Tensors(tensors)) => match tensors.as_slice() {
             [tensor] if tensor.name.is_none() && tensor.shape.len() == 2 => {
                 let known = matches!(tensor.dtype.as_str(), "float64" | "float32" | "int64" | "int32");
+                let known = known && trees.words().is_empty();
                 let fits = known && tensor.shape[1] == trees.features() as i64 && unnamed;
                 if fits { Ok(()) } else { Err("the tensor signature does not fit the trees".to_owned()) }
             }
@@ -238,8 +279,14 @@ fn check_columns(signature: &Signature, trees: &Trees) -> Result<(), String> {
             let number = |column: &Column| {
                 matches!(column.kind, Kind::Boolean | Kind::Integer | Kind::Long | Kind::Float | Kind::Double)
             };
-            if !columns.iter().all(number) {
-                return Err("the signature has columns that are not numbers".to_owned());
+            for (index, column) in columns.iter().enumerate() {
+                let is_category = trees.words().get(index).is_some_and(Option::is_some);
+                if is_category && column.kind != Kind::Text {
+                    return Err("a column of categories is not a string in the signature".to_owned());
+                }
+                if !is_category && !number(column) {
+                    return Err("the signature has columns that are not numbers".to_owned());
+                }
             }
             let named = trees.names().iter().map(|name| Some(name.as_str()));
             if !named.eq(columns.iter().map(|column| column.name.as_deref())) {

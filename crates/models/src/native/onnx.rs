@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use millgate_scoring::{
@@ -25,11 +25,66 @@ const MOST_SESSIONS: usize = 8;
 /// A tree walk takes about as long as this, in nanoseconds.
 const WALK: u128 = 60;
 
-/// A model with its sessions. A session runs one request at a time.
+/// A graph's sessions. A session runs one request at a time.
 #[derive(Debug)]
-pub(super) struct Onnx {
+pub(super) struct Pool {
     sessions: Vec<Mutex<Session>>,
     next: AtomicUsize,
+}
+
+/// What goes into a graph and what comes out, by name.
+pub(super) struct Ends {
+    pub(super) inputs: Vec<(String, ValueType)>,
+    pub(super) outputs: Vec<(String, ValueType)>,
+}
+
+impl Pool {
+    /// Opens a graph: one session first, and the others when `check` is content with it.
+    pub(super) fn open<T>(
+        library: &Path,
+        bytes: &[u8],
+        check: impl FnOnce(Ends) -> Result<T, String>,
+    ) -> Result<(Self, T), String> {
+        // The key of an entry that names another file: field 1, eight bytes.
+        if bytes.windows(10).any(|part| part == b"\x0a\x08location") {
+            return Err("the model keeps data in other files".to_owned());
+        }
+        let environment = environment(library)?;
+        let session = || -> Result<Session, String> {
+            let refused = |_| "the ONNX Runtime refuses the model".to_owned();
+            let mut builder = Session::builder(environment).map_err(refused)?;
+            builder = builder.with_intra_threads(1).map_err(|_| "the ONNX Runtime takes no options")?;
+            builder = builder.with_inter_threads(1).map_err(|_| "the ONNX Runtime takes no options")?;
+            builder.commit_from_memory(bytes).map_err(|error| {
+                let text: String = error.to_string().chars().filter(|c| !c.is_control()).take(200).collect();
+                format!("the ONNX Runtime refuses the model: {text}")
+            })
+        };
+        let first = session()?;
+        let inputs = first.inputs().iter().map(|input| (input.name().to_owned(), input.dtype().clone()));
+        let outputs = first.outputs().iter().map(|output| (output.name().to_owned(), output.dtype().clone()));
+        let checked = check(Ends { inputs: inputs.collect(), outputs: outputs.collect() })?;
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_SESSIONS);
+        let mut sessions = vec![Mutex::new(first)];
+        for _ in 1..count {
+            sessions.push(Mutex::new(session()?));
+        }
+        Ok((Self { sessions, next: AtomicUsize::new(0) }, checked))
+    }
+
+    /// One that is free, or the next in turn.
+    pub(super) fn session(&self) -> MutexGuard<'_, Session> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let count = self.sessions.len();
+        let free = (0..count).find_map(|step| self.sessions[(turn + step) % count].try_lock().ok());
+        free.unwrap_or_else(|| self.sessions[turn % count].lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A model with its sessions.
+#[derive(Debug)]
+pub(super) struct Onnx {
+    pool: Pool,
     input: String,
     element: TensorElementType,
     width: usize,
@@ -78,39 +133,22 @@ pub(crate) fn load(library: &Path, model: &ModelFile) -> Result<NativeModel, Str
         return Err("the model file is too large to run in process".to_owned());
     }
     let bytes = std::fs::read(&path).map_err(|error| format!("the model file: {}", error.kind()))?;
-    // The key of an entry that names another file: field 1, eight bytes.
-    if bytes.windows(10).any(|part| part == b"\x0a\x08location") {
-        return Err("the model keeps data in other files".to_owned());
-    }
-    let environment = environment(library)?;
-    let session = || -> Result<Session, String> {
-        let refused = |_| "the ONNX Runtime refuses the model".to_owned();
-        let mut builder = Session::builder(environment).map_err(refused)?;
-        builder = builder.with_intra_threads(1).map_err(|_| "the ONNX Runtime takes no options")?;
-        builder = builder.with_inter_threads(1).map_err(|_| "the ONNX Runtime takes no options")?;
-        builder.commit_from_memory(&bytes).map_err(|error| {
-            let text: String = error.to_string().chars().filter(|c| !c.is_control()).take(200).collect();
-            format!("the ONNX Runtime refuses the model: {text}")
-        })
-    };
-    let first = session()?;
-    let [input] = first.inputs() else { return Err("the graph has more than one input".to_owned()) };
-    let ValueType::Tensor { ty: element, shape, .. } = input.dtype() else {
-        return Err("the graph's input is not a tensor".to_owned());
-    };
-    let (element, shape, input) = (*element, shape.to_vec(), input.name().to_owned());
-    let outputs = first.outputs().iter().map(|output| match output.dtype() {
-        ValueType::Tensor { ty, .. } if is_known(*ty) => Ok(output.name().to_owned()),
-        _ => Err(format!("the graph's output `{}` is of a type that is not read", output.name())),
-    });
-    let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
-    let width = check_signature(&model.signature, element, &shape)?;
-    let count = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_SESSIONS);
-    let mut sessions = vec![Mutex::new(first)];
-    for _ in 1..count {
-        sessions.push(Mutex::new(session()?));
-    }
-    let mut onnx = Onnx { sessions, next: AtomicUsize::new(0), input, element, width, outputs, row: 1 };
+    let (pool, (input, element, width, outputs)) = Pool::open(library, &bytes, |ends| {
+        let [(input, kind)] = ends.inputs.as_slice() else {
+            return Err("the graph has more than one input".to_owned());
+        };
+        let ValueType::Tensor { ty: element, shape, .. } = kind else {
+            return Err("the graph's input is not a tensor".to_owned());
+        };
+        let outputs = ends.outputs.into_iter().map(|(name, kind)| match kind {
+            ValueType::Tensor { ty, .. } if is_known(ty) => Ok(name),
+            _ => Err(format!("the graph's output `{name}` is of a type that is not read")),
+        });
+        let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+        let width = check_signature(&model.signature, *element, shape)?;
+        Ok((input.clone(), *element, width, outputs))
+    })?;
+    let mut onnx = Onnx { pool, input, element, width, outputs, row: 1 };
     onnx.try_out(model)?;
     Ok(NativeModel { form: Form::Onnx(onnx) })
 }
@@ -233,20 +271,14 @@ impl Onnx {
                 .into_dyn(),
         };
         let input = vec![(std::borrow::Cow::Borrowed(self.input.as_str()), SessionInputValue::from(value))];
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let free = (0..self.sessions.len())
-            .find_map(|step| self.sessions[(turn + step) % self.sessions.len()].try_lock().ok());
-        let mut session = match free {
-            Some(session) => session,
-            None => self.sessions[turn % self.sessions.len()].lock().unwrap_or_else(PoisonError::into_inner),
-        };
+        let mut session = self.pool.session();
         let answered = session.run(input).map_err(fails)?;
         let mut outputs = Vec::with_capacity(self.outputs.len());
         for name in &self.outputs {
             let missing =
                 || Fault::worker(code::MODEL_FAILED, Retry::NextTarget, "the graph left an output out");
             let value = answered.get(name).ok_or_else(missing)?;
-            outputs.push(read(name, value).map_err(fails)?);
+            outputs.push(output(name, value).map_err(fails)?);
         }
         let lengths = outputs.iter().map(|output| output.shape.iter().product::<usize>());
         let mut lengths = lengths.collect::<Vec<_>>();
@@ -260,7 +292,8 @@ impl Onnx {
     }
 }
 
-fn read(name: &str, value: &DynValue) -> ort::Result<Output> {
+/// One output of a graph.
+pub(super) fn output(name: &str, value: &DynValue) -> ort::Result<Output> {
     use TensorElementType as E;
     let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
         return Err(ort::Error::new("not a tensor"));

@@ -50,6 +50,11 @@ impl Pipeline {
         self.estimator.work() + self.steps.len()
     }
 
+    /// Whether an ONNX graph is in it.
+    pub(super) fn has_graph(&self) -> bool {
+        matches!(self.estimator, Estimator::Graph(_))
+    }
+
     /// Whether answers must be Python's to the last bit.
     pub(super) fn is_exact(&self) -> bool {
         self.estimator.is_exact()
@@ -82,7 +87,7 @@ impl Pipeline {
                 }
             }
         }
-        Ok(blocks.finish())
+        blocks.finish()
     }
 
     /// For each column.
@@ -124,27 +129,28 @@ impl<'p> Blocks<'p> {
         self.pipeline.estimator.push(row, width as usize, &mut self.gathered).map_err(refused)?;
         self.rows += 1;
         if self.rows * width as usize > BLOCK {
-            self.answer();
+            self.answer()?;
         }
         Ok(())
     }
 
-    fn answer(&mut self) {
+    fn answer(&mut self) -> Result<(), Fault> {
         let Pipeline { estimator, answer, .. } = self.pipeline;
         let rows = std::mem::replace(&mut self.gathered, estimator.gather());
-        let more = estimator.finish(rows, answer);
+        let more = estimator.finish(rows, answer)?;
         self.rows = 0;
         match &mut self.done {
             None => self.done = Some(more),
             Some(done) => done.append(more),
         }
+        Ok(())
     }
 
-    fn finish(mut self) -> Predictions {
+    fn finish(mut self) -> Result<Predictions, Fault> {
         if self.rows > 0 || self.done.is_none() {
-            self.answer();
+            self.answer()?;
         }
-        self.done.unwrap_or(Predictions::Labels(Vec::new()))
+        Ok(self.done.unwrap_or(Predictions::Labels(Vec::new())))
     }
 }
 

@@ -1,9 +1,12 @@
 //! XGBoost tree models (`model.ubj`, `model.json`), bit for bit as XGBoost predicts: everything in f32, trees added
 //! in order. What is not known to be exact is refused with a reason, and a worker serves the model.
 
+use std::collections::HashMap;
+
 use millgate_scoring::Predictions;
 use serde_json::Value;
 
+use super::categories::{self, Words};
 use super::forest::{Forest, Split};
 
 /// A model's trees and its last step.
@@ -15,7 +18,12 @@ pub(super) struct Xgboost {
     labels: bool,
     /// The column names the model was trained with; empty when it knows none.
     pub(super) names: Vec<String>,
+    /// By feature: those of pandas' categories; empty when there are none.
+    pub(super) words: Vec<Option<Words>>,
 }
+
+/// Categories of one feature beyond this are not read.
+const MOST_CATEGORIES: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
@@ -79,19 +87,10 @@ impl Xgboost {
             }
             _ => false,
         };
-        let empty = |value: Option<&Value>| match value {
-            None | Some(Value::Null) => true,
-            Some(Value::Array(items)) => items.is_empty(),
-            Some(Value::Object(members)) => members.is_empty(),
-            _ => false,
-        };
         let kinds = learner.get("feature_types").and_then(Value::as_array);
-        if kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "c")) {
-            return Err("categorical features".to_owned());
-        }
-        if !empty(learner.pointer("/gradient_booster/model/cats/enc")) {
-            return Err("category encodings".to_owned());
-        }
+        let kinds = kinds.map(Vec::as_slice).unwrap_or_default();
+        let encodings = learner.pointer("/gradient_booster/model/cats/enc");
+        let words = categories::of_xgboost(encodings, kinds, features)?;
         let margins = margins(text("/learner_model_param/base_score"), step, outputs)?;
         let names =
             learner.get("feature_names").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -108,9 +107,10 @@ impl Xgboost {
         let mut forest = Forest::new(features, 1)?;
         for (tree, group) in trees.iter().zip(&groups).take(used) {
             let group = usize::try_from(*group).ok().filter(|group| *group < outputs);
-            add_tree(&mut forest, tree, group.ok_or("a tree for an output that does not exist")?)?;
+            let group = group.ok_or("a tree for an output that does not exist")?;
+            add_tree(&mut forest, tree, group, &words)?;
         }
-        Ok(Self { forest, margins, step, labels, names })
+        Ok(Self { forest, margins, step, labels, names, words })
     }
 
     pub(super) fn trees(&self) -> usize {
@@ -153,16 +153,19 @@ impl Xgboost {
     }
 }
 
-fn add_tree(forest: &mut Forest<f32, f32>, tree: &Value, output: usize) -> Result<(), String> {
+fn add_tree(
+    forest: &mut Forest<f32, f32>,
+    tree: &Value,
+    output: usize,
+    words: &[Option<Words>],
+) -> Result<(), String> {
     let list = |name: &str| tree.get(name).map(integers).ok_or_else(|| format!("a tree without `{name}`"))?;
     let left = list("left_children")?;
     let right = list("right_children")?;
     let feature = list("split_indices")?;
     let default_left = list("default_left")?;
     let kinds = tree.get("split_type").map(integers).transpose()?.unwrap_or_default();
-    if kinds.iter().any(|kind| *kind != 0) {
-        return Err("categorical splits".to_owned());
-    }
+    let sets = sets(tree, &kinds)?;
     if tree
         .pointer("/tree_param/size_leaf_vector")
         .and_then(Value::as_str)
@@ -187,16 +190,65 @@ fn add_tree(forest: &mut Forest<f32, f32>, tree: &Value, output: usize) -> Resul
             return Ok(Split::Leaf(index));
         }
         let child = |child: i64| usize::try_from(child).map_err(|_| "a tree with one child");
-        Ok(Split::AtMost {
-            feature: usize::try_from(feature[index])
-                .map_err(|_| "a split on a feature that does not exist")?,
+        let feature =
+            usize::try_from(feature[index]).map_err(|_| "a split on a feature that does not exist")?;
+        let (left, right, missing_left) =
+            (child(left[index])?, child(right[index])?, default_left[index] != 0);
+        let is_category = words.get(feature).is_some_and(Option::is_some);
+        match (sets.get(&index).cloned(), is_category) {
             // XGBoost goes left when the value is less.
-            threshold: conditions[index].next_down(),
-            missing_left: default_left[index] != 0,
-            left: child(left[index])?,
-            right: child(right[index])?,
-        })
+            (None, false) => {
+                let threshold = conditions[index].next_down();
+                Ok(Split::AtMost { feature, threshold, missing_left, left, right })
+            }
+            // And right when the category is in the set.
+            (Some(set), true) => {
+                Ok(Split::OneOf { feature, set, missing_left: !missing_left, left: right, right: left })
+            }
+            _ => Err("a categorical split on a feature that has no categories".into()),
+        }
     })
+}
+
+/// The sets of categories of a tree's splits, by node.
+fn sets(tree: &Value, kinds: &[i64]) -> Result<HashMap<usize, Vec<u32>>, String> {
+    if kinds.iter().all(|kind| *kind == 0) {
+        return Ok(HashMap::new());
+    }
+    let broken = || "categorical splits that cannot be read".to_owned();
+    let list = |name: &str| tree.get(name).map(integers).transpose()?.ok_or_else(broken);
+    let size = |number: &i64| usize::try_from(*number).map_err(|_| broken());
+    let categories = list("categories")?;
+    let (nodes, starts, sizes) =
+        (list("categories_nodes")?, list("categories_segments")?, list("categories_sizes")?);
+    let mut sets = HashMap::new();
+    if nodes.len() != starts.len() || nodes.len() != sizes.len() {
+        return Err(broken());
+    }
+    for ((node, start), length) in nodes.iter().zip(&starts).zip(&sizes) {
+        let (node, start, length) = (size(node)?, size(start)?, size(length)?);
+        let end = start.checked_add(length).ok_or_else(broken)?;
+        let mut set = Vec::new();
+        for category in categories.get(start..end).ok_or_else(broken)? {
+            let category = size(category).ok().filter(|category| *category < MOST_CATEGORIES);
+            let category = category.ok_or_else(broken)?;
+            if set.len() <= category / 32 {
+                set.resize(category / 32 + 1, 0_u32);
+            }
+            set[category / 32] |= 1 << (category % 32);
+        }
+        sets.insert(node, set);
+    }
+    // Both say which splits are of categories.
+    let splits = kinds.iter().enumerate().filter(|(_, kind)| **kind != 0).map(|(node, _)| node);
+    let mut count = 0;
+    for node in splits {
+        count += 1;
+        if !sets.contains_key(&node) {
+            return Err(broken());
+        }
+    }
+    if count == sets.len() { Ok(sets) } else { Err(broken()) }
 }
 
 fn sigmoid(value: f32) -> f32 {

@@ -695,6 +695,43 @@ ESTIMATORS = {
 }
 
 
+def onnx_graph(model, features, columns, answer):
+    """What nothing here computes, as skl2onnx writes it, where the environment has that."""
+    kind = name_of(model)
+    require(kind.startswith("sklearn."), "the estimator " + kind)
+    try:
+        import skl2onnx
+        from skl2onnx.common.data_types import FloatTensorType
+        from sklearn.base import is_classifier
+    except ImportError:
+        raise Unsupported("the estimator " + kind)
+    options = None
+    if is_classifier(model):
+        # Labels of other types become texts or numbers on the way.
+        require(model.classes_.dtype.kind in "iuUO", "the estimator " + kind + ", with classes of an odd type")
+        require(all(isinstance(name, str) for name in model.classes_) or model.classes_.dtype.kind in "iu", "odd classes")
+        options = {id(model): {"zipmap": False}}
+    else:
+        require(answer.function == "predict", "probabilities of a regressor")
+    try:
+        shape = FloatTensorType([None, len(features)])
+        graph = skl2onnx.convert_sklearn(model, initial_types=[("features", shape)], options=options, target_opset=17)
+    except Exception as problem:
+        raise Unsupported("the estimator " + kind + ", which skl2onnx does not convert (" + type(problem).__name__ + ")")
+    outputs = [output.name for output in graph.graph.output]
+    place = 1 if answer.function == "predict_proba" else 0
+    require(place < len(outputs), "the estimator " + kind + ", which has no probabilities as ONNX")
+    for known in (getattr(model, "_fit_X", None), getattr(model, "support_vectors_", None)):
+        # Where the data lies, answers change.
+        if known is not None and getattr(known, "ndim", 0) == 2 and known.shape[1] == len(features):
+            for row in known[:40]:
+                for place_of, value in enumerate(row):
+                    features[place_of].hint(columns, float(value))
+    text = base64.b64encode(graph.SerializeToString()).decode("ascii")
+    described = {"bytes": text, "output": outputs[place], "features": len(features), "kind": kind}
+    return {"graph": described}, {"own": {}}
+
+
 class Answer:
     """What the pyfunc function answers: `predict` or `predict_proba`."""
 
@@ -737,8 +774,7 @@ def describe(model, columns, answer):
             steps.append(part)
         model = model.steps[-1][1]
     kind = name_of(model)
-    reader = ESTIMATORS.get(kind)
-    require(reader is not None, "the estimator " + kind)
+    reader = ESTIMATORS.get(kind, onnx_graph)
     # Threads add in any order; one of these orders is the trees' own, and the one we take.
     if hasattr(model, "n_jobs"):
         model.n_jobs = None

@@ -42,13 +42,17 @@ pub(crate) async fn ask(deployment: &Deployment, kind: &str, body: String) -> Re
 }
 
 fn is_close(our: &Value, their: &Value) -> bool {
+    is_near(&our["predictions"], &their["predictions"], TOLERANCE)
+}
+
+fn is_near(our: &Value, their: &Value, tolerance: f64) -> bool {
     match (our, their) {
         (Value::Array(our), Value::Array(their)) => {
-            our.len() == their.len() && our.iter().zip(their).all(|(our, their)| is_close(our, their))
+            our.len() == their.len()
+                && our.iter().zip(their).all(|(our, their)| is_near(our, their, tolerance))
         }
-        (Value::Object(our), Value::Object(their)) => is_close(&our["predictions"], &their["predictions"]),
         (Value::Number(our), Value::Number(their)) => {
-            (our.as_f64().unwrap() - their.as_f64().unwrap()).abs() <= TOLERANCE
+            (our.as_f64().unwrap() - their.as_f64().unwrap()).abs() <= tolerance
         }
         _ => our == their,
     }
@@ -123,7 +127,7 @@ async fn what_cannot_be_converted_runs_in_a_worker_and_says_why() {
     let registry = registry(&models.display().to_string());
     for (name, reason) in [
         ("linear", "differs in its last bits; `tolerance` would allow that"),
-        ("neighbours", "not converted: the estimator sklearn.KNeighborsClassifier"),
+        ("neighbours", "not converted: the estimator sklearn.KNeighborsClassifier; as ONNX"),
         ("crashes", "the conversion failed: not today"),
         ("talks", "the conversion job wrote something that is no description"),
         ("lies", "verification row 0 is answered differently"),
@@ -146,5 +150,55 @@ async fn what_cannot_be_converted_runs_in_a_worker_and_says_why() {
     until("the failure is known", || deployment.status().state == DeploymentState::Failed).await;
     let reason = deployment.status().reason.unwrap();
     assert!(reason.contains("`runtime: native` is configured, but: not converted"), "{reason}");
+    bench.models.shutdown().await;
+}
+
+/// Estimators that only skl2onnx converts run in process where the endpoint has a tolerance, and only when every answer lies
+/// within it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_onnx_computes_is_converted_within_a_tolerance() {
+    const FAR: f64 = 1e-4;
+    let Some(python) = real_python() else { return };
+    let bench = Bench::new(|settings| settings.python = Some(python.clone()));
+    let models = bench.folder.path().join("saved");
+    make(&python, "make_graphs.py", &models);
+    let registry = registry(&models.display().to_string());
+    let model = |name: &str, tolerance| {
+        let mut wanted = spec(registry.clone(), &format!("file://{}", models.join(name).display()));
+        wanted.tolerance = tolerance;
+        wanted
+    };
+    for name in ["neighbours", "neighbours-proba", "vectors", "net"] {
+        let deployment = bench.models.deploy(model(name, Some(FAR)));
+        assert!(deployment.wait_ready(PATIENCE).await, "{name}: {:?}", deployment.status());
+        let status = deployment.status();
+        let reason = status.runtime_reason.unwrap();
+        assert!(
+            status.runtime == Some("native") && reason.contains("its estimator to ONNX"),
+            "{name}: {reason}"
+        );
+        let cases: Vec<(String, String, String)> =
+            serde_json::from_slice(&std::fs::read(models.join(name).join("cases.json")).unwrap()).unwrap();
+        for (kind, body, expected) in cases {
+            let ours = ask(&deployment, &kind, body).await.unwrap_or_else(|why| panic!("{name}: {why}"));
+            let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap()["predictions"].clone();
+            assert!(is_near(&parse(&ours), &parse(&expected), FAR), "{name}: {ours}\n{expected}");
+        }
+        let missing =
+            r#"{"dataframe_split": {"columns": ["a", "b", "c", "d"], "data": [[0.5, null, 2.0, 1.0]]}}"#;
+        let refused = json(&deployment, missing).await.unwrap_err();
+        assert_eq!(refused.code.status, 400, "{name}: {refused}");
+    }
+    for (name, tolerance, reason) in [
+        ("neighbours", None, "the estimator sklearn.KNeighborsClassifier; as ONNX it computes in 32 bits"),
+        ("net", Some(1e-12), "is answered differently"),
+        ("unknown", Some(FAR), "is refused, where Python answers"),
+    ] {
+        let deployment = bench.models.deploy(model(name, tolerance));
+        assert!(deployment.wait_ready(PATIENCE).await, "{name}: {:?}", deployment.status());
+        let status = deployment.status();
+        let said = status.runtime_reason.unwrap();
+        assert!(status.runtime == Some("worker") && said.contains(reason), "{name}: {said}");
+    }
     bench.models.shutdown().await;
 }

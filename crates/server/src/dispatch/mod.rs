@@ -117,7 +117,9 @@ async fn ask(
     flight: &mut Flight,
 ) -> Result<Reply, Fault> {
     match &target.kind {
-        TargetKind::Model(deployment) => Box::pin(predict::predict(deployment, planned, head, flight)).await,
+        TargetKind::Model(deployment) => {
+            Box::pin(predict::predict(snapshot, deployment, planned, head, flight)).await
+        }
         TargetKind::Chat(chat) => {
             let bounds = (head, snapshot.max_answer, snapshot.heartbeat);
             chat.run(planned, bounds, call, flight).await

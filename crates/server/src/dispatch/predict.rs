@@ -6,19 +6,24 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use millgate_config::Compat;
 use millgate_models::{Deployment, InferenceRequest, PredictRequest};
 use millgate_scoring::inference::JSON_LENGTH;
+use millgate_scoring::{ContentType, Inputs};
 use millgate_types::{Dialect, Fault, Lane};
 
+use super::bulk;
 use crate::flight::Flight;
 use crate::pipeline::Planned;
 use crate::reply::{Reply, names, number};
+use crate::snapshot::Snapshot;
 use crate::surface::{self, Surface};
 
 /// No caller waits longer than this; the deployment's own time-out is usually shorter.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 pub(super) async fn predict(
+    snapshot: &Snapshot,
     deployment: &Arc<Deployment>,
     planned: &Planned,
     head: &Parts,
@@ -26,8 +31,12 @@ pub(super) async fn predict(
 ) -> Result<Reply, Fault> {
     flight.record().lane = Some(Lane::Model);
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let request =
-        PredictRequest { content_type, body: planned.call.body.clone(), deadline: Instant::now() + LONGEST };
+    let rows = rows_of_parquet(snapshot, deployment, planned, content_type).await?;
+    let request = PredictRequest {
+        content_type: if rows.is_some() { Some("application/json") } else { content_type },
+        body: rows.unwrap_or_else(|| planned.call.body.clone()),
+        deadline: Instant::now() + LONGEST,
+    };
     // Only that protocol's paths say more than which endpoint is meant.
     let is_inference = planned.call.dialect == Dialect::Inference;
     let begun = Instant::now();
@@ -61,6 +70,29 @@ pub(super) async fn predict(
         reply.headers.insert(names::MODEL_VERSION, version);
     }
     Ok(reply)
+}
+
+/// The rows of a Parquet file in the protocol's JSON, so that they are checked and every runtime takes them. `None`: it is
+/// another body, or Python must read it as it is: without columns in the signature nobody else knows what the types mean, and
+/// with `compat: mlflow` nobody else is to.
+async fn rows_of_parquet(
+    snapshot: &Snapshot,
+    deployment: &Arc<Deployment>,
+    planned: &Planned,
+    content_type: Option<&str>,
+) -> Result<Option<Bytes>, Fault> {
+    let call = &planned.call;
+    let is_parquet = ContentType::parse(content_type).is_ok_and(|kind| kind == ContentType::Parquet);
+    let is_strict = call.endpoint.config.serving.compat == Compat::Strict;
+    if !is_parquet || !is_strict || call.dialect != Dialect::Scoring {
+        return Ok(None);
+    }
+    let pinned = call.pins.as_ref().and_then(|pins| pins.live(deployment));
+    let live = pinned.or_else(|| deployment.live_model());
+    if !live.is_some_and(|live| matches!(live.signature().inputs, Some(Inputs::Columns(_)))) {
+        return Ok(None);
+    }
+    bulk::read_parquet(call.body.clone(), snapshot.body_limits.size * 2).await
 }
 
 /// An answer of the Open Inference Protocol; `json_length` where binary tensors stand behind the JSON.

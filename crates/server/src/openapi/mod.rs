@@ -208,6 +208,7 @@ fn predict_paths(endpoint: &Endpoint, described: &Described, name: &str, paths: 
                     "content": {
                         "application/json": { "schema": reference(&answer) },
                         "application/x-ndjson": { "schema": {} },
+                        "application/vnd.apache.arrow.stream": { "schema": {} },
                     },
                 },
                 "default": error(error_name),

@@ -7,6 +7,7 @@ mod audit;
 mod bad_input;
 mod bedrock;
 mod bulk;
+mod bulk_forms;
 mod cohere;
 mod configs;
 mod cost;

@@ -39,6 +39,20 @@ def unwritable(text):
         words.append(f"{what} {part}" if isinstance(part, int) else f"column `{part}`")
     return ", ".join(words) or "its only value"
 
+
+def choose_backend(folder):
+    """Keras computes with what the model was saved with: it does not look itself, and takes TensorFlow where nothing is said."""
+    try:
+        with open(os.path.join(folder, "MLmodel"), encoding="utf-8") as file:
+            words = [line.split(":", 1) for line in file if line.strip().startswith("keras_backend:")]
+    except OSError:
+        return
+    for _, value in words:
+        value = value.strip().strip("'\"")
+        if value in ("jax", "numpy", "openvino", "tensorflow", "torch"):
+            os.environ.setdefault("KERAS_BACKEND", value)
+
+
 class Model:
     """A loaded model. `asked` is what LOAD says: {model, strict, columns, chat}."""
 
@@ -46,6 +60,7 @@ class Model:
         self.strict = asked["strict"]
         os.environ["MLFLOW_ALLOW_MODEL_CODE_EXECUTION"] = "true"
         os.environ["_MLFLOW_IS_IN_SERVING_ENVIRONMENT"] = "true"
+        choose_backend(asked["model"])
         import mlflow
         from mlflow.exceptions import MlflowException
         from mlflow.pyfunc import scoring_server

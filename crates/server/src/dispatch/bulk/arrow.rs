@@ -1,22 +1,17 @@
-//! Rows as an Arrow IPC stream: record batches become bodies of the scoring protocol, some rows at a time. Holds one record
-//! batch and what of the next has come.
+//! Rows in Arrow's form, as an IPC stream or one record batch after the other: they become bodies of the scoring protocol, some
+//! rows at a time. Holds one record batch and what of the next has come.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 
-use arrow_array::cast::AsArray as _;
-use arrow_array::types::{
-    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
-};
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
-use arrow_schema::{DataType, TimeUnit};
+use arrow_schema::DataType;
 use millgate_scoring::bulk::{Batch, BatchLimits};
 use millgate_scoring::{Inputs, Signature};
 use millgate_types::{Fault, code};
+
+use super::cells;
 
 /// The longest record batch, in bytes as they come.
 const MAX_RECORD_BATCH: usize = 64 << 20;
@@ -41,7 +36,14 @@ impl ArrowRows {
         Self { limits, decoder, batches, at: 0, coming: 0, next: 0 }
     }
 
-    /// Takes bytes; `last`: nothing comes behind them.
+    /// Takes a record batch as it is.
+    pub(super) fn push_batch(&mut self, batch: RecordBatch) {
+        if batch.num_rows() > 0 {
+            self.batches.push_back(batch);
+        }
+    }
+
+    /// Takes bytes of an IPC stream; `last`: nothing comes behind them.
     pub(super) fn push(&mut self, bytes: &[u8], last: bool) -> Result<(), Fault> {
         let broken = |cause: arrow_schema::ArrowError| {
             let public = "the body is no Arrow IPC stream, or it is damaged";
@@ -52,9 +54,7 @@ impl ArrowRows {
         while !buffer.is_empty() {
             if let Some(batch) = self.decoder.decode(&mut buffer).map_err(broken)? {
                 self.coming = buffer.len();
-                if batch.num_rows() > 0 {
-                    self.batches.push_back(batch);
-                }
+                self.push_batch(batch);
             }
         }
         if self.coming > MAX_RECORD_BATCH {
@@ -77,11 +77,13 @@ impl ArrowRows {
         self.batches.is_empty()
     }
 
-    /// The next batch, if a row is there. Fault: `schema_mismatch` for columns that have no counterpart.
+    /// The next batch, if a row is there. Faults: `schema_mismatch` for columns that have no counterpart, `body_too_large` for a
+    /// row that is longer than a batch may be.
     pub(super) fn take(&mut self, signature: Option<&Signature>) -> Option<Result<Batch, Fault>> {
         let batch = self.batches.front()?;
         let first = self.next;
-        let mut body = before(batch, signature);
+        let tensor = is_tensor(signature);
+        let mut body = before(batch, tensor);
         let mut rows = 0;
         while self.at + rows < batch.num_rows() && rows < self.limits.rows {
             if rows > 0 {
@@ -90,12 +92,24 @@ impl ArrowRows {
                 }
                 body.push(',');
             }
-            if let Err(fault) = write_row(&mut body, batch, self.at + rows, first + rows as u64) {
+            let (before, number) = (body.len(), first + rows as u64);
+            let written = write_row(&mut body, batch, self.at + rows, number, tensor);
+            let too_long = || {
+                let public = format!("row {number} is over the limit of {} bytes", self.limits.bytes);
+                Fault::client(code::BODY_TOO_LARGE, public)
+            };
+            let long = body.len() - before > self.limits.bytes;
+            if let Err(fault) = written.and_then(|()| if long { Err(too_long()) } else { Ok(()) }) {
+                if rows > 0 {
+                    // Those before it are answered first.
+                    body.truncate(before - 1);
+                    break;
+                }
                 return Some(Err(fault));
             }
             rows += 1;
         }
-        body.push_str(if is_tensor(signature) { "]}" } else { "]}}" });
+        body.push_str(if tensor { "]}" } else { "]}}" });
         self.at += rows;
         self.next += rows as u64;
         if self.at >= batch.num_rows() {
@@ -111,8 +125,8 @@ fn is_tensor(signature: Option<&Signature>) -> bool {
 }
 
 /// What stands before the rows.
-fn before(batch: &RecordBatch, signature: Option<&Signature>) -> String {
-    if is_tensor(signature) {
+fn before(batch: &RecordBatch, tensor: bool) -> String {
+    if tensor {
         return "{\"inputs\":[".to_owned();
     }
     let schema = batch.schema_ref();
@@ -120,82 +134,37 @@ fn before(batch: &RecordBatch, signature: Option<&Signature>) -> String {
     format!("{{\"dataframe_split\":{{\"columns\":{},\"data\":[", serde_json::json!(names))
 }
 
-fn write_row(out: &mut String, batch: &RecordBatch, row: usize, number: u64) -> Result<(), Fault> {
-    out.push('[');
+/// Adds a row as a list of its cells, or as the one cell that is a tensor. Fault: `schema_mismatch`.
+pub(super) fn write_row(
+    out: &mut String,
+    batch: &RecordBatch,
+    row: usize,
+    number: u64,
+    tensor: bool,
+) -> Result<(), Fault> {
+    // One column of lists is the tensor itself.
+    let is_whole = |column: &ArrayRef| {
+        matches!(column.data_type(), DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..))
+    };
+    let bare = tensor && matches!(batch.columns(), [column] if is_whole(column));
+    if !bare {
+        out.push('[');
+    }
     for (place, column) in batch.columns().iter().enumerate() {
         if place > 0 {
             out.push(',');
         }
-        write_cell(out, column.as_ref(), row).map_err(|reason| {
+        cells::write(out, column.as_ref(), row).map_err(|reason| {
             let schema = batch.schema_ref();
             let name: String =
                 schema.field(place).name().chars().filter(|c| !c.is_control()).take(64).collect();
             Fault::client(code::SCHEMA_MISMATCH, format!("column `{name}`, row {number}: {reason}"))
         })?;
     }
-    out.push(']');
-    Ok(())
-}
-
-/// A cell as JSON. NaN is a missing value. The error says what has no counterpart.
-fn write_cell(out: &mut String, column: &dyn Array, row: usize) -> Result<(), String> {
-    macro_rules! number {
-        ($kind:ty) => {
-            write!(out, "{}", column.as_primitive::<$kind>().value(row))
-        };
-    }
-    macro_rules! time {
-        ($kind:ty, $factor:expr) => {{
-            let value: i64 = column.as_primitive::<$kind>().value(row);
-            let value = value.checked_mul($factor).ok_or("a time is out of range")?;
-            write!(out, "{value}")
-        }};
-    }
-    if column.is_null(row) {
-        out.push_str("null");
-        return Ok(());
-    }
-    let _infallible = match column.data_type() {
-        DataType::Null => write!(out, "null"),
-        DataType::Boolean => write!(out, "{}", column.as_boolean().value(row)),
-        DataType::Int8 => number!(Int8Type),
-        DataType::Int16 => number!(Int16Type),
-        DataType::Int32 => number!(Int32Type),
-        DataType::Int64 => number!(Int64Type),
-        DataType::UInt8 => number!(UInt8Type),
-        DataType::UInt16 => number!(UInt16Type),
-        DataType::UInt32 => number!(UInt32Type),
-        DataType::UInt64 => number!(UInt64Type),
-        DataType::Float32 => return float(out, f64::from(column.as_primitive::<Float32Type>().value(row))),
-        DataType::Float64 => return float(out, column.as_primitive::<Float64Type>().value(row)),
-        DataType::Utf8 => write!(out, "{}", quoted(column.as_string::<i32>().value(row))),
-        DataType::LargeUtf8 => write!(out, "{}", quoted(column.as_string::<i64>().value(row))),
-        DataType::Utf8View => write!(out, "{}", quoted(column.as_string_view().value(row))),
-        // Nanoseconds since 1970, which is what a `datetime` takes as a number.
-        DataType::Timestamp(TimeUnit::Second, _) => time!(TimestampSecondType, 1_000_000_000),
-        DataType::Timestamp(TimeUnit::Millisecond, _) => time!(TimestampMillisecondType, 1_000_000),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => time!(TimestampMicrosecondType, 1000),
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => time!(TimestampNanosecondType, 1),
-        _ => return Err("columns of this Arrow type are not taken".to_owned()),
-    };
-    Ok(())
-}
-
-fn float(out: &mut String, value: f64) -> Result<(), String> {
-    if value.is_infinite() {
-        return Err("the number is infinite".to_owned());
-    }
-    if value.is_nan() {
-        out.push_str("null");
-    } else {
-        // The shortest digits that read back.
-        let _infallible = write!(out, "{value:?}");
+    if !bare {
+        out.push(']');
     }
     Ok(())
-}
-
-fn quoted(value: &str) -> String {
-    serde_json::Value::from(value).to_string()
 }
 
 #[cfg(test)]
