@@ -172,9 +172,19 @@ pub struct Fault {
     pub errors: Vec<FieldError>,
     /// For our log only; never serialised.
     pub cause: Option<BoxError>,
-    /// What our log says instead of `public` and `cause`, where these repeat what a caller sent.
-    pub logged: Option<Box<str>>,
 }
+
+/// A cause that is all that the log says.
+#[derive(Debug)]
+struct Logged(Box<str>);
+
+impl fmt::Display for Logged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Logged {}
 
 /// One field at fault, of several.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,7 +255,6 @@ impl Fault {
             upstream_status: None,
             errors: Vec::new(),
             cause: None,
-            logged: None,
         }
     }
 
@@ -277,11 +286,17 @@ impl Fault {
         self
     }
 
+    /// Has our log say `text` instead of the public words and the causes, where these repeat what a caller sent.
+    #[must_use]
+    pub fn logged_as(self, text: String) -> Self {
+        self.with_cause(Logged(text.into()))
+    }
+
     /// What our log says: the public words and the chain of causes.
     #[must_use]
     pub fn detail(&self) -> String {
-        if let Some(logged) = &self.logged {
-            return logged.to_string();
+        if let Some(Logged(text)) = self.cause.as_deref().and_then(|cause| cause.downcast_ref()) {
+            return text.to_string();
         }
         let mut text = self.public.to_string();
         let mut cause: Option<&(dyn std::error::Error + 'static)> =

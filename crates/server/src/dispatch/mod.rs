@@ -101,11 +101,12 @@ async fn attempt(
 }
 
 /// Keeps what an upstream or a model repeats of the call out of our log.
-fn concealed(mut fault: Fault, body: &[u8]) -> Fault {
-    if matches!(fault.source, Source::Upstream | Source::Worker) {
-        fault.logged = Some(millgate_dialect::conceal(&fault.detail(), body).into());
+fn concealed(fault: Fault, body: &[u8]) -> Fault {
+    if !matches!(fault.source, Source::Upstream | Source::Worker) {
+        return fault;
     }
-    fault
+    let text = millgate_dialect::conceal(&fault.detail(), body);
+    fault.logged_as(text)
 }
 
 async fn ask(

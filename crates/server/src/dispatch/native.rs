@@ -220,8 +220,6 @@ async fn check(
     let (head, body) = response.into_parts();
     let body = collect(body, MAX_ERROR_BODY).await.unwrap_or_default();
     let mut fault = millgate_provider::classify(kind, status.as_u16(), &head.headers, &body);
-    // What was sent is not known here, and so not what of it the provider repeats.
-    fault.logged = Some(format!("{} answered {status}", kind.name).into());
     // Here callers name more than models: what is not found, or in conflict, only the provider can say.
     if status.is_client_error() && fault.code == code::UPSTREAM_ERROR {
         fault.code = code::UPSTREAM_INVALID_REQUEST;
@@ -234,7 +232,8 @@ async fn check(
             None => fault.public,
         };
     }
-    Err(fault)
+    // What was sent is not known here, and so not what of it the provider repeats.
+    Err(fault.logged_as(format!("{} answered {status}", kind.name)))
 }
 
 async fn answer(
