@@ -127,7 +127,7 @@ async fn what_cannot_be_converted_runs_in_a_worker_and_says_why() {
     let registry = registry(&models.display().to_string());
     for (name, reason) in [
         ("linear", "differs in its last bits; `tolerance` would allow that"),
-        ("neighbours", "not converted: the estimator sklearn.KNeighborsClassifier; as ONNX"),
+        ("neighbours", "not converted: the estimator sklearn.KNeighborsClassifier"),
         ("crashes", "the conversion failed: not today"),
         ("talks", "the conversion job wrote something that is no description"),
         ("lies", "verification row 0 is answered differently"),
