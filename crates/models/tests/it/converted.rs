@@ -139,7 +139,9 @@ async fn what_cannot_be_converted_runs_in_a_worker_and_says_why() {
         assert!(deployment.wait_ready(PATIENCE).await, "{name}: {:?}", deployment.status());
         let status = deployment.status();
         let said = status.runtime_reason.unwrap();
-        assert!(status.runtime == Some("worker") && said.contains(reason), "{name}: {said}");
+        // Some processors' BLAS adds up three products in our order: then there is no difference to be found.
+        let same = name == "linear" && status.runtime == Some("native") && said.contains("the same bits");
+        assert!(same || status.runtime == Some("worker") && said.contains(reason), "{name}: {said}");
         let body = r#"{"dataframe_split": {"columns": ["a", "b", "c"], "data": [[0.5, -1.0, 2.0]]}}"#;
         assert!(json(&deployment, body).await.is_ok(), "{name}");
         bench.models.retain(&[]);
