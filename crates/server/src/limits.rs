@@ -119,7 +119,7 @@ impl<'a> Who<'a> {
     /// `request` in expressions.
     fn seen(&self) -> &Value {
         self.seen.get_or_init(|| {
-            let text = |text: Option<&Arc<str>>| text.map_or_else(String::new, |text| text.to_string());
+            let text = |text: Option<&Arc<str>>| text.map_or_else(String::new, ToString::to_string);
             let mut request = json!({
                 "endpoint": &**self.endpoint,
                 "target": self.target,

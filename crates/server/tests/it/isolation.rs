@@ -30,9 +30,13 @@ fn text_of(answer: &millgate_testkit::client::Answer, stream: bool) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_byte_of_a_tenant_reaches_another() {
     let fake = FakeProvider::start().unwrap();
-    let keys: String = (0..TENANTS)
-        .map(|tenant| format!("    - {{ name: t{tenant}, key: key-of-tenant-{tenant:04}, roles: [invoke], owner: {{ team: t{tenant} }} }}\n"))
-        .collect();
+    let mut keys = String::new();
+    for tenant in 0..TENANTS {
+        let owner = format!("owner: {{ team: t{tenant} }}");
+        keys += &format!(
+            "    - {{ name: t{tenant}, key: key-of-tenant-{tenant:04}, roles: [invoke], {owner} }}\n"
+        );
+    }
     let text = format!(
         "access:
   keys: required

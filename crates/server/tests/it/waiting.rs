@@ -42,7 +42,7 @@ async fn order(gateway: &Arc<TestGateway>, calls: &[(&'static str, &'static str)
         tokio::spawn(async move {
             let answer = call_as(&gateway, name, &[("x-millgate-priority", priority)]).await;
             assert_eq!(answer.status, 200, "{}", answer.text());
-            done.send(name.to_owned()).unwrap();
+            done.send(name.to_owned()).expect("somebody listens");
         });
         tokio::time::sleep(Duration::from_millis(4)).await;
     }
