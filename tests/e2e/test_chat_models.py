@@ -61,6 +61,8 @@ def served(tmp_path_factory):
     code = folder / "code.py"
     code.write_text(agents_source())
     save("code", model=str(code))
+    # MLflow 3.17 waits for itself in `log_model` while tracing is off: `trace_disabled` calls what it wraps under its own lock.
+    mlflow.tracing.enable()
     config = CONFIG.format(python=sys.executable, models=models)
     child = Gateway(folder / "gateway", config)
     child.models = models
