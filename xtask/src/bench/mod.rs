@@ -181,7 +181,7 @@ impl Bench {
                  \x20 - {{ concurrent: 10000, by: all }}\n\
                  budgets: [ {{ name: company, usd: 1000000, per: month }} ]\n\
                  audit: {{ calls: true, max_segment: 1GiB }}\n\
-                 access: {{ keys: required, static: [ {{ name: bench, key: mg-bench-0123456789, owner: {{ team: core }} }} ] }}\n\
+                 access: {{ keys: required, static: [ {{ name: bench, key: mg-bench-0123456789, roles: [admin], owner: {{ team: core }} }} ] }}\n\
                  server: {{ threads: 1, max_connections_per_ip: 5000, drain_delay: 1ms, drain_timeout: 1s }}\n{more}",
                 self.upstream
             ),
