@@ -122,6 +122,7 @@ impl Bounds {
         if !refused.limit.cap || !writes || most == 0 {
             return false;
         }
+        let asked_for = (self.amounts, self.most);
         let fits = |bounds: &Self| bounds.amounts.of(refused.limit.measure) <= refused.room;
         // What does not fit with one token less than is known not to: by halves.
         let (mut fitting, mut too_long) = (0, most);
@@ -130,8 +131,13 @@ impl Bounds {
             self.limit_answers(middle, call);
             if fits(self) { fitting = middle } else { too_long = middle }
         }
-        self.limit_answers(if fitting == 0 { most } else { fitting }, call);
-        fitting > 0 && fits(self)
+        if fitting == 0 {
+            // A call that waits instead asks for what it came with.
+            (self.amounts, self.most) = asked_for;
+            return false;
+        }
+        self.limit_answers(fitting, call);
+        true
     }
 
     fn limit_answers(&mut self, most: u64, call: &Routed) {
