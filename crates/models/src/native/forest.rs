@@ -64,6 +64,8 @@ const FEATURE: u32 = CATEGORY - 1;
 const BLOCK: usize = 128;
 /// Rows that walk side by side.
 const LANES: usize = 8;
+/// Steps between two looks whether all of them have arrived.
+const STEPS: u32 = 2;
 /// Nodes of all trees together.
 const MOST_NODES: usize = 1 << 28;
 
@@ -72,8 +74,6 @@ struct Tree {
     nodes: std::ops::Range<usize>,
     /// Steps from the root to the deepest leaf.
     depth: u32,
-    /// Whether walking every row to that depth costs less than stopping at leaves.
-    level: bool,
     /// The output that a leaf of one value adds to.
     output: usize,
 }
@@ -140,7 +140,7 @@ impl<T: Number, V: Copy + AddAssign> Forest<T, V> {
         self.leaves.push(0);
         // (node of the file, its place here, its depth)
         let mut open = vec![(0_usize, 0_u32, 0_u32)];
-        let (mut depth, mut leaf_depths, mut reached) = (0, 0_u64, 0_u64);
+        let mut depth = 0;
         while let Some((index, place, level)) = open.pop() {
             match seen.get_mut(index) {
                 Some(seen) if !*seen => *seen = true,
@@ -157,8 +157,6 @@ impl<T: Number, V: Copy + AddAssign> Forest<T, V> {
                     self.leaves[here] =
                         u32::try_from(first_leaf + leaf).map_err(|_| "too many leaves".to_owned())?;
                     depth = depth.max(level);
-                    leaf_depths += u64::from(level);
-                    reached += 1;
                     continue;
                 }
                 Split::AtMost { feature, threshold, missing_left, left, right } => {
@@ -186,9 +184,7 @@ impl<T: Number, V: Copy + AddAssign> Forest<T, V> {
             }
             open.extend([(right, pair + 1, level + 1), (left, pair, level + 1)]);
         }
-        // Rows that stop early wait for the deepest; against that stands a missed guess of a branch at nearly every step.
-        let level = u64::from(depth) * reached <= 3 * leaf_depths;
-        self.trees.push(Tree { nodes: start..self.nodes.len(), depth, level, output });
+        self.trees.push(Tree { nodes: start..self.nodes.len(), depth, output });
         Ok(())
     }
 
@@ -196,13 +192,22 @@ impl<T: Number, V: Copy + AddAssign> Forest<T, V> {
     pub(super) fn add_up(&self, rows: &[T], sums: &mut [V], outputs: usize) {
         let blocks = rows.chunks(BLOCK * self.features).zip(sums.chunks_mut(BLOCK * outputs));
         for (rows, sums) in blocks {
+            let whole = !rows.iter().any(|value| value.missing());
+            let together = if whole { walk_together::<T, true> } else { walk_together::<T, false> };
             for tree in &self.trees {
-                self.add_tree_of(tree, rows, sums, outputs);
+                self.add_tree_of(tree, rows, sums, outputs, together);
             }
         }
     }
 
-    fn add_tree_of(&self, tree: &Tree, rows: &[T], sums: &mut [V], outputs: usize) {
+    fn add_tree_of(
+        &self,
+        tree: &Tree,
+        rows: &[T],
+        sums: &mut [V],
+        outputs: usize,
+        together: impl Fn(&[Node<T>], u32, &[T], usize) -> [u32; LANES],
+    ) {
         let nodes = &self.nodes[tree.nodes.clone()];
         let leaves = &self.leaves[tree.nodes.clone()];
         let add = |sums: &mut [V], at: u32| {
@@ -216,11 +221,11 @@ impl<T: Number, V: Copy + AddAssign> Forest<T, V> {
             }
         };
         let mut rest = (rows, sums);
-        if tree.level && self.sets.is_empty() {
+        if self.sets.is_empty() {
             while rest.0.len() >= LANES * self.features {
                 let (group, rows) = rest.0.split_at(LANES * self.features);
                 let (mut group_sums, sums) = rest.1.split_at_mut(LANES * outputs);
-                for at in walk_together(nodes, tree.depth, group, self.features) {
+                for at in together(nodes, tree.depth, group, self.features) {
                     let (first, others) = group_sums.split_at_mut(outputs);
                     add(first, at);
                     group_sums = others;
@@ -256,16 +261,32 @@ impl<T: Number, V: Copy + AddAssign> Forest<T, V> {
     }
 }
 
-/// Eight rows to the leaves of one tree.
+/// Eight rows to the leaves of one tree. `WHOLE`: none of their values is missing.
 #[expect(clippy::needless_bitwise_bool, reason = "no branch: that is the point")]
-fn walk_together<T: Number>(nodes: &[Node<T>], depth: u32, rows: &[T], features: usize) -> [u32; LANES] {
+fn walk_together<T: Number, const WHOLE: bool>(
+    nodes: &[Node<T>],
+    depth: u32,
+    rows: &[T],
+    features: usize,
+) -> [u32; LANES] {
     let mut at = [0_u32; LANES];
-    for _ in 0..depth {
-        for (lane, at) in at.iter_mut().enumerate() {
-            let node = &nodes[*at as usize];
-            let value = rows[lane * features + (node.feature & FEATURE) as usize];
-            let left = (value <= node.threshold) | (value.missing() & (node.feature & MISSING_LEFT != 0));
-            *at = node.left + u32::from(!left);
+    for _ in 0..depth.div_ceil(STEPS) {
+        let before = at;
+        for _ in 0..STEPS {
+            for (lane, at) in at.iter_mut().enumerate() {
+                let node = &nodes[*at as usize];
+                let value = rows[lane * features + (node.feature & FEATURE) as usize];
+                let right = if WHOLE {
+                    value > node.threshold
+                } else {
+                    !((value <= node.threshold) | (value.missing() & (node.feature & MISSING_LEFT != 0)))
+                };
+                // A leaf leads to itself: no step leaves the tree.
+                *at = node.left.wrapping_add(u32::from(right));
+            }
+        }
+        if at == before {
+            break;
         }
     }
     at
