@@ -1,6 +1,7 @@
 //! Segments that were read to their end before: what a start need not read again. Full verification reads them all the same.
 
 use std::fs::Metadata;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -70,7 +71,7 @@ pub(crate) fn write(folder: &Path, chain: &Chain, segments: &[Segment]) -> Resul
     let fresh = folder.join(format!("{FILE}.new"));
     let written = Written { segments: segments.to_vec(), seal: seal(chain, segments) };
     let write = || -> std::io::Result<()> {
-        serde_json::to_writer(create(&fresh, true)?, &written)?;
+        create(&fresh, true)?.write_all(&serde_json::to_vec(&written)?)?;
         std::fs::rename(&fresh, &path)
     };
     write().map_err(|error| AuditError::Io { path: path.clone(), error })

@@ -93,7 +93,7 @@ pub(crate) fn write_place(
     let written = Written { seq, mac: hex(mac), seal: hex(&chain.seal(name, seq, mac)) };
     let write = || -> std::io::Result<()> {
         let mut file = create(&fresh, true)?;
-        serde_json::to_writer(&mut file, &written)?;
+        file.write_all(&serde_json::to_vec(&written)?)?;
         file.sync_data()?;
         fs::rename(&fresh, &path)
     };

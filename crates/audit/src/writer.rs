@@ -1,11 +1,12 @@
 //! The writer: one thread that owns the files.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +22,8 @@ use crate::{AuditError, Sink, known};
 const QUEUE: usize = 16 << 20;
 /// Records of one write.
 const BATCH: usize = 4096;
+/// Records that nobody waits for are gathered for this long: each write costs two waits for the disk.
+const GATHER: Duration = Duration::from_millis(100);
 /// Pause after a write that failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -40,9 +43,75 @@ struct Message {
     done: Option<oneshot::Sender<()>>,
 }
 
+/// What waits for the writer.
+#[derive(Default)]
+struct Queue {
+    inner: Mutex<Waiting>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<Message>,
+    /// Somebody waits for one of them.
+    urgent: bool,
+    closed: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `Err`: the writer has ended.
+    fn push(&self, message: Message) -> Result<(), AuditError> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(AuditError::Stopped);
+        }
+        let (first, urgent) = (waiting.messages.is_empty(), message.done.is_some());
+        waiting.urgent |= urgent;
+        waiting.messages.push_back(message);
+        drop(waiting);
+        if first || urgent {
+            self.filled.notify_one();
+        }
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_one();
+    }
+
+    /// The next records to write, once there are some; `None`: there are no more.
+    fn next(&self) -> Option<Vec<Message>> {
+        let idle = |waiting: &mut Waiting| waiting.messages.is_empty() && !waiting.closed;
+        let early = |waiting: &mut Waiting| !waiting.urgent && !waiting.closed;
+        let waiting = self.filled.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let gathered = self.filled.wait_timeout_while(waiting, GATHER, early);
+        let (mut waiting, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.messages.len().min(BATCH);
+        let batch: Vec<_> = waiting.messages.drain(..count).collect();
+        waiting.urgent &= !waiting.messages.is_empty();
+        (!batch.is_empty()).then_some(batch)
+    }
+}
+
+/// Held by the writer's thread: however that ends, nobody waits for it any more.
+struct Ends(Arc<Queue>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let mut waiting = self.0.lock();
+        waiting.closed = true;
+        waiting.messages.clear();
+    }
+}
+
 /// An open log.
 pub struct Audit {
-    sender: Mutex<Option<mpsc::Sender<Message>>>,
+    queue: Arc<Queue>,
     thread: Mutex<Option<JoinHandle<()>>>,
     state: Arc<State>,
     folder: PathBuf,
@@ -81,19 +150,16 @@ impl Audit {
         let hashes = chain.clone();
         let mut writer =
             Writer { settings, chain, seq: end.seq, mac: end.mac, file: None, buffer: Vec::new() };
-        let (sender, receiver) = mpsc::channel();
-        let shared = Arc::clone(&state);
+        let queue = Arc::new(Queue::default());
+        let (shared, read) = (Arc::clone(&state), Arc::clone(&queue));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let thread = thread
-            .spawn(move || writer.run(&receiver, &shared))
+            .spawn(move || {
+                let ends = Ends(read);
+                writer.run(&ends.0, &shared);
+            })
             .map_err(|error| AuditError::Io { path: PathBuf::from("audit"), error })?;
-        Ok(Arc::new(Self {
-            sender: Mutex::new(Some(sender)),
-            thread: Mutex::new(Some(thread)),
-            state,
-            folder,
-            chain: hashes,
-        }))
+        Ok(Arc::new(Self { queue, thread: Mutex::new(Some(thread)), state, folder, chain: hashes }))
     }
 
     /// Writes a record (a JSON object) and waits until it is on the disk.
@@ -102,7 +168,7 @@ impl Audit {
             return Err(AuditError::Stopped);
         }
         let (done, told) = oneshot::channel();
-        self.send(Message { record, done: Some(done) })?;
+        self.queue.push(Message { record, done: Some(done) })?;
         told.await.map_err(|_| AuditError::Stopped)
     }
 
@@ -110,17 +176,11 @@ impl Audit {
     pub fn submit(&self, record: Vec<u8>) {
         let length = record.len();
         if self.state.waiting.fetch_add(length, Ordering::Relaxed) + length > QUEUE
-            || self.send(Message { record, done: None }).is_err()
+            || self.queue.push(Message { record, done: None }).is_err()
         {
             self.state.waiting.fetch_sub(length, Ordering::Relaxed);
             self.state.lost.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    fn send(&self, message: Message) -> Result<(), AuditError> {
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = sender.as_ref().ok_or(AuditError::Stopped)?;
-        sender.send(message).map_err(|_| AuditError::Stopped)
     }
 
     /// Where it lies.
@@ -155,7 +215,7 @@ impl Audit {
 
     /// Writes what waits, and ends.
     pub fn close(&self) {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.queue.close();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _panicked = thread.join();
         }
@@ -193,11 +253,9 @@ impl Open {
 }
 
 impl Writer {
-    fn run(&mut self, receiver: &mpsc::Receiver<Message>, state: &State) {
-        while let Ok(first) = receiver.recv() {
-            // Whatever came meanwhile shares the write: one wait for the disk for all of them.
-            let mut batch = vec![first];
-            batch.extend(receiver.try_iter().take(BATCH - 1));
+    fn run(&mut self, queue: &Queue, state: &State) {
+        // Whatever came meanwhile shares the write: one wait for the disk for all of them.
+        while let Some(batch) = queue.next() {
             let outcome = self.write(&batch);
             let bytes =
                 batch.iter().filter(|message| message.done.is_none()).map(|message| message.record.len());

@@ -100,9 +100,16 @@ fn digest(text: &str) -> [u8; 32] {
 fn watch(source: &ConfigSource, asked: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
     let folder = source.path().parent().filter(|folder| !folder.as_os_str().is_empty());
     let asked = Arc::clone(asked);
+    let name = source.path().file_name()?.to_owned();
+    // A log may be written beside it, some times a second. Kubernetes swaps the links `..data` and `..DATE`.
+    let concerns = move |path: &PathBuf| {
+        let file = path.file_name().unwrap_or_default();
+        file == name || file.as_encoded_bytes().starts_with(b"..")
+    };
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading the file is an event too: without this filter every look would ask for the next one.
-        if !event.is_ok_and(|event| event.kind.is_access()) {
+        let other = |event: notify::Event| event.kind.is_access() || !event.paths.iter().any(&concerns);
+        if !event.is_ok_and(other) {
             asked.notify_one();
         }
     })
