@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -22,9 +24,10 @@ pub(crate) fn say(line: &str) {
     println!("{line}");
 }
 
-/// A title above what follows.
+/// A title above what follows, and when that began.
 pub(crate) fn section(title: &str) {
-    say(&format!("\n==> {title}"));
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    say(&format!("\n==> {title} ({} s)", START.elapsed().as_secs()));
 }
 
 /// A command in the repository's folder, without input.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use millgate_audit::{Audit, Settings};
-use millgate_config::{Config, KeyMode, Role};
+use millgate_config::{Config, KeyMode, Role, Secret};
 use millgate_observe::Metrics;
 use millgate_secret::Master;
-use millgate_server::{Counters, Kept, Keys, Ledger, Secrets};
+use millgate_server::{Counters, Kept, Keys, LastKnown, Ledger, Secrets};
 use millgate_store::{Store, StoreError};
 
 /// How long the command that gives the master key may take.
@@ -26,8 +26,15 @@ pub(crate) async fn open(config: &Config, data: &Path) -> Result<Store, StoreErr
 
 /// Everything that outlives the process.
 pub(crate) async fn kept(config: &Config, data: &Path, metrics: &Arc<Metrics>) -> anyhow::Result<Kept> {
-    let store = open(config, data).await?;
-    let keys = keys(config, data, store.clone()).await?;
+    let pepper = pepper(config, data)?;
+    let (store, last_known) = open_or_later(config, data, &pepper).await?;
+    let last_known = last_known.as_ref();
+    let max_age = config.access.last_known_max_age.0;
+    let keys = Keys::load(store.clone(), &pepper, max_age, last_known).await?;
+    keys.follow();
+    if last_known.is_none() {
+        first_admin(config, data, &keys).await?;
+    }
     let settings = Settings {
         folder: data.join("audit"),
         segment_bytes: config.audit.max_segment.0,
@@ -39,8 +46,10 @@ pub(crate) async fn kept(config: &Config, data: &Path, metrics: &Arc<Metrics>) -
         "the audit log cannot be opened; `millgate audit verify` looks at it, and one that was \
          changed must be moved aside before another begins",
     )?;
-    let secrets = Secrets::open(store.clone(), master(config, data).await?).await?;
-    let ledger = Ledger::open(store.clone(), data, config.ledger.mode).await.context("the ledger")?;
+    let secrets = Secrets::open(store.clone(), master(config, data).await?, last_known).await?;
+    LastKnown::follow(&keys, &secrets, data, &pepper);
+    let ledger = Ledger::open(store.clone(), data, config.ledger.mode, last_known.is_some());
+    let ledger = ledger.await.context("the ledger")?;
     ledger.follow();
     let shared = match &config.shared {
         Some(written) => {
@@ -51,6 +60,29 @@ pub(crate) async fn kept(config: &Config, data: &Path, metrics: &Arc<Metrics>) -
         None => None,
     };
     Ok(Kept { keys, audit, store, secrets, ledger, shared })
+}
+
+/// Opens the store. Where that is a PostgreSQL that is away, and it is known what was there not long ago, the gateway begins with
+/// that.
+async fn open_or_later(
+    config: &Config,
+    data: &Path,
+    pepper: &[u8],
+) -> Result<(Store, Option<LastKnown>), StoreError> {
+    let error = match (open(config, data).await, &config.store) {
+        (Err(error @ StoreError::Database(_)), Some(uri)) if !uri.expose().starts_with("sqlite") => error,
+        (opened, _) => return opened.map(|store| (store, None)),
+    };
+    let uri = config.store.as_ref().map(Secret::expose).unwrap_or_default();
+    let Some(known) = LastKnown::read(data, pepper, config.access.last_known_max_age.0) else {
+        return Err(error);
+    };
+    tracing::error!(
+        %error,
+        seconds_old = known.age().as_secs(),
+        "the store cannot be reached: issued keys are those known last, and hard budgets admit nothing until it is back"
+    );
+    Ok((Store::open_later(uri)?, Some(known)))
 }
 
 /// What stored secrets and kept answers are encrypted with. Replicas that share a store must be given the same; without,
@@ -103,14 +135,16 @@ pub(crate) fn audit_key(data: &Path) -> anyhow::Result<Vec<u8>> {
     secret(&data.join("audit-key")).context("the data folder's `audit-key`")
 }
 
-/// All issued keys. Where keys are required and nobody may administer, a first key is made and left in a file.
-async fn keys(config: &Config, data: &Path, store: Store) -> anyhow::Result<Arc<Keys>> {
-    let pepper = match &config.access.key_pepper {
-        Some(pepper) => pepper.expose().as_bytes().to_vec(),
-        None => secret(&data.join("key-pepper")).context("the data folder's `key-pepper`")?,
-    };
-    let keys = Keys::load(store, &pepper).await?;
-    keys.follow();
+/// What issued keys are hashed with.
+fn pepper(config: &Config, data: &Path) -> anyhow::Result<Vec<u8>> {
+    match &config.access.key_pepper {
+        Some(pepper) => Ok(pepper.expose().as_bytes().to_vec()),
+        None => secret(&data.join("key-pepper")).context("the data folder's `key-pepper`"),
+    }
+}
+
+/// Where keys are required and nobody may administer, a first key is made and left in a file.
+async fn first_admin(config: &Config, data: &Path, keys: &Keys) -> anyhow::Result<()> {
     let declared = config.access.declared.iter().any(|key| key.roles.contains(&Role::Admin));
     if config.access.keys == KeyMode::Required && !declared && !keys.has_admin() {
         let key = keys.issue_admin().await.map_err(|fault| anyhow::anyhow!("{fault}"))?;
@@ -124,7 +158,7 @@ async fn keys(config: &Config, data: &Path, store: Store) -> anyhow::Result<Arc<
             "nobody could administer: a first admin key is in this file; take it and delete the file"
         );
     }
-    Ok(keys)
+    Ok(())
 }
 
 /// A file for us alone.

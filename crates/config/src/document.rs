@@ -676,7 +676,7 @@ pub enum Compat {
 }
 
 /// Who may call.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessConfig {
     /// Whether callers need a key.
@@ -688,6 +688,9 @@ pub struct AccessConfig {
     /// random one in the data folder. Another one makes all issued keys unknown. Read at start only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_pepper: Option<Secret>,
+    /// For how long issued keys are good while the store (PostgreSQL) cannot be reached, and how old what was last known of it
+    /// may be for a start without it. Read at start only.
+    pub last_known_max_age: Period,
     /// Issuers whose signed tokens (JWT) are good in place of a key.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<IssuerConfig>,
@@ -707,6 +710,24 @@ pub struct AccessConfig {
     pub allow_open_on_network: bool,
     /// Callers may name `provider/model` as the model, beside the endpoints. Default `false`.
     pub allow_provider_models: bool,
+}
+
+impl Default for AccessConfig {
+    fn default() -> Self {
+        Self {
+            keys: KeyMode::default(),
+            declared: Vec::new(),
+            key_pepper: None,
+            last_known_max_age: Period::seconds(86_400),
+            issuers: Vec::new(),
+            introspection: None,
+            certificates: None,
+            sign_on: None,
+            trusted_proxies: None,
+            allow_open_on_network: false,
+            allow_provider_models: false,
+        }
+    }
 }
 
 /// Whether callers need a key.

@@ -54,6 +54,11 @@ struct HopLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DependencyLabels {
+    name: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LimitLabels {
     limit: Arc<str>,
     outcome: &'static str,
@@ -147,6 +152,7 @@ pub struct Metrics {
     keys_set_aside: Family<AsideLabels, Counter>,
     breakers_opened: Family<ProviderLabels, Counter>,
     retries: Family<ProviderLabels, Counter>,
+    dependency_up: Family<DependencyLabels, Gauge>,
     /// 0 while the audit log cannot be written.
     pub audit_healthy: Gauge<i64, std::sync::atomic::AtomicI64>,
     /// Requests that are missing in the audit log.
@@ -200,6 +206,7 @@ impl Metrics {
             keys_set_aside: Family::default(),
             breakers_opened: Family::default(),
             retries: Family::default(),
+            dependency_up: Family::default(),
             audit_healthy: Gauge::default(),
             audit_lost: Counter::default(),
             audit_dropped: Counter::default(),
@@ -296,6 +303,11 @@ impl Metrics {
             "Calls that were made again at the same target",
             metrics.retries.clone(),
         );
+        registry.register(
+            "dependency_up",
+            "0 while the store or the shared counts cannot be reached",
+            metrics.dependency_up.clone(),
+        );
         metrics.audit_healthy.set(1);
         registry.register(
             "audit_healthy",
@@ -313,6 +325,11 @@ impl Metrics {
             metrics.audit_dropped.clone(),
         );
         metrics
+    }
+
+    /// Notes whether what the gateway leans on, by its name, can be reached.
+    pub fn dependency(&self, name: &'static str, up: bool) {
+        self.dependency_up.get_or_create(&DependencyLabels { name }).set(i64::from(up));
     }
 
     /// The OpenMetrics text.

@@ -80,6 +80,11 @@ impl Directory {
         changed
     }
 
+    /// Everybody in it, as the store has them.
+    pub(crate) fn records(&self) -> Vec<PrincipalRecord> {
+        self.members.values().map(|member| member.record.clone()).collect()
+    }
+
     /// Whoever had this name last.
     pub(crate) fn find(&self, kind: Kind, name: &str) -> Option<&Arc<Member>> {
         self.members.get(&(kind, name.to_owned()))
@@ -91,6 +96,19 @@ impl Directory {
         of_kind.map(|(_, member)| member).filter(|member| member.record.removed_ms.is_none())
     }
 
+    /// The user and the team of an owner, as far as they are in it: it knows a user's team better.
+    fn members(&self, owner: &Owner) -> (Option<&Arc<Member>>, Option<&Arc<Member>>) {
+        let user = owner.user.as_deref().and_then(|name| self.find(Kind::User, name));
+        let team = user.and_then(|user| user.record.parent.as_deref()).or(owner.team.as_deref());
+        (user, team.and_then(|name| self.find(Kind::Team, name)))
+    }
+
+    /// Whether the user and the team, where they are in it, may call.
+    pub(crate) fn allows(&self, owner: &Owner) -> bool {
+        let (user, team) = self.members(owner);
+        [user, team].into_iter().flatten().all(|member| member.is_good())
+    }
+
     /// A caller within what their user and team have. `rights` are their own; without any, a user has those of their
     /// entry here, and others none. `None`: the user or the team may not call, or is gone.
     pub(crate) fn bound(
@@ -99,11 +117,10 @@ impl Directory {
         mut owner: Owner,
         rights: Option<Rights>,
     ) -> Option<Identity> {
-        let user = owner.user.as_deref().and_then(|name| self.find(Kind::User, name));
+        let (user, team) = self.members(&owner);
         if let Some(team) = user.and_then(|user| user.record.parent.as_deref()) {
             owner.team = Some(team.into());
         }
-        let team = owner.team.as_deref().and_then(|name| self.find(Kind::Team, name));
         if let Some(organization) = team.and_then(|team| team.record.parent.as_deref()) {
             owner.organization = Some(organization.into());
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use millgate_audit::Audit;
@@ -26,6 +26,9 @@ use crate::ledger::Ledger;
 use crate::secrets::Secrets;
 use crate::shared::Counters;
 use crate::snapshot::{Builder, Snapshot, registry};
+
+/// Pause between two tries to read what was spent, where the store was away at the start.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Everything that requests share.
 pub struct Gateway {
@@ -217,10 +220,26 @@ impl Gateway {
         Ok(generation)
     }
 
-    /// Lets budgets begin with what the ledger says was spent before. Until then they begin with nothing.
-    pub async fn begin_budgets(&self) -> Result<(), StoreError> {
+    /// Lets budgets begin with what the ledger says was spent before. Where the store is away since the start, that is tried
+    /// again until it is back, and hard budgets admit nothing until then.
+    pub async fn begin_budgets(self: &Arc<Self>) -> Result<(), StoreError> {
         let Some(ledger) = &self.ledger else { return Ok(()) };
-        ledger.begin_budgets(&self.snapshot().rules, self.clock()).await
+        let begun = ledger.begin_budgets(&self.snapshot().rules, self.clock()).await;
+        if begun.is_ok() || !ledger.is_unread() {
+            return begun;
+        }
+        let gateway = Arc::downgrade(self);
+        self.models.handle().spawn(async move {
+            loop {
+                tokio::time::sleep(AGAIN).await;
+                let Some(gateway) = gateway.upgrade() else { return };
+                let Some(ledger) = &gateway.ledger else { return };
+                if ledger.begin_budgets(&gateway.snapshot().rules, gateway.clock()).await.is_ok() {
+                    return tracing::info!("budgets know what was spent before");
+                }
+            }
+        });
+        Ok(())
     }
 
     /// The registries of a config, opened apart from any gateway, for `doctor`.

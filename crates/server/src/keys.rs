@@ -1,6 +1,7 @@
 //! Virtual keys that are issued at run time. All that are good are held in memory, by a keyed hash; the store is
 //! written first and asked only for what other replicas changed.
 
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,14 +9,15 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use millgate_store::{KeyRecord, PrincipalRecord, SecretRecord, Store, StoreError};
+use millgate_store::{KeyRecord, PrincipalRecord, SecretRecord, SecretRow, Store, StoreError};
 use millgate_types::{Fault, Permission, Permissions, Retry, Source, code, hex};
 use tokio::sync::Mutex;
 
 use crate::directory::Directory;
 use crate::identity::Identity;
+use crate::issued::{Common, Known};
 pub(crate) use crate::issued::{Issued, Reach};
-use crate::issued::{Known, Owners};
+use crate::last_known::{self, LastKnown};
 
 /// How keys begin: found in a place where they should not be, they are known for what they are.
 const PREFIX: &str = "mgk-";
@@ -27,12 +29,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(400);
 const OVERLAP_MS: i64 = 10_000;
 /// Pause between two notes of when keys were used.
 const NOTE_EVERY: Duration = Duration::from_secs(10);
+/// A store that was read within this time can be reached, in milliseconds.
+const FRESH_MS: i64 = 3_000;
 
 /// All keys that were issued.
 pub struct Keys {
     store: Store,
     pepper: hmac::Key,
     known: ArcSwap<Known>,
+    /// When the store was read last, in milliseconds since 1970.
+    read_ms: AtomicI64,
+    /// What was read is good for this long.
+    max_age_ms: i64,
     /// One change at a time: each makes the next table from the present one.
     changing: Mutex<()>,
     noted: OnceLock<()>,
@@ -64,17 +72,69 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], Fault> {
 }
 
 impl Keys {
-    /// Reads all keys of the store. `pepper` is what they are hashed with.
-    pub async fn load(store: Store, pepper: &[u8]) -> Result<Arc<Self>, StoreError> {
+    /// Reads all keys of the store; where that is away, begins with what was `last_known` of it. `pepper` is what keys are
+    /// hashed with. While the store cannot be read, what is known is good for `max_age`.
+    pub async fn load(
+        store: Store,
+        pepper: &[u8],
+        max_age: Duration,
+        last_known: Option<&LastKnown>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let mut known = Known::default();
+        if let Some(last) = last_known {
+            let mut directory = Directory::default();
+            directory.take(last.principals.clone());
+            let mut common = Common::default();
+            let keys = last.keys.iter().map(|key| Arc::new(Issued::new(key.clone(), &mut common, None)));
+            known.put(keys.collect());
+            last.shown.iter().for_each(|secret| known.show(secret));
+            known.directory = Arc::new(directory);
+        }
         let keys = Arc::new(Self {
             store,
             pepper: hmac::Key::new(hmac::HMAC_SHA256, pepper),
-            known: ArcSwap::default(),
+            known: ArcSwap::from_pointee(known),
+            read_ms: AtomicI64::new(last_known.map_or(0, |last| last.read_ms)),
+            max_age_ms: last_known::millis(max_age),
             changing: Mutex::new(()),
             noted: OnceLock::new(),
         });
-        keys.refresh(0).await?;
+        if last_known.is_none() {
+            keys.refresh(0).await?;
+        }
         Ok(keys)
+    }
+
+    /// What is known, to be kept for a start without the store.
+    pub(crate) fn last_known(&self, secrets: Vec<SecretRow>) -> LastKnown {
+        let (read_ms, known) = (self.read_ms.load(Relaxed), self.known.load_full());
+        LastKnown {
+            read_ms,
+            keys: known.all().map(|key| key.record()).collect(),
+            shown: known.shown(),
+            principals: known.directory.records(),
+            secrets,
+        }
+    }
+
+    /// Another number after each change.
+    pub(crate) fn generation(&self) -> usize {
+        Arc::as_ptr(&self.known.load_full()) as usize
+    }
+
+    /// Whether the store was read just now.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.store.kind() == "sqlite" || now_ms() - self.read_ms.load(Relaxed) < FRESH_MS
+    }
+
+    /// Whether the store cannot be read for so long that nobody knows any more who may call. Fault: `dependency_unavailable`.
+    pub(crate) fn stale(&self) -> Option<Fault> {
+        let stale = || now_ms() - self.read_ms.load(Relaxed) > self.max_age_ms;
+        let text = "the store cannot be reached: issued keys are not known any more";
+        (self.store.kind() != "sqlite" && stale()).then(|| {
+            Fault::new(code::DEPENDENCY_UNAVAILABLE, Source::Gateway, Retry::Never, text)
+                .with_retry_after(Duration::from_secs(5))
+        })
     }
 
     /// Where they are kept.
@@ -102,30 +162,34 @@ impl Keys {
 
     async fn refresh(&self, since_ms: i64) -> Result<(), StoreError> {
         let _one = self.changing.lock().await;
+        let began_ms = now_ms();
         let principals = self.store.principals_since(since_ms).await?;
         let before = self.known.load_full();
         let mut directory = Directory::clone(&before.directory);
         let rebound = directory.take(principals);
-        let (mut owners, mut changed) = (Owners::default(), Vec::new());
+        let (mut common, mut changed) = (Common::default(), Vec::new());
         let take = |record: KeyRecord| {
             let known = before.find(&record.id);
             if known.is_none_or(|known| known.updated_ms != record.updated_ms) {
-                let used_ms = known.map(|known| Arc::clone(&known.used_ms));
-                changed.push(Arc::new(Issued::new(record, &directory, &mut owners, used_ms)));
+                changed.push(Arc::new(Issued::new(record, &mut common, known.map(|known| &**known))));
             }
         };
         self.store.keys_since(since_ms, take).await?;
+        drop(common);
         if changed.is_empty() && !rebound {
+            self.read_ms.store(began_ms, Relaxed);
             return Ok(());
         }
-        let secrets =
-            if changed.is_empty() { Vec::new() } else { self.store.secrets_since(since_ms).await? };
         let mut known = Known::clone(&before);
         if rebound {
             known.bind_all(Arc::new(directory));
         }
-        known.put(changed, secrets);
+        if !changed.is_empty() {
+            known.put(changed);
+            self.store.secrets_since(since_ms, |secret| known.show(&secret)).await?;
+        }
         self.known.store(Arc::new(known));
+        self.read_ms.store(began_ms, Relaxed);
         Ok(())
     }
 
@@ -147,6 +211,9 @@ impl Keys {
 
     /// Whose key it is, if it is good.
     pub(crate) fn identity(&self, key: &[u8]) -> Option<Arc<Identity>> {
+        if self.stale().is_some() {
+            return None;
+        }
         self.known.load().identity(&self.hash(key), now_ms())
     }
 
@@ -184,9 +251,10 @@ impl Keys {
     /// Whether somebody may administer by a key of this store.
     pub fn has_admin(&self) -> bool {
         let now = now_ms();
-        self.known.load().all().any(|key| {
-            key.is_good(now) && key.identity.permissions == Permissions::ALL && key.identity.scope.is_open()
-        })
+        self.known
+            .load()
+            .all()
+            .any(|key| key.is_good(now) && key.permissions() == Permissions::ALL && key.scope().is_open())
     }
 
     /// Issues a key for everything. What is given is shown this once.
@@ -261,7 +329,8 @@ impl Keys {
 }
 
 async fn look(keys: Weak<Keys>) {
-    let mut failing = false;
+    // Where the start was without the store.
+    let mut failing = keys.upgrade().is_some_and(|keys| !keys.is_fresh());
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let Some(keys) = keys.upgrade() else { return };

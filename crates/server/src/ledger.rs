@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -47,6 +48,8 @@ pub struct Ledger {
     begun: Mutex<HashSet<u64>>,
     /// The budgets of the present configuration.
     budgets: Mutex<Vec<Rule>>,
+    /// What was spent before could not be read so far.
+    unread: AtomicBool,
     /// One write at a time.
     writing: tokio::sync::Mutex<()>,
     /// A call waits for a write.
@@ -83,8 +86,14 @@ impl std::fmt::Debug for Ledger {
 
 impl Ledger {
     /// Opens the ledger of a store. `folder` is this process's own; what an earlier one left there is written now, and what
-    /// dead ones had reserved counts as spent.
-    pub async fn open(store: Store, folder: &Path, mode: LedgerMode) -> Result<Arc<Self>, StoreError> {
+    /// dead ones had reserved counts as spent. All of that waits where the store is `away`, and hard budgets admit nothing
+    /// until it is known what was spent.
+    pub async fn open(
+        store: Store,
+        folder: &Path,
+        mode: LedgerMode,
+        away: bool,
+    ) -> Result<Arc<Self>, StoreError> {
         let replica = format!("{}", RequestId::random());
         let ledger = Self {
             durable: mode == LedgerMode::Durable,
@@ -94,9 +103,15 @@ impl Ledger {
             state: Mutex::default(),
             begun: Mutex::default(),
             budgets: Mutex::default(),
+            unread: AtomicBool::new(false),
             writing: tokio::sync::Mutex::default(),
             wanted: Notify::new(),
         };
+        if away {
+            ledger.unread.store(true, Relaxed);
+            ledger.state().failing = true;
+            return Ok(Arc::new(ledger));
+        }
         ledger.bring_back().await?;
         // SQLite has one writer: whoever else is there is dead.
         let dead = if ledger.store.kind() == "sqlite" { 0 } else { DEAD_AFTER_MS };
@@ -132,9 +147,14 @@ impl Ledger {
         lock(&self.state)
     }
 
-    /// Whether spending cannot be written down any more, anywhere.
-    pub(crate) fn is_full(&self) -> bool {
-        self.state().spilled > SPILL
+    /// Whether what was spent before could not be read so far.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.unread.load(Relaxed)
+    }
+
+    /// Whether spending cannot be written down any more, anywhere, or nobody knows what was spent before.
+    pub(crate) fn is_at_a_loss(&self) -> bool {
+        self.is_unread() || self.state().spilled > SPILL
     }
 
     /// Notes a call under way and what it has reserved, in nano-USD.
@@ -269,6 +289,7 @@ impl Ledger {
 
     /// Lets budgets begin with what was spent in their windows before.
     pub(crate) async fn begin_budgets(&self, rules: &[Rule], now: Now) -> Result<(), StoreError> {
+        *lock(&self.budgets) = rules.iter().filter(|rule| rule.limit.budget).cloned().collect();
         let fresh: Vec<&Rule> = {
             let mut begun = lock(&self.begun);
             rules.iter().filter(|rule| rule.limit.budget && begun.insert(rule.limit.cells.number())).collect()
@@ -277,7 +298,10 @@ impl Ledger {
             Span::Calendar(calendar) => Some(calendar.window(now.wall_ms).0),
             _ => None,
         };
-        let Some(from) = fresh.iter().filter_map(start).min() else { return Ok(()) };
+        let Some(from) = fresh.iter().filter_map(start).min() else {
+            self.unread.store(false, Relaxed);
+            return Ok(());
+        };
         let sums = match self.usage(from, i64::MAX).await {
             Ok(sums) => sums,
             Err(error) => {
@@ -290,10 +314,20 @@ impl Ledger {
         };
         for rule in fresh {
             let from = start(&rule).unwrap_or(i64::MAX);
+            let mut by_label: HashMap<Arc<str>, u64> = HashMap::new();
             for (label, cost) in spent(rule, &sums, from) {
-                rule.limit.book(&label, cost, now);
+                *by_label.entry(label).or_default() += cost;
+            }
+            // What was counted here meanwhile is in the ledger too.
+            let counts = rule.limit.counts(now);
+            let counted = |label: &str| -> u64 {
+                counts.iter().filter(|count| &*count.label == label).map(|count| count.used).sum()
+            };
+            for (label, cost) in by_label {
+                rule.limit.book(&label, cost.saturating_sub(counted(&label)), now);
             }
         }
+        self.unread.store(false, Relaxed);
         Ok(())
     }
 

@@ -39,6 +39,12 @@ pub(crate) fn public(gateway: &Gateway, snapshot: &Snapshot, surface: Surface<'_
         Surface::Metrics => {
             gateway.recorder.flush();
             standing::tell(gateway, snapshot);
+            if let Some(keys) = &gateway.keys {
+                gateway.metrics.dependency("store", keys.is_fresh());
+            }
+            if let Some(counters) = &gateway.shared {
+                gateway.metrics.dependency("shared", counters.is_up());
+            }
             if let Some(audit) = &gateway.audit {
                 gateway.metrics.audit_healthy.set(i64::from(audit.is_healthy()));
                 gateway.metrics.audit_lost.inner().store(audit.lost(), Ordering::Relaxed);

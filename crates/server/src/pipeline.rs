@@ -303,7 +303,7 @@ async fn identify(
     peer: Peer<'_>,
     flight: &mut Flight,
 ) -> Result<Arc<Identity>, Fault> {
-    let refused = sign_on::unknown;
+    let refused = || gateway.keys.as_deref().and_then(Keys::stale).unwrap_or_else(sign_on::unknown);
     let mut authorizations = head.headers.get_all(header::AUTHORIZATION).iter();
     let authorization = authorizations.next();
     if authorizations.next().is_some() {

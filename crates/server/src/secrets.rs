@@ -4,17 +4,21 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use millgate_config::{Kept, Loaded, Problem, Severity, Values, VaultConfig, load_with};
 use millgate_secret::{Master, Sealed, Vault};
 use millgate_store::{SecretRow, Store, StoreError};
 use tokio::sync::Mutex;
 
+use crate::LastKnown;
 use crate::keys::now_ms;
 
 /// The store's secrets and Vault's.
 pub struct Secrets {
     store: Store,
     master: Option<Master>,
+    /// As they were read last.
+    rows: ArcSwap<Vec<SecretRow>>,
     vault: Mutex<Option<Arc<Vault>>>,
 }
 
@@ -35,11 +39,19 @@ fn sealed(row: &SecretRow) -> Sealed {
 
 impl Secrets {
     /// Opens the store's secrets; what a master key of before encrypted is put under the present one. Without a master key
-    /// none can be set or read.
-    pub async fn open(store: Store, master: Option<Master>) -> Result<Arc<Self>, StoreError> {
-        if let Some(master) = &master {
+    /// none can be set or read. Where the store is away, they are those that were `last_known`.
+    pub async fn open(
+        store: Store,
+        master: Option<Master>,
+        last_known: Option<&LastKnown>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let rows = match last_known {
+            Some(last) => last.secrets.clone(),
+            None => store.secrets().await?,
+        };
+        if let (Some(master), None) = (&master, last_known) {
             let mut moved = 0;
-            for row in store.secrets().await? {
+            for row in rows.clone() {
                 match master.rewrap(&context(&row.name), &sealed(&row)) {
                     Ok(None) => {}
                     Ok(Some(fresh)) => {
@@ -57,7 +69,27 @@ impl Secrets {
                 );
             }
         }
-        Ok(Arc::new(Self { store, master, vault: Mutex::default() }))
+        Ok(Arc::new(Self { store, master, rows: ArcSwap::from_pointee(rows), vault: Mutex::default() }))
+    }
+
+    /// Another number after each change that was seen.
+    pub(crate) fn generation(&self) -> usize {
+        Arc::as_ptr(&self.rows.load_full()) as usize
+    }
+
+    /// As they were read last.
+    pub(crate) fn last_known(&self) -> Vec<SecretRow> {
+        Vec::clone(&self.rows.load())
+    }
+
+    /// All of them; those that were read last while the store is away.
+    async fn rows(&self) -> Arc<Vec<SecretRow>> {
+        if let Ok(rows) = self.store.secrets().await
+            && rows != **self.rows.load()
+        {
+            self.rows.store(Arc::new(rows));
+        }
+        self.rows.load_full()
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -110,9 +142,9 @@ impl Secrets {
             let value = match Kept::parse(reference) {
                 Some(Ok(Kept::Stored(name))) => {
                     if stored.is_none() {
-                        stored = Some(self.store.secrets().await);
+                        stored = Some(self.rows().await);
                     }
-                    self.stored(name, stored.as_ref())
+                    self.stored(name, stored.as_deref().map_or(&[], Vec::as_slice))
                 }
                 Some(Ok(Kept::Vault { path, field })) => match self.vault(vault).await {
                     Ok(vault) => vault.field(path, field).await.map_err(|error| error.to_string()),
@@ -126,12 +158,7 @@ impl Secrets {
         values
     }
 
-    fn stored(
-        &self,
-        name: &str,
-        rows: Option<&Result<Vec<SecretRow>, StoreError>>,
-    ) -> Result<String, String> {
-        let Some(Ok(rows)) = rows else { return Err("the store cannot be reached".to_owned()) };
+    fn stored(&self, name: &str, rows: &[SecretRow]) -> Result<String, String> {
         let row = rows.iter().find(|row| row.name == name).ok_or_else(|| {
             format!("no secret `{name}` is stored; set it with `millgate secrets set {name}`")
         })?;

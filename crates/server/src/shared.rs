@@ -23,8 +23,8 @@ const BEAT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(250);
 /// Pause between two looks at what is to be settled.
 const SETTLE: Duration = Duration::from_millis(5);
-/// Cells of one settlement.
-const BATCH: usize = 512;
+/// Reservations of one settlement.
+const BATCH: usize = 4096;
 /// How often a settlement is tried again. Between two tries the server was seen to be back.
 const TRIES: u8 = 8;
 /// Settlements that may wait for the server.
@@ -298,12 +298,29 @@ impl Ended {
     }
 }
 
+/// What has ended of the same cell as one.
+fn merged(mut ended: Vec<Ended>) -> Vec<Ended> {
+    ended.sort_unstable_by(|one, other| one.cell.key.cmp(&other.cell.key));
+    ended.dedup_by(|next, kept| {
+        let same = next.cell.key == kept.cell.key;
+        if same {
+            kept.reserved += next.reserved;
+            kept.used += next.used;
+            kept.tries = kept.tries.max(next.tries);
+        }
+        same
+    });
+    ended
+}
+
 async fn beat(counters: Weak<Counters>) {
     loop {
         let Some(counters) = counters.upgrade() else { return };
         match counters.shared.beat().await {
             Ok(()) => {
-                if counters.down.swap(false, Ordering::Relaxed) {
+                if counters.down.load(Ordering::Relaxed) {
+                    counters.shared.renew();
+                    counters.down.store(false, Ordering::Relaxed);
                     tracing::info!("shared counts are reached again");
                 }
             }
@@ -329,7 +346,7 @@ async fn settle(counters: Weak<Counters>) {
                     break;
                 }
                 let count = waiting.len().min(BATCH);
-                waiting.drain(..count).collect()
+                merged(waiting.drain(..count).collect())
             };
             let cells: Vec<_> =
                 ended.iter().map(|ended| (ended.cell.clone(), ended.reserved, ended.used)).collect();

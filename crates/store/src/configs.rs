@@ -60,13 +60,13 @@ impl Store {
             .bind(&version.reason)
             .bind(version.restored)
             .bind(version.applied_ms)
-            .fetch_one(&self.pool)
+            .fetch_one(self.pool()?)
             .await;
             match row {
                 Ok(row) => {
                     let id: i64 = row.try_get(0)?;
                     let old = sqlx::query("DELETE FROM config_versions WHERE id <= $1").bind(id - KEPT);
-                    old.execute(&self.pool).await?;
+                    old.execute(self.pool()?).await?;
                     return Ok(id);
                 }
                 Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
@@ -82,7 +82,7 @@ impl Store {
     pub async fn remove_config(&self, id: i64) -> Result<(), StoreError> {
         Ok(sqlx::query("DELETE FROM config_versions WHERE id = $1")
             .bind(id)
-            .execute(&self.pool)
+            .execute(self.pool()?)
             .await
             .map(drop)?)
     }
@@ -90,13 +90,13 @@ impl Store {
     /// A version with its text.
     pub async fn config(&self, id: i64) -> Result<Option<ConfigVersion>, StoreError> {
         let row = sqlx::query("SELECT * FROM config_versions WHERE id = $1").bind(id);
-        row.fetch_optional(&self.pool).await?.as_ref().map(read).transpose()
+        row.fetch_optional(self.pool()?).await?.as_ref().map(read).transpose()
     }
 
     /// The newest version with its text.
     pub async fn last_config(&self) -> Result<Option<ConfigVersion>, StoreError> {
         let row = sqlx::query("SELECT * FROM config_versions ORDER BY id DESC LIMIT 1");
-        row.fetch_optional(&self.pool).await?.as_ref().map(read).transpose()
+        row.fetch_optional(self.pool()?).await?.as_ref().map(read).transpose()
     }
 
     /// The newest version before `id` whose text is another than that of `digest`.
@@ -104,7 +104,7 @@ impl Store {
         let row = sqlx::query(
             "SELECT * FROM config_versions WHERE id < $1 AND digest <> $2 ORDER BY id DESC LIMIT 1",
         );
-        row.bind(id).bind(digest).fetch_optional(&self.pool).await?.as_ref().map(read).transpose()
+        row.bind(id).bind(digest).fetch_optional(self.pool()?).await?.as_ref().map(read).transpose()
     }
 
     /// At most `limit` versions with ids below `before`, the newest first, without their texts.
@@ -113,6 +113,6 @@ impl Store {
             "SELECT id, digest, CAST(NULL AS TEXT) AS text, origin, principal, reason, restored, applied_ms
              FROM config_versions WHERE id < $1 ORDER BY id DESC LIMIT $2",
         );
-        rows.bind(before).bind(limit).fetch_all(&self.pool).await?.iter().map(read).collect()
+        rows.bind(before).bind(limit).fetch_all(self.pool()?).await?.iter().map(read).collect()
     }
 }

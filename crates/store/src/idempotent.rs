@@ -22,17 +22,20 @@ impl Store {
         now_ms: i64,
         since_ms: i64,
     ) -> Result<Option<Began>, StoreError> {
-        sqlx::query("DELETE FROM idempotent WHERE began_ms < $1").bind(since_ms).execute(&self.pool).await?;
+        sqlx::query("DELETE FROM idempotent WHERE began_ms < $1")
+            .bind(since_ms)
+            .execute(self.pool()?)
+            .await?;
         let begun = sqlx::query(
             "INSERT INTO idempotent (id, body, began_ms) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING",
         );
-        let begun = begun.bind(id).bind(body).bind(now_ms).execute(&self.pool).await?;
+        let begun = begun.bind(id).bind(body).bind(now_ms).execute(self.pool()?).await?;
         if begun.rows_affected() > 0 {
             return Ok(None);
         }
         let row = sqlx::query("SELECT body, master, data_key, answer FROM idempotent WHERE id = $1").bind(id);
         // Gone in between: it failed, and may be tried again.
-        let Some(row) = row.fetch_optional(&self.pool).await? else {
+        let Some(row) = row.fetch_optional(self.pool()?).await? else {
             return Err(StoreError::Database("the same request ended just now".to_owned()));
         };
         let [master, data_key, answer]: [Option<String>; 3] =
@@ -45,14 +48,14 @@ impl Store {
     pub async fn ended(&self, id: &str, answer: &[String; 3]) -> Result<(), StoreError> {
         let [master, data_key, value] = answer;
         let done = sqlx::query("UPDATE idempotent SET master = $1, data_key = $2, answer = $3 WHERE id = $4");
-        Ok(done.bind(master).bind(data_key).bind(value).bind(id).execute(&self.pool).await.map(drop)?)
+        Ok(done.bind(master).bind(data_key).bind(value).bind(id).execute(self.pool()?).await.map(drop)?)
     }
 
     /// Forgets the request `id`: nothing was done.
     pub async fn forget(&self, id: &str) -> Result<(), StoreError> {
         Ok(sqlx::query("DELETE FROM idempotent WHERE id = $1")
             .bind(id)
-            .execute(&self.pool)
+            .execute(self.pool()?)
             .await
             .map(drop)?)
     }

@@ -42,7 +42,7 @@ pub struct KeyRecord {
 }
 
 /// What a caller shows for a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretRecord {
     /// Its keyed hash, in hexadecimal.
     pub hash: String,
@@ -89,7 +89,7 @@ async fn insert_secret(connection: &mut AnyConnection, secret: &SecretRecord) ->
 impl Store {
     /// Adds a key with its first secret.
     pub async fn add_key(&self, key: &KeyRecord, secret: &SecretRecord) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.pool()?.begin().await?;
         sqlx::query(
             "INSERT INTO keys (id, name, prefix, roles, scope, owner, tags, created_by, created_ms, updated_ms, expires_ms)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
@@ -119,7 +119,7 @@ impl Store {
         now_ms: i64,
         grace_ms: i64,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.pool()?.begin().await?;
         sqlx::query(
             "UPDATE key_secrets SET until_ms = $1 WHERE key_id = $2 AND (until_ms IS NULL OR until_ms > $1)",
         )
@@ -144,7 +144,7 @@ impl Store {
         )
         .bind(now_ms)
         .bind(id)
-        .execute(&self.pool)
+        .execute(self.pool()?)
         .await?;
         Ok(done.rows_affected() > 0)
     }
@@ -156,31 +156,34 @@ impl Store {
             "revoked_ms, used_ms FROM keys WHERE updated_ms >= $1 ORDER BY created_ms, id"
         ))
         .bind(since_ms)
-        .fetch(&self.pool);
+        .fetch(self.pool()?);
         while let Some(row) = rows.try_next().await? {
             see(read(&row)?);
         }
         Ok(())
     }
 
-    /// What callers show for the keys that changed since a moment.
-    pub async fn secrets_since(&self, since_ms: i64) -> Result<Vec<SecretRecord>, StoreError> {
-        let rows = sqlx::query(
+    /// What callers show for the keys that changed since a moment, one after the other.
+    pub async fn secrets_since(
+        &self,
+        since_ms: i64,
+        mut see: impl FnMut(SecretRecord),
+    ) -> Result<(), StoreError> {
+        let mut rows = sqlx::query(
             "SELECT s.hash, s.key_id, s.until_ms FROM key_secrets s JOIN keys k ON k.id = s.key_id
              WHERE k.updated_ms >= $1",
         )
         .bind(since_ms)
-        .fetch_all(&self.pool)
-        .await?;
-        let secret = |row: &AnyRow| -> Result<SecretRecord, sqlx::Error> {
-            Ok(SecretRecord { hash: row.try_get(0)?, key_id: row.try_get(1)?, until_ms: row.try_get(2)? })
-        };
-        Ok(rows.iter().map(secret).collect::<Result<_, _>>()?)
+        .fetch(self.pool()?);
+        while let Some(row) = rows.try_next().await? {
+            see(SecretRecord { hash: row.try_get(0)?, key_id: row.try_get(1)?, until_ms: row.try_get(2)? });
+        }
+        Ok(())
     }
 
     /// Notes when keys were used last: `(id, milliseconds)`.
     pub async fn note_use(&self, used: &[(String, i64)]) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.pool()?.begin().await?;
         for (id, at) in used {
             sqlx::query("UPDATE keys SET used_ms = $1 WHERE id = $2 AND (used_ms IS NULL OR used_ms < $1)")
                 .bind(at)

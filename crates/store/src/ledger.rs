@@ -1,7 +1,6 @@
 //! The spend ledger: what calls used and cost, appended and never changed, and sums of it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
@@ -121,22 +120,25 @@ impl UsageSum {
 const LEDGER: [&str; 9] =
     ["id", "at_ms", "spender", "outcome", "input_tokens", "output_tokens", "predicted", "cost", "estimated"];
 
-/// An insertion of so many rows. Only these texts: a statement is prepared once.
-static INSERTIONS: LazyLock<[(usize, String); 3]> =
-    LazyLock::new(|| [64, 8, 1].map(|rows| (rows, insertion(rows))));
+/// Insertions of so many rows, the largest first. Only these texts: a statement is prepared once.
+type Insertions = [(usize, String); 4];
 
-fn insertion(rows: usize) -> String {
+static FOR_SQLITE: LazyLock<Insertions> = LazyLock::new(|| insertions(|_| "?".to_owned()));
+static FOR_POSTGRES: LazyLock<Insertions> = LazyLock::new(|| insertions(|number| format!("${number}")));
+
+/// `place` is how a parameter is written. SQLite looks for a parameter with a name (`$1` is one) among all of a statement:
+/// many rows with names cost it the square of their number.
+fn insertions(place: fn(usize) -> String) -> Insertions {
+    let width = LEDGER.len();
     let columns = LEDGER.join(", ");
-    let mut sql = format!("INSERT INTO ledger ({columns}) VALUES ");
-    for row in 0..rows {
-        sql.push_str(if row == 0 { "(" } else { ", (" });
-        for column in 0..LEDGER.len() {
-            let comma = if column == 0 { "" } else { ", " };
-            let _written = write!(sql, "{comma}${}", row * LEDGER.len() + column + 1);
-        }
-        sql.push(')');
-    }
-    sql
+    [512, 64, 8, 1].map(|count| {
+        let row = |row: usize| {
+            let places: Vec<_> = (1..=width).map(|column| place(row * width + column)).collect();
+            format!("({})", places.join(", "))
+        };
+        let rows: Vec<_> = (0..count).map(row).collect();
+        (count, format!("INSERT INTO ledger ({columns}) VALUES {}", rows.join(", ")))
+    })
 }
 
 impl Spender {
@@ -192,9 +194,14 @@ fn named<'q>(query: AnyQuery<'q>, spender: &'q Spender) -> AnyQuery<'q> {
         .bind(&spender.operation)
 }
 
-async fn insert(connection: &mut AnyConnection, mut rows: &[LedgerRow]) -> Result<(), sqlx::Error> {
+async fn insert(
+    connection: &mut AnyConnection,
+    kind: &str,
+    mut rows: &[LedgerRow],
+) -> Result<(), sqlx::Error> {
     let ids = note_spenders(connection, rows).await?;
-    for (count, sql) in INSERTIONS.iter() {
+    let insertions: &Insertions = if kind == "sqlite" { &FOR_SQLITE } else { &FOR_POSTGRES };
+    for (count, sql) in insertions {
         while let Some((some, others)) = rows.split_at_checked(*count) {
             rows = others;
             let mut query = sqlx::query(AssertSqlSafe(sql.as_str()));
@@ -310,7 +317,7 @@ impl Store {
         opened: &[LedgerRow],
         closed: &[String],
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.pool()?.begin().await?;
         let noted =
             sqlx::query("INSERT INTO ledger_batches (id, at_ms) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING")
                 .bind(&batch.id)
@@ -319,7 +326,7 @@ impl Store {
                 .await?;
         let fresh = noted.rows_affected() == 1;
         if fresh {
-            insert(&mut transaction, &batch.rows).await?;
+            insert(&mut transaction, self.kind, &batch.rows).await?;
             for sum in &batch.sums {
                 add_sum(&mut transaction, sum).await?;
             }
@@ -354,7 +361,7 @@ impl Store {
     pub async fn forget_batches(&self, before_ms: i64) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM ledger_batches WHERE at_ms < $1")
             .bind(before_ms)
-            .execute(&self.pool)
+            .execute(self.pool()?)
             .await?;
         Ok(())
     }
@@ -364,13 +371,13 @@ impl Store {
     pub async fn settle_the_dead(&self, before_ms: i64, now_ms: i64) -> Result<u64, StoreError> {
         let dead = sqlx::query("SELECT replica, seen_ms FROM ledger_writers WHERE seen_ms < $1")
             .bind(before_ms)
-            .fetch_all(&self.pool)
+            .fetch_all(self.pool()?)
             .await?;
         let mut lost = 0;
         for writer in dead {
             let replica: String = writer.try_get(0)?;
             let seen_ms: i64 = writer.try_get(1)?;
-            let mut transaction = self.pool.begin().await?;
+            let mut transaction = self.pool()?.begin().await?;
             // Whoever takes the writer away settles what it left: no two do.
             let taken = sqlx::query("DELETE FROM ledger_writers WHERE replica = $1 AND seen_ms = $2")
                 .bind(&replica)
@@ -408,7 +415,7 @@ impl Store {
                 outcome: "gap".to_owned(),
                 ..LedgerRow::default()
             });
-            insert(&mut transaction, &rows).await?;
+            insert(&mut transaction, self.kind, &rows).await?;
             for sum in sums(&rows[..calls]) {
                 add_sum(&mut transaction, &sum).await?;
             }
@@ -425,7 +432,7 @@ impl Store {
     pub async fn end_writer(&self, replica: &str) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM ledger_writers WHERE replica = $1")
             .bind(replica)
-            .execute(&self.pool)
+            .execute(self.pool()?)
             .await?;
         Ok(())
     }
@@ -439,7 +446,7 @@ impl Store {
         ))
         .bind(from_ms)
         .bind(to_ms)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool()?)
         .await?;
         let read = |row: &AnyRow| -> Result<UsageSum, sqlx::Error> {
             Ok(UsageSum {
@@ -469,7 +476,7 @@ impl Store {
         .bind(from_ms)
         .bind(to_ms)
         .bind(most)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool()?)
         .await?;
         let read = |row: &AnyRow| -> Result<LedgerRow, sqlx::Error> {
             Ok(LedgerRow {

@@ -13,10 +13,13 @@ mod sessions;
 mod shared;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
+use sqlx::migrate::{MigrateError, Migrator};
 
 pub use configs::ConfigVersion;
 pub use idempotent::Began;
@@ -29,6 +32,13 @@ pub use shared::{Shared, SharedAnswer, SharedAsk, SharedCell, SharedKind};
 
 /// How long a statement waits for a connection, and SQLite for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections to PostgreSQL.
+const CONNECTIONS: u32 = 8;
+/// Pause between two tries to reach a store that was away at the start.
+const AGAIN: Duration = Duration::from_secs(1);
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// Why the store could not do it. The text holds no address and no login.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +69,8 @@ impl From<sqlx::Error> for StoreError {
 pub struct Store {
     pool: AnyPool,
     kind: &'static str,
+    /// Its schema is up to date.
+    ready: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -78,7 +90,7 @@ impl Store {
         sqlx::any::install_default_drivers();
         let kind = if uri.starts_with("sqlite:") { "sqlite" } else { "postgres" };
         // SQLite has one writer anyhow; a second connection would only wait for its lock.
-        let connections = if kind == "sqlite" { 1 } else { 8 };
+        let connections = if kind == "sqlite" { 1 } else { CONNECTIONS };
         let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE);
         let pool = options.connect(uri).await?;
         if kind == "sqlite" {
@@ -87,9 +99,28 @@ impl Store {
             sqlx::query("PRAGMA foreign_keys = ON").execute(&pool).await?;
             sqlx::query("PRAGMA busy_timeout = 5000").execute(&pool).await?;
         }
-        let migrated = sqlx::migrate!("./migrations").run(&pool).await;
+        let migrated = MIGRATIONS.run(&pool).await;
         migrated.map_err(|error| StoreError::Schema(error.to_string()))?;
-        Ok(Self { pool, kind })
+        Ok(Self { pool, kind, ready: Arc::new(AtomicBool::new(true)) })
+    }
+
+    /// Opens a PostgreSQL that cannot be reached now. Everything fails until it can and its schema is up to date; that is tried
+    /// on the current runtime as long as somebody holds the store.
+    pub fn open_later(uri: &str) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        let options = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
+        let pool = options.connect_lazy(uri)?;
+        let ready = Arc::new(AtomicBool::new(false));
+        tokio::spawn(become_ready(pool.clone(), Arc::downgrade(&ready)));
+        Ok(Self { pool, kind: "postgres", ready })
+    }
+
+    /// Where statements go. Error: it was never reached so far.
+    fn pool(&self) -> Result<&AnyPool, StoreError> {
+        if self.ready.load(Ordering::Acquire) {
+            return Ok(&self.pool);
+        }
+        Err(StoreError::Database("it was not reached yet".to_owned()))
     }
 
     /// `sqlite` or `postgres`.
@@ -100,12 +131,32 @@ impl Store {
 
     /// Whether it answers.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        Ok(sqlx::query("SELECT 1").execute(&self.pool).await.map(drop)?)
+        Ok(sqlx::query("SELECT 1").execute(self.pool()?).await.map(drop)?)
     }
 
     /// Ends all connections; what is under way is finished.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// Brings the schema of a store up to date once it can be reached.
+async fn become_ready(pool: AnyPool, ready: Weak<AtomicBool>) {
+    let mut told = false;
+    loop {
+        let migrated = MIGRATIONS.run(&pool).await;
+        let Some(ready) = ready.upgrade() else { return };
+        match migrated {
+            Ok(()) => return ready.store(true, Ordering::Release),
+            Err(MigrateError::Execute(_)) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::error!(%error, "the store is there, but its schema is not ours");
+                }
+            }
+        }
+        drop(ready);
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -76,7 +76,7 @@ impl Store {
         .bind(record.updated_ms)
         .bind(record.disabled_ms)
         .bind(record.removed_ms)
-        .execute(&self.pool)
+        .execute(self.pool()?)
         .await
         .map(drop)
         .map_err(StoreError::from)
@@ -98,7 +98,7 @@ impl Store {
         .bind(&record.kind)
         .bind(&record.name)
         .bind(seen_ms)
-        .execute(&self.pool)
+        .execute(self.pool()?)
         .await?;
         Ok(done.rows_affected() > 0)
     }
@@ -110,7 +110,7 @@ impl Store {
             "FROM principals WHERE updated_ms >= $1 ORDER BY kind, name"
         ))
         .bind(since_ms)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool()?)
         .await?;
         rows.iter().map(read).collect()
     }

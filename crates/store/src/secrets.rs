@@ -1,12 +1,13 @@
 //! Encrypted secrets by name. What encrypts them is the caller's business.
 
+use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use crate::{Store, StoreError};
 
 /// A secret as it is kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretRow {
     /// What references say.
     pub name: String,
@@ -52,7 +53,7 @@ impl Store {
         .bind(&secret.value)
         .bind(&secret.updated_by)
         .bind(secret.updated_ms)
-        .fetch_one(&self.pool)
+        .fetch_one(self.pool()?)
         .await?;
         Ok(row.try_get(0)?)
     }
@@ -65,20 +66,21 @@ impl Store {
                 .bind(&secret.data_key)
                 .bind(&secret.name)
                 .bind(secret.version)
-                .execute(&self.pool)
+                .execute(self.pool()?)
                 .await?;
         Ok(done.rows_affected() > 0)
     }
 
     /// All secrets by name.
     pub async fn secrets(&self) -> Result<Vec<SecretRow>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM secrets ORDER BY name").fetch_all(&self.pool).await?;
+        let rows = sqlx::query("SELECT * FROM secrets ORDER BY name").fetch_all(self.pool()?).await?;
         rows.iter().map(read).collect()
     }
 
     /// Deletes a secret; `false`: there is none.
     pub async fn delete_secret(&self, name: &str) -> Result<bool, StoreError> {
-        let done = sqlx::query("DELETE FROM secrets WHERE name = $1").bind(name).execute(&self.pool).await?;
+        let done =
+            sqlx::query("DELETE FROM secrets WHERE name = $1").bind(name).execute(self.pool()?).await?;
         Ok(done.rows_affected() > 0)
     }
 }

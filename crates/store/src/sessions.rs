@@ -24,7 +24,7 @@ pub struct SessionRecord {
 impl Store {
     /// Adds a session; those that have ended are forgotten.
     pub async fn add_session(&self, session: &SessionRecord) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.pool()?.begin().await?;
         sqlx::query("DELETE FROM sessions WHERE expires_ms <= $1")
             .bind(session.created_ms)
             .execute(&mut *transaction)
@@ -49,7 +49,7 @@ impl Store {
         )
         .bind(hash)
         .bind(now_ms)
-        .fetch_optional(&self.pool)
+        .fetch_optional(self.pool()?)
         .await?;
         let Some(row) = row else { return Ok(None) };
         let person: String = row.try_get("person")?;
@@ -65,7 +65,7 @@ impl Store {
 
     /// Ends a session.
     pub async fn end_session(&self, hash: &str) -> Result<(), StoreError> {
-        let done = sqlx::query("DELETE FROM sessions WHERE hash = $1").bind(hash).execute(&self.pool).await;
+        let done = sqlx::query("DELETE FROM sessions WHERE hash = $1").bind(hash).execute(self.pool()?).await;
         Ok(done.map(drop)?)
     }
 }

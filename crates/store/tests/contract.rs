@@ -59,7 +59,8 @@ async fn keys_are_kept_changed_and_read_back() {
         store.add_key(&first, &secret).await.unwrap();
         let of = async |id: &str, since| {
             let keys = keys_since(&store, since).await;
-            let secrets = store.secrets_since(since).await.unwrap();
+            let mut secrets = Vec::new();
+            store.secrets_since(since, |secret| secrets.push(secret)).await.unwrap();
             let key = keys.into_iter().find(|key| key.id == id);
             let mut secrets: Vec<_> = secrets.into_iter().filter(|secret| secret.key_id == id).collect();
             secrets.sort_by_key(|secret| secret.until_ms.is_none());

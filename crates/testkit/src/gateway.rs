@@ -19,6 +19,9 @@ use serde_json::Value;
 
 use crate::client::{self, Answer, Connection};
 
+/// How long issued keys are good without a store.
+const DAY: Duration = Duration::from_hours(24);
+
 /// What its audit log is bound with.
 pub const AUDIT_KEY: &[u8] = b"the audit key of the tests";
 
@@ -172,7 +175,7 @@ async fn kept(config: &Config, data: &std::path::Path, metrics: &Arc<Metrics>) -
         .as_ref()
         .map_or("the pepper of the tests, 32 bytes", |pepper| pepper.expose());
     let store = store.expect("the store opens");
-    let keys = Keys::load(store.clone(), pepper.as_bytes()).await.expect("the keys are read");
+    let keys = Keys::load(store.clone(), pepper.as_bytes(), DAY, None).await.expect("the keys are read");
     keys.follow();
     let settings = millgate_audit::Settings {
         folder: data.join("audit"),
@@ -182,8 +185,9 @@ async fn kept(config: &Config, data: &std::path::Path, metrics: &Arc<Metrics>) -
     let audit = Audit::open(settings, AUDIT_KEY).expect("the audit log opens");
     audit.send_to(audit_sinks(config).expect("the sinks open"));
     let master = millgate_secret::Master::new(b"the master key of the tests, 32 bytes", &[]);
-    let secrets = Secrets::open(store.clone(), Some(master)).await.expect("the secrets are read");
-    let ledger = Ledger::open(store.clone(), data, config.ledger.mode).await.expect("the ledger opens");
+    let secrets = Secrets::open(store.clone(), Some(master), None).await.expect("the secrets are read");
+    let ledger =
+        Ledger::open(store.clone(), data, config.ledger.mode, false).await.expect("the ledger opens");
     ledger.follow();
     let shared = match &config.shared {
         Some(written) => {

@@ -17,6 +17,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("company", super::company::all),
     ("company with Redis", super::company::shared),
     ("company latency", super::company::latency),
+    ("company records", super::company::records),
     ("many keys", super::company::keys),
     ("chat 50 KB", chat_large),
     ("stream", stream),

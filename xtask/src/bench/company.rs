@@ -3,13 +3,13 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::cases::{Cost, added, cost, of, ratio};
 use super::measure::{cpu_of, median, rss_kib};
 use super::table::Table;
-use super::{Bench, Running, free_port, pinned};
-use crate::shell::{Process, ensure_apt, say};
+use super::{Bench, Load, Running, free_port, pinned};
+use crate::shell::{Process, command, ensure_apt, output, say};
 
 /// Keys that are issued beside the one that calls.
 const KEYS: usize = 100_000;
@@ -68,6 +68,62 @@ pub(super) fn shared(bench: &Bench, table: &mut Table) -> Result<()> {
 
 pub(super) fn latency(bench: &Bench, table: &mut Table) -> Result<()> {
     added(bench, table, "the same at 500 requests per second", &|| bench.company(""))
+}
+
+/// Very many requests: whether each has its row in the ledger and its record in the audit log, and what they wait for that.
+pub(super) fn records(bench: &Bench, table: &mut Table) -> Result<()> {
+    const RATE: &str = "20000";
+    let arguments = ["-c", "64", "--size", "1024", "--rate", RATE];
+    let (mut ours, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..bench.rounds {
+        let before = written(bench).unwrap_or_default();
+        let gateway = bench.company("")?;
+        let load = bench.load(gateway.port, &arguments)?;
+        gateway.stop();
+        let after = written(bench)?;
+        let [rows, records] = [after[0] - before[0], after[1] - before[1]];
+        let answered = load.statuses.get("200").copied().unwrap_or(0);
+        // The load generator stops in the middle of some.
+        ensure!(
+            rows >= answered && records >= answered,
+            "{answered} answers, {rows} rows, {records} records"
+        );
+        ours.push(load);
+        let gateway = bench.gateway()?;
+        plain.push(bench.load(gateway.port, &arguments)?);
+        gateway.stop();
+    }
+    let of = |loads: &[Load], see: fn(&Load) -> f64| median(loads.iter().map(see).collect());
+    table.row(
+        &format!("{RATE} requests per second with ledger and audit log, each written: answered per second"),
+        format!("{:.0}", of(&ours, |load| load.rps)),
+        format!("without the two {:.0}", of(&plain, |load| load.rps)),
+        Some(of(&ours, |load| load.rps) / of(&plain, |load| load.rps)),
+    );
+    for (which, see) in
+        [("p50", (|load| load.p50_us as f64) as fn(&Load) -> f64), ("p99", |load| load.p99_us as f64)]
+    {
+        let (ours, plain) = (of(&ours, see), of(&plain, see));
+        table.row(
+            &format!("the same: {which}"),
+            format!("{ours:.0} us"),
+            format!("without the two {plain:.0} us"),
+            Some(ours / plain),
+        );
+    }
+    Ok(())
+}
+
+/// Rows of the ledger, and records of calls in the audit log.
+fn written(bench: &Bench) -> Result<[u64; 2]> {
+    let count = "import sqlite3,sys,glob
+rows=sqlite3.connect(sys.argv[1]+'/millgate.db').execute('SELECT COUNT(*) FROM ledger').fetchone()[0]
+print(rows, sum(b'\"kind\":\"call\"' in l for f in glob.glob(sys.argv[1]+'/audit/*.jsonl') for l in open(f,'rb')))";
+    let data = bench.folder.path().join("data").display().to_string();
+    let text = output(&mut command("python3", &["-c", count, &data]))?;
+    let mut counts = text.split_whitespace().map(str::parse);
+    let mut next = || counts.next().context("two numbers")?.context("a number");
+    Ok([next()?, next()?])
 }
 
 /// A hundred thousand issued keys: what they weigh, and what looking one up among them costs.

@@ -236,13 +236,15 @@ impl Bench {
     }
 
     fn start(&self, mut command: Command, port: u16, ready: &str) -> Result<Running> {
-        let log = std::fs::File::create(self.folder.path().join(format!("{port}.out")))?;
-        let err = std::fs::File::create(self.folder.path().join(format!("{port}.err")))?;
+        let logs = self.folder.path().join("logs");
+        std::fs::create_dir_all(&logs)?;
+        let log = std::fs::File::create(logs.join(format!("{port}.out")))?;
+        let err = std::fs::File::create(logs.join(format!("{port}.err")))?;
         let mut running = Running { process: Process::start(command.stdout(log).stderr(err))?, port };
         let deadline = Instant::now() + Duration::from_mins(3);
         while !measure::answers(port, ready) {
             if let Ok(Some(status)) = running.process.0.try_wait() {
-                let log = std::fs::read_to_string(self.folder.path().join(format!("{port}.err")))?;
+                let log = std::fs::read_to_string(logs.join(format!("{port}.err")))?;
                 bail!("{command:?} ended: {status}\n{log}");
             }
             if Instant::now() > deadline {

@@ -50,7 +50,10 @@ pub(super) fn routes() -> [Route; 5] {
             response: SchemaGenerator::subschema_for::<KeyView>,
             manner: one,
             handle: |context| {
-                Box::pin(async move { Answer::ok(&KeyView::issued(&*find(keys(&context)?, &context)?)) })
+                Box::pin(async move {
+                    let keys = keys(&context)?;
+                    Answer::ok(&KeyView::issued(keys, &*find(keys, &context)?))
+                })
             },
             ..list.copy()
         },
@@ -113,11 +116,11 @@ struct KeyView {
 }
 
 impl KeyView {
-    fn issued(key: &Issued) -> Self {
+    fn issued(keys: &Keys, key: &Issued) -> Self {
         let record = key.record();
         let state = match record {
             KeyRecord { revoked_ms: Some(_), .. } => "revoked",
-            _ if key.is_good(now_ms()) && !key.is_allowed() => "suspended",
+            _ if key.is_good(now_ms()) && !key.is_allowed(&keys.directory()) => "suspended",
             _ if key.is_good(now_ms()) => "active",
             _ => "expired",
         };
@@ -246,25 +249,29 @@ fn list(context: &Context) -> Result<Answer, Fault> {
         Some("all") => true,
         Some(_) => return Err(Fault::invalid_value("state", "`state` must be `active` or `all`")),
     };
-    let configured = context.snapshot.config.access.declared.iter().map(KeyView::configured);
-    let issued = context.gateway.keys.iter().flat_map(|keys| keys.all());
-    let issued = issued
-        .map(|key| KeyView::issued(&key))
-        .filter(|view| all || matches!(view.state, "active" | "suspended"));
     let page = Page::of(context)?;
-    // Names are places too: those of the configuration stand first, each behind a sign that ids do not have.
-    let place = |view: &KeyView| view.id.clone().unwrap_or_else(|| format!("={}", view.name));
-    let all: Vec<_> = configured.chain(issued).collect();
-    let from = match &page.after {
-        None => 0,
-        Some(after) => all.iter().position(|view| place(view) == *after).map_or_else(
-            // It was revoked meanwhile: ids are in order.
-            || all.iter().position(|view| view.id.as_ref().is_some_and(|id| id > after)).unwrap_or(all.len()),
-            |at| at + 1,
-        ),
+    // Names are places too: keys of the configuration stand first, each behind a sign that ids do not have.
+    let (name, id) = match page.after.as_deref() {
+        Some(after) => after.strip_prefix('=').map_or((None, Some(after)), |name| (Some(name), None)),
+        None => (None, None),
     };
-    let more = all.len() - from > page.limit;
-    let keys: Vec<_> = all.into_iter().skip(from).take(page.limit).collect();
+    let declared = &context.snapshot.config.access.declared;
+    let from = match (name, id) {
+        (None, None) => 0,
+        (Some(name), _) => declared.iter().position(|key| key.name == name).map_or(0, |at| at + 1),
+        (None, Some(_)) => declared.len(),
+    };
+    let now = now_ms();
+    let known = context.gateway.keys.as_ref().map(|keys| (keys, keys.all()));
+    let issued = known.iter().flat_map(|(keys, all)| all.iter().map(move |key| (keys, key)));
+    let issued = issued
+        .filter(|(_, key)| id.is_none_or(|after| &*key.id > after) && (all || key.is_good(now)))
+        .map(|(keys, key)| KeyView::issued(keys, key));
+    let shown = declared[from..].iter().map(KeyView::configured).chain(issued);
+    let mut keys: Vec<_> = shown.take(page.limit + 1).collect();
+    let more = keys.len() > page.limit;
+    keys.truncate(page.limit);
+    let place = |view: &KeyView| view.id.clone().unwrap_or_else(|| format!("={}", view.name));
     let next_cursor = keys.last().filter(|_| more).map(|last| page::cursor(&place(last)));
     Answer::ok(&KeyList { keys, next_cursor })
 }
@@ -321,8 +328,9 @@ async fn issue(context: &Context) -> Result<Answer, Fault> {
     };
     let (key, issued) = keys.issue(record).await?;
     note(context, "issued", &issued);
-    let view = KeyView::issued(&issued);
-    let answer = Answer::with(StatusCode::CREATED, &NewlyIssued { key, issued: KeyView::issued(&issued) })?;
+    let view = KeyView::issued(keys, &issued);
+    let answer =
+        Answer::with(StatusCode::CREATED, &NewlyIssued { key, issued: KeyView::issued(keys, &issued) })?;
     Ok(answer.tagged(state(&issued)).changing(None, &view))
 }
 
@@ -381,8 +389,8 @@ fn within(context: &Context, permissions: Permissions, param: &'static str) -> R
 
 /// Who may change a key may do all that it may.
 fn changeable(context: &Context, key: &Issued) -> Result<(), Fault> {
-    within(context, key.identity.permissions, "id")?;
-    if key.identity.scope.is_within(&context.identity.scope) {
+    within(context, key.permissions(), "id")?;
+    if key.scope().is_within(&context.identity.scope) {
         return Ok(());
     }
     Err(Fault::client(code::PERMISSION_DENIED, "it reaches what your own key may not").with_param("id"))
@@ -398,8 +406,8 @@ async fn rotate(context: &Context) -> Result<Answer, Fault> {
     }
     let (secret, issued) = keys.rotate(&key, asked.grace.map_or(Duration::ZERO, |grace| grace.0)).await?;
     note(context, "rotated", &issued);
-    let (before, after) = (KeyView::issued(&key), KeyView::issued(&issued));
-    let answer = Answer::ok(&NewlyIssued { key: secret, issued: KeyView::issued(&issued) })?;
+    let (before, after) = (KeyView::issued(keys, &key), KeyView::issued(keys, &issued));
+    let answer = Answer::ok(&NewlyIssued { key: secret, issued: KeyView::issued(keys, &issued) })?;
     Ok(answer.tagged(state(&issued)).changing(Some(&before), &after))
 }
 
@@ -409,7 +417,7 @@ async fn revoke(context: &Context) -> Result<Answer, Fault> {
     changeable(context, &key)?;
     let revoked = keys.revoke(&key.id).await?;
     note(context, "revoked", &revoked);
-    let (before, after) = (KeyView::issued(&key), KeyView::issued(&revoked));
+    let (before, after) = (KeyView::issued(keys, &key), KeyView::issued(keys, &revoked));
     Ok(Answer::ok(&after)?.tagged(state(&revoked)).changing(Some(&before), &after))
 }
 

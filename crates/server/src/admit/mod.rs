@@ -52,8 +52,11 @@ pub(crate) async fn endpoint(
         return Err(Fault::client(code::BUDGET_EXCEEDED, public));
     }
     let hard = |ask: &Ask| ask.limit.budget && ask.limit.exceeded == Exceeded::Refuse;
-    if admission.asks.iter().any(hard) && gateway.ledger.as_ref().is_some_and(|ledger| ledger.is_full()) {
-        return Err(unknown("what is spent cannot be written down, and a budget wants it to be"));
+    if admission.asks.iter().any(hard) && gateway.ledger.as_ref().is_some_and(|ledger| ledger.is_at_a_loss())
+    {
+        return Err(unknown(
+            "what was spent is not known or cannot be written down, and a budget wants it to be",
+        ));
     }
     let allowance = admission.within(&mut bounds, routed, flight).await?;
     // What nobody may lose stands in the store before it is spent.

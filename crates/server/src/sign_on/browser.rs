@@ -22,13 +22,13 @@ use tokio::sync::Semaphore;
 use url::Url;
 use url::form_urlencoded::{Serializer, byte_serialize, parse};
 
-use super::seal::Seal;
 use super::source::Source;
 use super::{Refused, fetch, identity};
 use crate::Gateway;
 use crate::identity::{Identity, scope};
 use crate::keys::{Keys, Reach, now_ms, random};
 use crate::reply::Reply;
+use crate::seal::Seal;
 
 /// The cookie of a session, and that of a login under way.
 const SESSION: &str = "millgate-session";

@@ -6,7 +6,6 @@ mod browser;
 mod fetch;
 mod introspection;
 mod proxies;
-mod seal;
 mod source;
 mod tokens;
 

@@ -1,5 +1,8 @@
 //! Counts that hold across replicas, in Redis or Valkey: one script per decision, on the server's clock.
 
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -71,10 +74,13 @@ pub enum SharedAnswer {
     Unknown(usize),
 }
 
-/// A connection to the server, made again by itself.
+/// Connections to the server, made again by themselves.
 #[derive(Clone)]
 pub struct Shared {
+    client: Client,
     connection: ConnectionManager,
+    /// Connections of an earlier number are not used any more.
+    epoch: Arc<AtomicU64>,
     replica: String,
     admit: Script,
     settle: Script,
@@ -84,6 +90,23 @@ impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("replica", &self.replica).finish_non_exhaustive()
     }
+}
+
+/// A thread's connection to one server, with the epoch that it was made in.
+type Own = (Weak<AtomicU64>, u64, ConnectionManager);
+
+thread_local! {
+    /// A call asks on its own thread's connection: no other thread must be woken for the answer.
+    static OWN: RefCell<Vec<Own>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection that is made in the background: a server that is down now is used as soon as it is there.
+fn connect(client: &Client) -> Result<ConnectionManager, StoreError> {
+    let config = ConnectionManagerConfig::new()
+        .set_response_timeout(Some(PATIENCE))
+        .set_connection_timeout(Some(PATIENCE))
+        .set_number_of_retries(0);
+    ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(|error| failed(&error))
 }
 
 fn failed(error: &redis::RedisError) -> StoreError {
@@ -96,24 +119,40 @@ fn failed(error: &redis::RedisError) -> StoreError {
 }
 
 impl Shared {
-    /// Connects to `redis://...` or `rediss://...`. The connection is made in the background: a server that is down now is
-    /// used as soon as it is there.
+    /// Connects to `redis://...` or `rediss://...`.
     pub fn open(uri: &str, replica: &str) -> Result<Self, StoreError> {
         let client = Client::open(uri)
             .map_err(|_| StoreError::Database("the address of Redis cannot be used".to_owned()))?;
-        let config = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(PATIENCE))
-            .set_connection_timeout(Some(PATIENCE))
-            .set_number_of_retries(0);
-        let connection =
-            ConnectionManager::new_lazy_with_config(client, config).map_err(|error| failed(&error))?;
         let shared = Self {
-            connection,
+            connection: connect(&client)?,
+            client,
+            epoch: Arc::default(),
             replica: replica.to_owned(),
             admit: Script::new(include_str!("admit.lua")),
             settle: Script::new(include_str!("settle.lua")),
         };
         Ok(shared)
+    }
+
+    /// The server was away: threads that did not notice connect anew too.
+    pub fn renew(&self) {
+        self.epoch.fetch_add(1, Relaxed);
+    }
+
+    /// This thread's connection.
+    fn own(&self) -> Result<ConnectionManager, StoreError> {
+        let epoch = self.epoch.load(Relaxed);
+        OWN.with_borrow_mut(|own| {
+            let ours = |of: &Weak<AtomicU64>| std::ptr::eq(of.as_ptr(), Arc::as_ptr(&self.epoch));
+            let good = |(of, made, _): &&Own| ours(of) && *made == epoch;
+            if let Some((.., connection)) = own.iter().find(good) {
+                return Ok(connection.clone());
+            }
+            let connection = connect(&self.client)?;
+            own.retain(|(of, ..)| of.strong_count() > 0 && !ours(of));
+            own.push((Arc::downgrade(&self.epoch), epoch, connection.clone()));
+            Ok(connection)
+        })
     }
 
     /// Says that this replica lives. Call it every few seconds.
@@ -139,7 +178,7 @@ impl Shared {
             call.arg(kind).arg(ask.check).arg(ask.take).arg(ask.cell.most.max(1)).arg(window).arg(burst);
             call.arg(ask.cell.life()).arg(u8::from(ask.refuses)).arg(u8::from(ask.is_final));
         }
-        let mut connection = self.connection.clone();
+        let mut connection = self.own()?;
         let answer: Vec<i64> = call.invoke_async(&mut connection).await.map_err(|error| failed(&error))?;
         let odd = || StoreError::Database("Redis answered what was not asked".to_owned());
         let number = |at: usize| answer.get(at).copied().ok_or_else(odd);

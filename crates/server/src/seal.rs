@@ -1,4 +1,4 @@
-//! Values that a browser keeps for us and can neither read nor change.
+//! Values that others keep for us, a browser or a file, and can neither read nor change.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use base64::Engine as _;
@@ -10,22 +10,22 @@ use serde::de::DeserializeOwned;
 const NONCE: usize = 12;
 
 /// Seals by a key that all replicas derive alike.
-pub(super) struct Seal(RandomizedNonceKey);
+pub(crate) struct Seal(RandomizedNonceKey);
 
 impl Seal {
-    pub(super) fn new(key: &[u8; 32]) -> Option<Self> {
+    pub(crate) fn new(key: &[u8; 32]) -> Option<Self> {
         RandomizedNonceKey::new(&AES_256_GCM, key).ok().map(Self)
     }
 
     /// `None`: the machine gives no random numbers.
-    pub(super) fn close<T: Serialize>(&self, value: &T) -> Option<String> {
+    pub(crate) fn close<T: Serialize>(&self, value: &T) -> Option<String> {
         let mut bytes = serde_json::to_vec(value).ok()?;
         let nonce = self.0.seal_in_place_append_tag(Aad::empty(), &mut bytes).ok()?;
         Some(BASE64.encode([nonce.as_ref().as_slice(), &bytes].concat()))
     }
 
     /// `None`: we did not seal it.
-    pub(super) fn open<T: DeserializeOwned>(&self, text: &str) -> Option<T> {
+    pub(crate) fn open<T: DeserializeOwned>(&self, text: &str) -> Option<T> {
         let mut bytes = BASE64.decode(text).ok()?;
         let (nonce, sealed) = bytes.split_at_mut_checked(NONCE)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
