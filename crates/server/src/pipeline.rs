@@ -121,7 +121,7 @@ async fn handle(
             let who = Who::of(&identity, peer, &native.label).target(&native.target).asked(asked);
             let allowance = admit::unread(gateway, &native.rules, &who, flight).await?;
             let headers = allowance.headers().collect();
-            let call = dispatch::NativeCall { native, path, body, headers };
+            let call = dispatch::NativeCall { native, identity: Arc::clone(&identity), path, body, headers };
             return Ok(Box::pin(dispatch::native(snapshot, call, head, flight)).await);
         }
     };

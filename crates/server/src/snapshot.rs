@@ -411,7 +411,8 @@ impl Builder {
                 let limits = written.api_keys.get(place).map_or(&[][..], |key| &key.limits);
                 let of_key = making.provider(&format!("{name}/{called}"), limits);
                 rules.extend(of_key.iter().cloned());
-                of_key
+                // What the provider allows altogether and with this key, reserved in one step.
+                own.iter().cloned().chain(of_key).collect()
             });
             provider.limited(&own, standing);
             provider_rules.extend(rules.into_iter().map(|rule| (Arc::clone(&provider.name), rule)));

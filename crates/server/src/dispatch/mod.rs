@@ -37,7 +37,6 @@ pub(crate) use native::{NativeCall, native};
 pub(crate) use pins::Pins;
 pub(crate) use remote::Described;
 
-use crate::admit;
 use crate::flight::Flight;
 use crate::pipeline::{Decoded, Planned, label, name_of};
 use crate::reply::{Reply, names};
@@ -133,9 +132,6 @@ async fn ask(
                 let public = format!("`model` must be a name that fits `{}`", planned.call.endpoint.name);
                 Fault::invalid_value("model", public)
             })?;
-            if !provider.rules.is_empty() {
-                Box::pin(admit::provider(&provider.rules, &target.label, planned, &known, flight)).await?;
-            }
             let tries = tries::Tries {
                 snapshot,
                 planned,

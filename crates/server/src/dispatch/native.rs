@@ -2,6 +2,7 @@
 //! usage is read out of the answers that carry it, and errors are told as everywhere. No other host is ever called
 //! and nothing of the caller's credentials leaves.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -23,7 +24,10 @@ use super::llm::{AnswerBody, MAX_ERROR_BODY, is_encoded, is_of_type};
 use super::raw::Raw;
 use super::stream;
 use super::upload::{Progress, Upload, too_large, too_slow};
+use crate::admit;
 use crate::flight::Flight;
+use crate::identity::Identity;
+use crate::limits::Who;
 use crate::native::Native;
 use crate::reply::{Content, Pieces, Reply, names};
 use crate::snapshot::{Provider, Snapshot, Transport};
@@ -65,6 +69,7 @@ const NAME_WITHIN: usize = 16 << 10;
 /// A call of a provider's own API within its limits.
 pub(crate) struct NativeCall<'a> {
     pub(crate) native: Arc<Native>,
+    pub(crate) identity: Arc<Identity>,
     /// Behind the entry's name.
     pub(crate) path: &'a str,
     pub(crate) body: Incoming,
@@ -134,9 +139,12 @@ async fn exchange(
     deadlines.head += snapshot.body_limits.total;
     deadlines.total += snapshot.body_limits.total;
     let gateway = Arc::clone(flight.gateway());
+    let peer = flight.record().peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let who = Who::of(&call.identity, peer, &native.label).target(&native.target);
     let mut passed = Places::default();
     let mut last = None;
     loop {
+        let held = flight.held();
         // Files and batches are there for the key that made them, and its account's others: no turns are taken.
         let now = gateway.millis();
         let wanted = Wanted { model: "", tokens: 0, spare: false, in_order: true, now };
@@ -144,6 +152,12 @@ async fn exchange(
             Ok(lease) => lease,
             Err(none) => return Err(last.unwrap_or(none)),
         };
+        // Each try is a request that the provider counts.
+        if let Err(fault) = admit::unread(&gateway, &lease.key().rules, &who, flight).await {
+            passed.add(lease.place);
+            last.get_or_insert(fault);
+            continue;
+        }
         // What has been read once is not there for another key.
         let again = match &body {
             Payload::Whole(body) => Some(Payload::Whole(body.clone())),
@@ -178,6 +192,7 @@ async fn exchange(
             }
             Err(fault) => fault,
         };
+        flight.let_go(held);
         let place = lease.place;
         let other = lease.failed(&fault) == After::OtherKey;
         match again.filter(|_| other) {

@@ -10,6 +10,7 @@ use millgate_types::{Fault, Operation, Retry};
 use super::{llm, remote};
 use crate::admit;
 use crate::flight::Flight;
+use crate::limits::Rule;
 use crate::pipeline::{Decoded, Planned};
 use crate::reply::Reply;
 use crate::snapshot::known::Known;
@@ -38,7 +39,9 @@ pub(super) struct Tries<'a> {
 impl Tries<'_> {
     /// Answers the call, or gives the fault of the last try.
     pub(super) async fn run(&self, call: &mut llm::Translated, flight: &mut Flight) -> Result<Reply, Fault> {
-        if !matches!(self.provider.transport, Transport::Http(_)) {
+        let provider = self.provider;
+        if !matches!(provider.transport, Transport::Http(_)) {
+            self.within(&provider.rules, flight).await?;
             return self.once(None, call, flight).await;
         }
         let standing = &*self.provider.standing;
@@ -49,6 +52,7 @@ impl Tries<'_> {
         let mut last: Option<Fault> = None;
         let (mut tried, mut retries) = (0, 0);
         loop {
+            let held = flight.held();
             let wanted = Wanted {
                 model: self.model,
                 tokens: about(&self.planned.call),
@@ -66,12 +70,8 @@ impl Tries<'_> {
                     return Err(last.unwrap_or(none));
                 }
             };
-            let held = flight.held();
-            let rules = &lease.key().rules;
-            if !rules.is_empty()
-                && let Err(fault) =
-                    Box::pin(admit::provider(rules, self.target, self.planned, self.known, flight)).await
-            {
+            // Each try is a request that the provider counts.
+            if let Err(fault) = self.within(&lease.key().rules, flight).await {
                 passed.add(lease.place);
                 last.get_or_insert(fault);
                 continue;
@@ -108,6 +108,14 @@ impl Tries<'_> {
             retries += 1;
             last = Some(fault);
         }
+    }
+
+    /// Admits a try to what a provider, or one of its keys, allows.
+    async fn within(&self, rules: &[Rule], flight: &mut Flight) -> Result<(), Fault> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        Box::pin(admit::provider(rules, self.target, self.planned, self.known, flight)).await
     }
 
     /// One call to the provider.

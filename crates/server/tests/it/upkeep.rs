@@ -223,6 +223,30 @@ async fn a_keys_own_limits_lead_to_the_next_key() {
     assert_eq!(limits["limits"].as_array().unwrap().len(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_try_counts_in_the_providers_limits_and_so_do_calls_of_its_own_api() {
+    let limits = "limits: [ { requests: 3, per: hour } ], retries: { attempts: 8, max_wait: 2s }, breaker: { enabled: false }";
+    let bench = Bench::with(&format!("api_key: sk-one-0123456789, {limits}")).await;
+    bench.fake.behave(Some("status-503"));
+    // What really happened says more than that there is no room for another try.
+    is(&bench.call("alone").await, 503, "upstream_overloaded");
+    assert_eq!(bench.fake.seen(), 3);
+    is(&bench.call("alone").await, 429, "rate_limit_exceeded");
+    assert_eq!(bench.fake.seen(), 3);
+
+    let more = "native:\n  files: { provider: openai }\n";
+    let keys = "limits: [ { requests: 6, per: hour } ], api_keys: [ { key: sk-one-0123456789, limits: [ { requests: 2, per: hour } ] }, \
+                { key: sk-two-0123456789, limits: [ { requests: 9, per: hour } ] } ]";
+    let bench = Bench::and(keys, more).await;
+    for _ in 0..5 {
+        assert_eq!(bench.gateway.post("/files/files", &chat("x")).await.status, 201);
+    }
+    assert_eq!((bench.with_key("sk-one-0123456789"), bench.with_key("sk-two-0123456789")), (2, 3));
+    assert_eq!(bench.call("alone").await.status, 200, "the sixth");
+    is(&bench.gateway.post("/files/files", &chat("x")).await, 429, "rate_limit_exceeded");
+    assert_eq!(bench.fake.seen(), 6);
+}
+
 /// A body that streams through is not there for a second key; what has none is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_providers_own_api_uses_the_first_key_that_is_good() {
