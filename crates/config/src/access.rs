@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::document::Role;
+use crate::keys::Role;
 use crate::value::{Expanded, Period, Secret};
 
 /// The algorithms that tokens may be signed with.

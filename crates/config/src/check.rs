@@ -16,11 +16,11 @@ use millgate_provider::ProviderKind;
 use millgate_types::Dialect;
 use url::Url;
 
-use crate::document::{
-    ChatApi, Config, EndpointType, EnvManager, ProviderConfig, RuntimeChoice, ServingConfig,
-};
+use crate::document::{Config, EndpointType};
 use crate::load::{Problems, nearest};
 use crate::node::{Node, Step};
+use crate::provider::{ChatApi, ProviderConfig};
+use crate::serving::{EnvManager, RuntimeChoice, ServingConfig};
 use crate::value::Period;
 
 use route::Expected;

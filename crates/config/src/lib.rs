@@ -8,10 +8,12 @@ mod check;
 mod credential;
 mod document;
 mod forms;
+mod keys;
 mod limits;
 mod load;
 mod mask;
 mod node;
+mod provider;
 mod reference;
 mod route;
 mod schedule;
@@ -30,17 +32,17 @@ pub use audit::{
 };
 pub use credential::{AwsConfig, CredentialConfig, EntraConfig, GoogleConfig, OauthConfig};
 pub use document::{
-    AccessConfig, AccessLog, Capability, CatalogueConfig, ChatApi, Compat, Config, EndpointConfig,
-    EndpointType, EnvManager, InstanceClass, Isolation, KeyConfig, KeyMode, LogConfig, ModelConfig,
-    ModelsConfig, NativeConfig, Network, OwnerConfig, ProviderConfig, RegistryConfig, Role, RuntimeChoice,
-    ServerConfig, ServingConfig, TokenPrices,
+    AccessLog, Config, EndpointConfig, EndpointType, InstanceClass, Isolation, LogConfig, ModelsConfig,
+    NativeConfig, RegistryConfig, ServerConfig,
 };
+pub use keys::{AccessConfig, KeyConfig, KeyMode, OwnerConfig, Role};
 pub use limits::{
     BudgetConfig, BudgetKind, LedgerConfig, LedgerMode, LimitConfig, OnError, PredictionPrice, QueueConfig,
     Selector, SharedConfig, Sharer, Sharers, Unpriced, Usd, WindowKind,
 };
 pub use load::{Form, Loaded, Problem, Severity, load, load_environment, load_with};
 pub use mask::MASK;
+pub use provider::{Capability, CatalogueConfig, ChatApi, ModelConfig, ProviderConfig, TokenPrices};
 pub use reference::{Kept, Values, is_secret_name};
 pub use route::{
     CaseConfig, CombineBy, Else, EnsembleConfig, RouteConfig, Split, StepConfig, SwitchConfig, SwitchPer,
@@ -48,6 +50,8 @@ pub use route::{
 pub use schedule::{ClockTime, Days, ScheduleConfig, Zone};
 pub use schema::json_schema;
 pub use secrets::{SecretsConfig, VaultConfig, VaultKubernetes};
-pub use serving::{BatchingConfig, BulkConfig, InstancesConfig};
+pub use serving::{
+    BatchingConfig, BulkConfig, Compat, EnvManager, InstancesConfig, Network, RuntimeChoice, ServingConfig,
+};
 pub use upkeep::{BreakerConfig, Pacing, ProviderKey, RetriesConfig};
 pub use value::{ByteSize, Expanded, Period, Secret};

@@ -4,8 +4,8 @@ use millgate_provider::ProviderKind;
 
 use super::{Checker, check_base_url};
 use crate::credential::{AwsConfig, CredentialConfig};
-use crate::document::ProviderConfig;
 use crate::node::Step;
+use crate::provider::ProviderConfig;
 use crate::value::Secret;
 
 impl Checker<'_> {

@@ -1,8 +1,9 @@
 //! Rules over names: of endpoints, their aliases and patterns, and of models in a provider's list.
 
 use super::{Checker, is_name, steps};
-use crate::document::{EndpointConfig, ProviderConfig};
+use crate::document::EndpointConfig;
 use crate::node::Step;
+use crate::provider::ProviderConfig;
 
 impl Checker<'_> {
     /// An endpoint's name and aliases: well-formed, and nobody else's.

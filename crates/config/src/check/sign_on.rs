@@ -8,7 +8,7 @@ use url::{Host, Url};
 
 use super::{Checker, check_base_url, is_name, steps};
 use crate::access::{ALGORITHMS, ClientCertificates, IssuerConfig, RoleRuleConfig, SignOnConfig};
-use crate::document::KeyMode;
+use crate::keys::KeyMode;
 use crate::load::nearest;
 use crate::node::Step;
 use crate::value::Secret;

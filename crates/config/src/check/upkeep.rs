@@ -3,7 +3,7 @@
 use millgate_provider::ProviderKind;
 
 use super::{Checker, Step, steps};
-use crate::document::ProviderConfig;
+use crate::provider::ProviderConfig;
 use crate::value::Period;
 
 /// Keys of one provider.
