@@ -13,6 +13,19 @@ use crate::flight::Flight;
 /// that was read since.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How a call left a line.
+enum Turn {
+    /// Admitted, or refused for good.
+    Over(Result<Allowance, Option<Refused>>),
+    /// It has to wait for another limit.
+    Elsewhere(Refused),
+}
+
+/// Whether there may be room before a moment.
+fn in_time(refused: &Refused, end: Instant) -> bool {
+    refused.retry_after.is_none_or(|wait| Instant::now() + wait <= end)
+}
+
 impl Admission<'_> {
     /// A line in which others wait already for what this call wants.
     pub(super) fn line(&self) -> Option<Refused> {
@@ -39,56 +52,67 @@ impl Admission<'_> {
         let began = Instant::now();
         let mut deadline = None::<Instant>;
         let mut passed = Vec::new();
-        'lines: loop {
+        loop {
             let Some(queue) = refused.limit.queue else { return Err(Some(refused)) };
             let patience = began + queue.wait;
             let end = *deadline.insert(deadline.map_or(patience, |before| before.min(patience)));
-            let in_time =
-                |refused: &Refused| refused.retry_after.is_none_or(|wait| Instant::now() + wait <= end);
-            if !in_time(&refused) {
+            if !in_time(&refused, end) {
                 return Err(Some(refused));
             }
             let Some(place) = self.place(&refused) else { return Err(Some(refused)) };
             let _counted = self.gateway.metrics.limit_waiting(&refused.limit.name);
             passed.push(refused.limit.cells.number());
-            loop {
-                match timeout_at(end, poll_fn(|context| place.poll_turn(None, context))).await {
-                    Err(_) => {
-                        return Err(Some(Refused::waited(
-                            place.limit(),
-                            place.label(),
-                            self.gateway.clock(),
-                        )));
+            match self.stand((&place, end), refused, &passed, amounts, shorten, flight).await {
+                Turn::Over(ended) => {
+                    if ended.is_ok() {
+                        flight.record().waited = began.elapsed();
                     }
-                    Ok(Err(_)) => return Err(Some(refused)),
-                    Ok(Ok(seen)) => {
-                        if let Some(other) = self.line_beside(&passed) {
-                            refused = other;
-                            continue 'lines;
-                        }
-                        refused = match self.fit(amounts, shorten, flight).await {
-                            Err(Some(refused)) => refused,
-                            admitted => {
-                                flight.record().waited = began.elapsed();
-                                return admitted;
-                            }
-                        };
-                        if !place.is_in(&refused.limit) {
-                            continue 'lines;
-                        }
-                        if !in_time(&refused) {
-                            return Err(Some(refused));
-                        }
-                        let again = Instant::now() + refused.retry_after.unwrap_or(LOOK);
-                        tokio::select! {
-                            () = sleep_until(again.min(end)) => {}
-                            _turn = poll_fn(|context| place.poll_turn(Some(seen), context)) => {}
-                        }
-                        if Instant::now() >= end {
-                            return Err(Some(refused));
-                        }
-                    }
+                    return ended;
                 }
+                Turn::Elsewhere(other) => refused = other,
+            }
+        }
+    }
+
+    /// Stands in one line until the call is admitted, its time is over, or it must wait in another line.
+    async fn stand(
+        &self,
+        (place, end): (&Place, Instant),
+        mut refused: Refused,
+        passed: &[u64],
+        amounts: &mut Amounts,
+        shorten: &mut Shorten<'_>,
+        flight: &mut Flight,
+    ) -> Turn {
+        loop {
+            let seen = match timeout_at(end, poll_fn(|context| place.poll_turn(None, context))).await {
+                Ok(Ok(seen)) => seen,
+                Ok(Err(_)) => return Turn::Over(Err(Some(refused))),
+                Err(_) => {
+                    let late = Refused::waited(place.limit(), place.label(), self.gateway.clock());
+                    return Turn::Over(Err(Some(late)));
+                }
+            };
+            if let Some(other) = self.line_beside(passed) {
+                return Turn::Elsewhere(other);
+            }
+            refused = match self.fit(amounts, shorten, flight).await {
+                Err(Some(refused)) => refused,
+                ended => return Turn::Over(ended),
+            };
+            if !place.is_in(&refused.limit) {
+                return Turn::Elsewhere(refused);
+            }
+            if !in_time(&refused, end) {
+                return Turn::Over(Err(Some(refused)));
+            }
+            let again = Instant::now() + refused.retry_after.unwrap_or(LOOK);
+            tokio::select! {
+                () = sleep_until(again.min(end)) => {}
+                _turn = poll_fn(|context| place.poll_turn(Some(seen), context)) => {}
+            }
+            if Instant::now() >= end {
+                return Turn::Over(Err(Some(refused)));
             }
         }
     }
