@@ -18,6 +18,9 @@ const TARGETS: &[(&str, &[&str])] = &[
     ("config", &["examples"]),
 ];
 
+/// A look that is shorter takes less time than its program takes to be optimised, in seconds.
+const WORTH_OPTIMISING: u32 = 30;
+
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Seconds for each target.
@@ -40,18 +43,13 @@ pub(crate) fn smoke(seconds: u32, only: Option<&str>) -> Result<()> {
     // Named, so that build scripts are not built for coverage too.
     let version = output(&mut command("rustc", &["-vV"]))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc says no host")?;
-    run(cargo(&[
-        "build",
-        "--quiet",
-        "--locked",
-        "--release",
-        "--target",
-        host,
-        "--manifest-path",
-        &manifest,
-    ])
-    .env("CARGO_TARGET_DIR", &folder)
-    .env("RUSTFLAGS", FLAGS.join(" ")))?;
+    let mut build =
+        cargo(&["build", "--quiet", "--locked", "--release", "--target", host, "--manifest-path", &manifest]);
+    build.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", FLAGS.join(" "));
+    if seconds < WORTH_OPTIMISING {
+        build.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    }
+    run(&mut build)?;
     for (name, seeds) in TARGETS.iter().filter(|(name, _)| only.is_none_or(|only| *name == only)) {
         section(name);
         let corpus = folder.join("corpus").join(name);
