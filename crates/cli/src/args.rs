@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use crate::config::ConfigCommand;
 pub(crate) use crate::secrets::SecretsCommand;
+pub(crate) use crate::sessions::SessionsCommand;
 
 /// One secured and observable HTTP endpoint for registry models and LLM providers.
 #[derive(Debug, Parser)]
@@ -43,6 +44,9 @@ pub(crate) enum Command {
     /// Set, list and delete the secrets that a running gateway keeps.
     #[command(subcommand)]
     Secrets(SecretsCommand),
+    /// Browsers that are signed on: list, sign off.
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
     /// What was used and what it cost, on a running gateway.
     Usage(Usage),
     /// Limits of a running gateway, and what is used of them now.

@@ -15,6 +15,7 @@ mod rollout;
 mod run;
 mod secrets;
 mod serve;
+mod sessions;
 mod store;
 mod usage;
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Teams(command) => principals::principals(principals::Kind::Teams, &command),
         Command::Users(command) => principals::principals(principals::Kind::Users, &command),
         Command::Secrets(command) => secrets::secrets(&command),
+        Command::Sessions(command) => sessions::sessions(&command),
         Command::Usage(arguments) => usage::usage(&arguments),
         Command::Limits(reach) => usage::limits(&reach),
         Command::Budgets(reach) => usage::budgets(&reach),

@@ -1,7 +1,7 @@
 //! Virtual keys that are issued at run time. All that are good are held in memory, by a keyed hash; the store is
 //! written first and asked only for what other replicas changed.
 
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +37,7 @@ pub struct Keys {
     store: Store,
     pepper: hmac::Key,
     known: ArcSwap<Known>,
+    changes: AtomicU64,
     /// When the store was read last, in milliseconds since 1970.
     read_ms: AtomicI64,
     /// What was read is good for this long.
@@ -94,6 +95,7 @@ impl Keys {
             store,
             pepper: hmac::Key::new(hmac::HMAC_SHA256, pepper),
             known: ArcSwap::from_pointee(known),
+            changes: AtomicU64::new(0),
             read_ms: AtomicI64::new(last_known.map_or(0, |last| last.read_ms)),
             max_age_ms: last_known::millis(max_age),
             changing: Mutex::new(()),
@@ -117,9 +119,9 @@ impl Keys {
         }
     }
 
-    /// Another number after each change.
-    pub(crate) fn generation(&self) -> usize {
-        Arc::as_ptr(&self.known.load_full()) as usize
+    /// How often they have changed.
+    pub(crate) fn generation(&self) -> u64 {
+        self.changes.load(Relaxed)
     }
 
     /// Whether the store was read just now.
@@ -189,6 +191,7 @@ impl Keys {
             self.store.secrets_since(since_ms, |secret| known.show(&secret)).await?;
         }
         self.known.store(Arc::new(known));
+        self.changes.fetch_add(1, Relaxed);
         self.read_ms.store(began_ms, Relaxed);
         Ok(())
     }

@@ -76,20 +76,24 @@ impl LastKnown {
 
 async fn follow(keys: Weak<Keys>, secrets: Weak<Secrets>, data: PathBuf, seal: Arc<Seal>) {
     let (mut written, mut at, mut failing) = (None, Instant::now(), false);
-    loop {
-        let Some((keys, secrets)) = keys.upgrade().zip(secrets.upgrade()) else { return };
+    while let Some((keys, secrets)) = keys.upgrade().zip(secrets.upgrade()) {
+        let rows = secrets.rows().await;
         let state = (keys.generation(), secrets.generation());
-        if keys.is_fresh() && (written != Some(state) || at.elapsed() > RENEW) {
-            let (seal, data) = (Arc::clone(&seal), data.clone());
-            let write = move || keys.last_known(secrets.last_known()).write(&data, &seal);
-            match tokio::task::spawn_blocking(write).await {
-                Ok(Ok(())) => (written, at, failing) = (Some(state), Instant::now(), false),
-                Ok(Err(error)) if !failing => {
-                    failing = true;
-                    tracing::error!(%error, "a start without the store will not be possible: {FILE} cannot be written");
-                }
-                _ => {}
+        drop(secrets);
+        if !keys.is_fresh() || (written == Some(state) && at.elapsed() < RENEW) {
+            drop(keys);
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
+        let (seal, data) = (Arc::clone(&seal), data.clone());
+        let write = move || keys.last_known(Vec::clone(&rows)).write(&data, &seal);
+        match tokio::task::spawn_blocking(write).await {
+            Ok(Ok(())) => (written, at, failing) = (Some(state), Instant::now(), false),
+            Ok(Err(error)) if !failing => {
+                failing = true;
+                tracing::error!(%error, "a start without the store will not be possible: {FILE} cannot be written");
             }
+            _ => {}
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use millgate_config::{Kept, Loaded, Problem, Severity, Values, VaultConfig, load_with};
@@ -19,6 +20,7 @@ pub struct Secrets {
     master: Option<Master>,
     /// As they were read last.
     rows: ArcSwap<Vec<SecretRow>>,
+    changes: AtomicU64,
     vault: Mutex<Option<Arc<Vault>>>,
 }
 
@@ -69,25 +71,22 @@ impl Secrets {
                 );
             }
         }
-        Ok(Arc::new(Self { store, master, rows: ArcSwap::from_pointee(rows), vault: Mutex::default() }))
+        let (rows, changes) = (ArcSwap::from_pointee(rows), AtomicU64::new(0));
+        Ok(Arc::new(Self { store, master, rows, changes, vault: Mutex::default() }))
     }
 
-    /// Another number after each change that was seen.
-    pub(crate) fn generation(&self) -> usize {
-        Arc::as_ptr(&self.rows.load_full()) as usize
-    }
-
-    /// As they were read last.
-    pub(crate) fn last_known(&self) -> Vec<SecretRow> {
-        Vec::clone(&self.rows.load())
+    /// How often a change was seen.
+    pub(crate) fn generation(&self) -> u64 {
+        self.changes.load(Relaxed)
     }
 
     /// All of them; those that were read last while the store is away.
-    async fn rows(&self) -> Arc<Vec<SecretRow>> {
+    pub(crate) async fn rows(&self) -> Arc<Vec<SecretRow>> {
         if let Ok(rows) = self.store.secrets().await
             && rows != **self.rows.load()
         {
             self.rows.store(Arc::new(rows));
+            self.changes.fetch_add(1, Relaxed);
         }
         self.rows.load_full()
     }

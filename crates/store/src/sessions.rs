@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 use sqlx::Row as _;
+use sqlx::any::AnyRow;
 
 use crate::{Store, StoreError};
 
@@ -19,6 +20,18 @@ pub struct SessionRecord {
     pub created_ms: i64,
     /// When it ends.
     pub expires_ms: i64,
+}
+
+fn read(row: &AnyRow) -> Result<SessionRecord, StoreError> {
+    let person: String = row.try_get("person")?;
+    let person = serde_json::from_str(&person);
+    Ok(SessionRecord {
+        hash: row.try_get("hash")?,
+        principal: row.try_get("principal")?,
+        person: person.map_err(|error| StoreError::Database(format!("a session's row: {error}")))?,
+        created_ms: row.try_get("created_ms")?,
+        expires_ms: row.try_get("expires_ms")?,
+    })
 }
 
 impl Store {
@@ -51,16 +64,18 @@ impl Store {
         .bind(now_ms)
         .fetch_optional(self.pool()?)
         .await?;
-        let Some(row) = row else { return Ok(None) };
-        let person: String = row.try_get("person")?;
-        let person = serde_json::from_str(&person);
-        Ok(Some(SessionRecord {
-            hash: row.try_get("hash")?,
-            principal: row.try_get("principal")?,
-            person: person.map_err(|error| StoreError::Database(format!("a session's row: {error}")))?,
-            created_ms: row.try_get("created_ms")?,
-            expires_ms: row.try_get("expires_ms")?,
-        }))
+        row.as_ref().map(read).transpose()
+    }
+
+    /// All sessions that have not ended, by their hashes.
+    pub async fn sessions(&self, now_ms: i64) -> Result<Vec<SessionRecord>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT hash, principal, person, created_ms, expires_ms FROM sessions WHERE expires_ms > $1 ORDER BY hash",
+        )
+        .bind(now_ms)
+        .fetch_all(self.pool()?)
+        .await?;
+        rows.iter().map(read).collect()
     }
 
     /// Ends a session.

@@ -289,6 +289,12 @@ async fn sessions_end_by_themselves_and_when_they_are_told_to() {
         }
         assert_eq!(store.session(&one.hash, 199).await.unwrap(), Some(one.clone()));
         assert_eq!(store.session(&one.hash, 200).await.unwrap(), None);
+        let all = async |at| {
+            let all = store.sessions(at).await.unwrap();
+            assert!(all.is_sorted_by(|one, other| one.hash < other.hash));
+            all.into_iter().filter(|session| session.principal == principal).count()
+        };
+        assert_eq!((all(199).await, all(200).await), (3, 2));
         store.end_session(&two.hash).await.unwrap();
         assert_eq!(store.session(&two.hash, 199).await.unwrap(), None);
         store.add_session(&SessionRecord { created_ms: 250, ..session(400) }).await.unwrap();

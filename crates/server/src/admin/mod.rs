@@ -16,6 +16,7 @@ mod principals;
 mod providers;
 mod records;
 mod secrets;
+mod sessions;
 mod tag;
 mod usage;
 
@@ -97,6 +98,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     routes.extend(deployments::routes());
     routes.extend(keys::routes());
     routes.extend(secrets::routes());
+    routes.extend(sessions::routes());
     routes.extend(records::routes());
     routes.extend(limits::routes());
     routes.extend(models::routes());

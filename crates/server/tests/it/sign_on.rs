@@ -408,6 +408,44 @@ mod browser {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn sessions_are_listed_and_ended_by_administrators() {
+        let (fake, idp) = (FakeProvider::start().unwrap(), FakeIssuer::start().unwrap());
+        let gateway = start(&fake, &with_browser(&idp)).await;
+        idp.claims(json!({ "groups": ["admins"] }));
+        let mut sessions = Vec::new();
+        for user in ["alice", "bob", "alice"] {
+            sessions.push(sign_on(&gateway, &idp, user).await);
+        }
+        let owner = [("Authorization", "Bearer mg-owner-key-0123456789ab")];
+        let (mut listed, mut path) = (Vec::new(), "/admin/v1/sessions?limit=2".to_owned());
+        loop {
+            let page = get(&gateway, &path, &owner).await.json();
+            listed.extend(page["sessions"].as_array().unwrap().iter().cloned());
+            let Some(cursor) = page["next_cursor"].as_str() else { break };
+            path = format!("/admin/v1/sessions?limit=2&cursor={cursor}");
+        }
+        assert_eq!(listed.len(), 3);
+        let text = serde_json::to_string(&listed).unwrap();
+        assert!(!sessions.iter().any(|session| text.contains(session.rsplit('=').next().unwrap())), "{text}");
+        let of_bob = get(&gateway, "/admin/v1/sessions?principal=corp:bob", &owner).await.json();
+        let bob = of_bob["sessions"][0]["id"].as_str().unwrap();
+        assert_eq!(of_bob["sessions"].as_array().unwrap().len(), 1);
+        for (id, status) in
+            [("0123456789abcdef01234567", 404), ("", 404), (&bob[..8], 404), (bob, 200), (bob, 404)]
+        {
+            let answer =
+                send(&gateway, &owner, "DELETE", &format!("/admin/v1/sessions/{id}"), &json!({})).await;
+            assert_eq!(answer.status, status, "{id}: {}", answer.text());
+        }
+        let mut statuses = Vec::new();
+        for session in &sessions {
+            statuses.push(get(&gateway, "/admin/v1/keys", &[("Cookie", session)]).await.status);
+        }
+        assert_eq!(statuses, [200, 401, 200]);
+        gateway.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_session_is_bounded_by_roles_and_the_directory() {
         let (fake, idp) = (FakeProvider::start().unwrap(), FakeIssuer::start().unwrap());
         let gateway = start(&fake, &with_browser(&idp)).await;
