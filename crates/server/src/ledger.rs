@@ -50,6 +50,8 @@ pub struct Ledger {
     budgets: Mutex<Vec<Rule>>,
     /// What was spent before could not be read so far.
     unread: AtomicBool,
+    /// Budgets begin one after the other: one that is still being read is not taken for one that has begun.
+    beginning: tokio::sync::Mutex<()>,
     /// One write at a time.
     writing: tokio::sync::Mutex<()>,
     /// A call waits for a write.
@@ -104,6 +106,7 @@ impl Ledger {
             begun: Mutex::default(),
             budgets: Mutex::default(),
             unread: AtomicBool::new(false),
+            beginning: tokio::sync::Mutex::default(),
             writing: tokio::sync::Mutex::default(),
             wanted: Notify::new(),
         };
@@ -289,6 +292,7 @@ impl Ledger {
 
     /// Lets budgets begin with what was spent in their windows before.
     pub(crate) async fn begin_budgets(&self, rules: &[Rule], now: Now) -> Result<(), StoreError> {
+        let _one = self.beginning.lock().await;
         *lock(&self.budgets) = rules.iter().filter(|rule| rule.limit.budget).cloned().collect();
         let fresh: Vec<&Rule> = {
             let mut begun = lock(&self.begun);

@@ -36,7 +36,7 @@ pub(crate) struct Key {
     weight: u64,
     /// What proves us, where the provider's headers do not.
     pub(crate) header: Option<(HeaderName, HeaderValue)>,
-    /// What the provider allows with it.
+    /// What the provider allows altogether, and with it.
     pub(crate) rules: Arc<[Rule]>,
     state: Arc<Spare>,
 }

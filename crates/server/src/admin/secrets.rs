@@ -123,7 +123,7 @@ fn secrets(context: &Context) -> Result<&Secrets, Fault> {
     context.gateway.secrets.as_deref().ok_or_else(none)
 }
 
-fn unavailable(error: StoreError) -> Fault {
+pub(super) fn unavailable(error: StoreError) -> Fault {
     Fault::gateway(code::DEPENDENCY_UNAVAILABLE, "the store cannot be reached").with_cause(error)
 }
 

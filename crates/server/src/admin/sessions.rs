@@ -1,12 +1,13 @@
 //! Browsers that are signed on: who, since when, and how to sign one off.
 
 use http::{Method, StatusCode};
-use millgate_store::{SessionRecord, Store, StoreError};
+use millgate_store::{SessionRecord, Store};
 use millgate_types::{Fault, Permission, code};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 
 use super::page::{self, CURSOR, LIMIT, Page};
+use super::secrets::unavailable;
 use super::{Answer, Context, Manner, Route};
 use crate::keys::now_ms;
 
@@ -72,10 +73,6 @@ impl SessionView {
 fn store(context: &Context) -> Result<&Store, Fault> {
     let none = || Fault::client(code::NOT_IMPLEMENTED, "this gateway keeps no store, and so no sessions");
     context.gateway.store.as_ref().ok_or_else(none)
-}
-
-fn unavailable(error: StoreError) -> Fault {
-    Fault::gateway(code::DEPENDENCY_UNAVAILABLE, "the store cannot be reached").with_cause(error)
 }
 
 async fn list(context: &Context) -> Result<Answer, Fault> {
