@@ -1,8 +1,8 @@
 """Saves a model of each flavour that needs packages of its own, and prints what MLflow's scoring functions answer.
 
-    make_flavours.py FOLDER
+    make_flavours.py FOLDER [tensorflow]
 
-Runs on the interpreter with those packages. `cases.json` beside each model holds `[content type, body, answer]`; the last line of
+Runs on the interpreter with those packages; TensorFlow, which brings a Keras backend of its own, in a process for itself. `cases.json` beside each model holds `[content type, body, answer]`; the last line of
 output is JSON: the models by name, and the URI of each.
 """
 
@@ -145,7 +145,7 @@ def transformers(torch):
 
 
 def keras():
-    """Keras with a backend of its own: TensorFlow is 1.25 GB. What the backend is stands in the model, not in the worker's environment."""
+    """Keras with another backend than TensorFlow. What the backend is stands in the model, not in the worker's environment."""
     os.environ["KERAS_BACKEND"] = "openvino"
     import keras
 
@@ -156,6 +156,37 @@ def keras():
     signature = infer_signature(rows, net.predict(rows, verbose=0))
     mlflow.keras.save_model(net, str(FOLDER / "keras-tensor"), signature=signature, pip_requirements=["keras"])
     note("keras-tensor", [{"inputs": rows[:1].tolist()}, {"instances": rows[:9].tolist()}])
+
+
+def tensorflow():
+    """A Keras network on TensorFlow, and a module of TensorFlow's own with a signature."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import keras
+    import tensorflow as tf
+
+    assert keras.backend.backend() == "tensorflow"
+    keras.utils.set_random_seed(1)
+    dense = keras.layers.Dense
+    net = keras.Sequential([keras.Input((4,)), dense(16, activation="tanh"), dense(3, activation="softmax")])
+    rows = rng.normal(size=(20, 4)).astype("float32")
+    pip = {"pip_requirements": ["tensorflow-cpu"]}
+    signature = infer_signature(rows, net.predict(rows, verbose=0))
+    mlflow.tensorflow.save_model(net, str(FOLDER / "tensorflow-keras"), signature=signature, **pip)
+    note("tensorflow-keras", [{"inputs": rows[:1].tolist()}, {"instances": rows[:9].tolist()}])
+
+    class Affine(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = tf.Variable(tf.random.normal((4, 2), seed=1))
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32)])
+        def __call__(self, values):
+            return tf.matmul(values, self.weights)
+
+    module = Affine()
+    signature = infer_signature(rows, module(rows).numpy())
+    mlflow.tensorflow.save_model(module, str(FOLDER / "tensorflow-module"), signature=signature, **pip)
+    note("tensorflow-module", [{"inputs": rows[:2].tolist()}])
 
 
 def prophet():
@@ -237,6 +268,6 @@ def pyfunc():
     note("pyfunc-logged", [split(texts[:3])], f"models:/{logged.model_id}")
 
 
-for save in (catboost, statsmodels, torch, keras, prophet, pyfunc):
+for save in (tensorflow,) if sys.argv[2:] else (catboost, statsmodels, torch, keras, prophet, pyfunc):
     save()
 print(json.dumps(URIS))

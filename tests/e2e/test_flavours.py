@@ -28,13 +28,15 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flavours")
     models = folder / "models"
     models.mkdir()
-    here = os.path.dirname(__file__)
-    made = subprocess.run(
-        [PYTHON, os.path.join(here, "make_flavours.py"), str(models)], cwd=folder, env=environment(),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )
-    assert made.returncode == 0, made.stderr[-4000:]
-    uris = json.loads(made.stdout.splitlines()[-1])
+    maker = os.path.join(os.path.dirname(__file__), "make_flavours.py")
+    uris = {}
+    for which in [], ["tensorflow"]:
+        made = subprocess.run(
+            [PYTHON, maker, str(models), *which], cwd=folder, env=environment(),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        assert made.returncode == 0, made.stderr[-4000:]
+        uris |= json.loads(made.stdout.splitlines()[-1])
     config = CONFIG.format(python=PYTHON, models=models)
     for name, uri in uris.items():
         kind = "llm/v1/chat" if name == "transformers-chat" else "predict"

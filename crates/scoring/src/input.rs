@@ -1,6 +1,7 @@
 //! A request body against a signature: the JSON forms and CSV of the scoring protocol.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use millgate_types::{Fault, code};
 
@@ -32,7 +33,10 @@ const LLM_KEYS: [&str; 3] = ["messages", "prompt", "input"];
 /// row (counted from 0), expected and found type; never a value.
 pub fn check(body: &[u8], content_type: ContentType, signature: &Signature) -> Result<Checked, Fault> {
     match content_type {
-        ContentType::Json => check_json(body, signature),
+        ContentType::Json => match crate::plain::read(body, signature) {
+            Some(checked) => Ok(checked),
+            None => carefully(body, signature),
+        },
         ContentType::Csv => crate::csv_input::check(body, signature),
         ContentType::Parquet => Ok(Checked { rows: 1, data: None, params: None, llm: false }),
     }
@@ -42,7 +46,8 @@ fn mismatch(public: impl Into<Cow<'static, str>>) -> Fault {
     Fault::client(code::SCHEMA_MISMATCH, public)
 }
 
-fn check_json(body: &[u8], signature: &Signature) -> Result<Checked, Fault> {
+/// Any JSON body, by a tree of its values.
+pub(crate) fn carefully(body: &[u8], signature: &Signature) -> Result<Checked, Fault> {
     let parsed = Json::parse(body)?;
     let Json::Object(members) = &parsed else {
         return Err(mismatch(format!(
@@ -108,11 +113,42 @@ fn rows_of(form: &str, value: &Json<'_>) -> usize {
     }
 }
 
+/// The names of a body's columns, each once.
+#[derive(Default)]
+struct Names<'j> {
+    list: Vec<&'j str>,
+    /// Their places, once there are so many that looking at each would take long.
+    places: HashMap<&'j str, usize>,
+}
+
+impl<'j> Names<'j> {
+    const FEW: usize = 16;
+
+    fn place(&self, name: &str) -> Option<usize> {
+        match self.list.len() {
+            ..=Self::FEW => self.list.iter().position(|known| *known == name),
+            _ => self.places.get(name).copied(),
+        }
+    }
+
+    /// Adds a name that is not there yet.
+    fn add(&mut self, name: &'j str) {
+        self.list.push(name);
+        match self.list.len() {
+            ..=Self::FEW => {}
+            length if self.places.is_empty() => {
+                self.places = self.list.iter().copied().zip(0..length).collect();
+            }
+            length => drop(self.places.insert(name, length - 1)),
+        }
+    }
+}
+
 /// The four forms as columns of cells. `None` is a cell that a record left out.
 struct Table<'j, 'a> {
     rows: usize,
     /// `None` when the form carries no names.
-    names: Option<Vec<&'j str>>,
+    names: Option<Names<'j>>,
     columns: Vec<Vec<Option<&'j Json<'a>>>>,
 }
 
@@ -146,14 +182,21 @@ impl<'j, 'a> Table<'j, 'a> {
         for (key, value) in members {
             match (key.as_ref(), value) {
                 ("columns", Json::Array(items)) => {
-                    let read = items.iter().map(|item| match item {
-                        Json::Text(name) => Ok(name.as_ref()),
-                        other => Err(mismatch(format!(
-                            "`dataframe_split.columns`: expected strings, found {}",
-                            other.type_name()
-                        ))),
-                    });
-                    names = Some(read.collect::<Result<Vec<_>, _>>()?);
+                    let mut read = Names::default();
+                    for item in items {
+                        match item {
+                            Json::Text(name) if read.place(name).is_none() => read.add(name),
+                            Json::Text(name) => {
+                                return Err(mismatch(format!("column `{}` stands twice", shown(name))));
+                            }
+                            other => {
+                                let found = other.type_name();
+                                let expected = "`dataframe_split.columns`: expected strings";
+                                return Err(mismatch(format!("{expected}, found {found}")));
+                            }
+                        }
+                    }
+                    names = Some(read);
                 }
                 ("columns", Json::Null) | ("index", Json::Array(_) | Json::Null) => {}
                 ("data", Json::Array(rows)) => data = Some(rows),
@@ -167,14 +210,7 @@ impl<'j, 'a> Table<'j, 'a> {
             }
         }
         let data = data.ok_or_else(|| mismatch("`dataframe_split` lacks `data`"))?;
-        let mut table = Self::by_row("dataframe_split", data, names.as_ref().map(Vec::len))?;
-        if let Some(names) = &names {
-            for (index, name) in names.iter().enumerate() {
-                if names[..index].contains(name) {
-                    return Err(mismatch(format!("column `{}` stands twice", shown(name))));
-                }
-            }
-        }
+        let mut table = Self::by_row("dataframe_split", data, names.as_ref().map(|names| names.list.len()))?;
         table.names = names;
         Ok(table)
     }
@@ -212,7 +248,7 @@ impl<'j, 'a> Table<'j, 'a> {
     }
 
     fn records(form: &str, items: &'j [Json<'a>]) -> Result<Self, Fault> {
-        let mut names: Vec<&'j str> = Vec::new();
+        let mut names = Names::default();
         let mut columns: Vec<Vec<Option<&'j Json<'a>>>> = Vec::new();
         for (row, item) in items.iter().enumerate() {
             let Json::Object(members) = item else {
@@ -223,14 +259,14 @@ impl<'j, 'a> Table<'j, 'a> {
             };
             for (position, (key, value)) in members.iter().enumerate() {
                 // Records mostly keep their members' order.
-                let found = match names.get(position) {
+                let found = match names.list.get(position) {
                     Some(name) if name == key => Some(position),
-                    _ => names.iter().position(|name| name == key),
+                    _ => names.place(key),
                 };
                 let column = found.unwrap_or_else(|| {
-                    names.push(key.as_ref());
+                    names.add(key.as_ref());
                     columns.push(vec![None; row]);
-                    names.len() - 1
+                    names.list.len() - 1
                 });
                 if let Some(cells) = columns.get_mut(column) {
                     cells.push(Some(value));
@@ -241,7 +277,7 @@ impl<'j, 'a> Table<'j, 'a> {
                     cells.push(None);
                 }
             }
-            if names.len() > MAX_COLUMNS {
+            if names.list.len() > MAX_COLUMNS {
                 return Err(mismatch(format!("`{form}` has more than {MAX_COLUMNS} columns")));
             }
         }
@@ -250,7 +286,7 @@ impl<'j, 'a> Table<'j, 'a> {
 
     fn by_column(form: &str, members: &'j [(Cow<'a, str>, Json<'a>)]) -> Result<Self, Fault> {
         let mut rows = None;
-        let mut names = Vec::with_capacity(members.len());
+        let mut names = Names::default();
         let mut columns = Vec::with_capacity(members.len());
         for (key, value) in members {
             let cells: Vec<Option<&'j Json<'a>>> = match value {
@@ -265,7 +301,7 @@ impl<'j, 'a> Table<'j, 'a> {
                     cells.len()
                 )));
             }
-            names.push(key.as_ref());
+            names.add(key.as_ref());
             columns.push(cells);
         }
         Ok(Self { rows: rows.unwrap_or(0), names: Some(names), columns })
@@ -279,7 +315,7 @@ fn enforce(table: &Table<'_, '_>, columns: &[Column], form: Form) -> Result<Fram
     let mut out = Vec::with_capacity(columns.len());
     for (index, column) in columns.iter().enumerate() {
         let position = match (&column.name, &table.names) {
-            (Some(name), Some(names)) => names.iter().position(|found| found == name),
+            (Some(name), Some(names)) => names.place(name),
             // One column needs no name; several named ones cannot be told apart by position alone.
             (Some(_), None) if columns.len() == 1 && table.columns.len() == 1 => Some(0),
             (Some(_), None) => None,

@@ -15,6 +15,7 @@ pub mod inference;
 mod input;
 mod json;
 mod params;
+mod plain;
 mod rows;
 mod schema;
 mod signature;

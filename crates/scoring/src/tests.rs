@@ -2,7 +2,9 @@
 
 use millgate_types::code;
 
-use crate::{ColumnData, ContentType, Data, Signature, check};
+use proptest::prelude::*;
+
+use crate::{ColumnData, ContentType, Data, Signature, check, input, plain};
 
 const COLUMNS: &str = r#"[{"name":"a","type":"double","required":true},{"name":"n","type":"long","required":true},
     {"name":"s","type":"string","required":false}]"#;
@@ -117,12 +119,120 @@ fn csv_misfits_are_named_like_json_ones() {
     assert!(check(b"a\n1\n", ContentType::Csv, &columns()).is_err());
 }
 
-proptest::proptest! {
+const PLAIN: &str = r#"[{"name":"a","type":"double","required":true},{"name":"n","type":"long","required":true},
+    {"name":"f","type":"float","required":false},{"name":"i","type":"integer","required":false},
+    {"name":"s","type":"string","required":false},{"name":"b","type":"boolean","required":false}]"#;
+
+fn tensor(dtype: &str) -> Signature {
+    let inputs = format!(r#"[{{"type":"tensor","tensor-spec":{{"dtype":"{dtype}","shape":[-1,3]}}}}]"#);
+    Signature::parse(Some(&inputs), None).unwrap()
+}
+
+/// What the one-pass reader takes, the careful one takes alike. `true` when it took it.
+fn reads_alike(body: &[u8], signature: &Signature) -> bool {
+    let Some(plain) = plain::read(body, signature) else { return false };
+    let shown = String::from_utf8_lossy(body);
+    let careful = input::carefully(body, signature).unwrap_or_else(|fault| panic!("{shown}: {fault}"));
+    // By their text: NaN is equal to none, 0.0 to -0.0.
+    assert_eq!(format!("{plain:?}"), format!("{careful:?}"), "{shown}");
+    true
+}
+
+#[test]
+fn what_callers_usually_send_is_read_in_one_pass() {
+    let table = Signature::parse(Some(PLAIN), None).unwrap();
+    for body in [
+        r#"{"dataframe_split": {"columns": ["a", "n"], "data": [[0.1, 1], [-2e-3, -9223372036854775808]]}}"#,
+        r#"{"dataframe_split":{"index":[0,1],"columns":["n","a","x","y"],"data":[[1,null,"t",null],[0,1E+2,"",2]]}}"#,
+        r#"{"dataframe_split":{"columns":["a","n","f","i","s","b"],"data":[[1,2,0.1,-3,"text",true],[1,2,null,4,null,null]]}}"#,
+        r#"{"dataframe_records":[{"n":1,"a":12345678901234567890},{"n":-0,"a":-0}]}"#,
+        " {\n\"dataframe_records\" :\t[ { \"a\" : 1 , \"n\" : 2 } ] }\r\n",
+        r#"{"dataframe_split":{"columns":["a","n"],"data":[]}}"#,
+    ] {
+        assert!(reads_alike(body.as_bytes(), &table), "{body}");
+    }
+    for dtype in ["float64", "float32"] {
+        assert!(reads_alike(br#"{"inputs":[[1,2.5,-3e-2],[null,0.1,0]]}"#, &tensor(dtype)), "{dtype}");
+    }
+    assert!(reads_alike(br#"{"instances":[[1,2,-3]]}"#, &tensor("int64")));
+    assert!(reads_alike(br#"{"instances":[[1,2,-3]]}"#, &tensor("int32")));
+}
+
+#[test]
+fn bodies_of_very_many_columns_are_read_in_linear_time() {
+    let names: Vec<String> = (0..200_000).map(|n| format!("\"c{n}\"")).collect();
+    let split = format!(r#"{{"dataframe_split":{{"columns":[{}],"data":[]}}}}"#, names.join(","));
+    assert!(refused(&columns(), &split).contains("no such column"));
+    // Each record names its members in the opposite order of the one before.
+    let record = |reversed: bool| {
+        let mut members: Vec<String> = names.iter().take(4000).map(|name| format!("{name}:0")).collect();
+        if reversed {
+            members.reverse();
+        }
+        format!("{{{}}}", members.join(","))
+    };
+    let records: Vec<String> = (0..100).map(|row| record(row % 2 == 1)).collect();
+    assert!(
+        refused(&columns(), &format!(r#"{{"instances":[{}]}}"#, records.join(",")))
+            .contains("no such column")
+    );
+    let twice = r#"{"dataframe_split":{"columns":["a","n","a"],"data":[]}}"#;
+    assert_eq!(refused(&columns(), twice), "column `a` stands twice");
+}
+
+/// A cell of any kind, right and wrong ones.
+fn cell() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => any::<f64>().prop_map(|value| format!("{value:?}")),
+        4 => any::<f64>().prop_map(|value| format!("{value:e}")),
+        4 => any::<i64>().prop_map(|value| value.to_string()),
+        2 => any::<i32>().prop_map(|value| value.to_string()),
+        2 => "-?[0-9]{1,25}(\\.[0-9]{0,25})?([eE][+-]?[0-9]{0,3})?",
+        1 => "null|true|false|\"[a-z\u{e4}]{0,5}\"|\"\\\\n\"|\\[1\\]|\\{\\}|nul|\"",
+    ]
+}
+
+proptest! {
     #[test]
     fn no_body_makes_the_checker_panic(body in ".{0,200}") {
         let _ = check(body.as_bytes(), ContentType::Json, &columns());
         let _ = check(body.as_bytes(), ContentType::Csv, &columns());
         let wrapped = format!("{{\"inputs\":{body}}}");
         let _ = check(wrapped.as_bytes(), ContentType::Json, &columns());
+    }
+
+    #[test]
+    fn one_pass_reads_what_the_careful_reader_reads(
+        rows in prop::collection::vec(prop::collection::vec(cell(), 1..5), 0..4),
+        names in prop::collection::vec("[anfisbx]", 1..5),
+        change in (any::<prop::sample::Index>(), prop::option::of(any::<u8>())),
+    ) {
+        let table = Signature::parse(Some(PLAIN), None).unwrap();
+        let lists: Vec<String> = rows.iter().map(|row| format!("[{}]", row.join(", "))).collect();
+        let lists = lists.join(",");
+        let named: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+        let records: Vec<String> = rows
+            .iter()
+            .map(|row| named.iter().zip(row).map(|(name, cell)| format!("{name}: {cell}")).collect::<Vec<_>>())
+            .map(|members| format!("{{{}}}", members.join(",")))
+            .collect();
+        for body in [
+            format!(r#"{{"dataframe_split":{{"columns":[{}],"data":[{lists}]}}}}"#, named.join(",")),
+            format!(r#"{{"dataframe_records":[{}]}}"#, records.join(",")),
+            format!(r#"{{"inputs":[{lists}]}}"#),
+        ] {
+            let mut changed = body.clone().into_bytes();
+            let place = change.0.index(changed.len());
+            match change.1 {
+                Some(byte) => changed[place] = byte,
+                None => drop(changed.remove(place)),
+            }
+            for body in [body.as_bytes(), &changed] {
+                reads_alike(body, &table);
+                for dtype in ["float64", "float32", "int64", "int32"] {
+                    reads_alike(body, &tensor(dtype));
+                }
+            }
+        }
     }
 }

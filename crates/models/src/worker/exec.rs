@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -142,6 +143,7 @@ pub fn worker_exec(json: &str) -> Result<Infallible, String> {
     if !launch.keep_environment {
         command
             .env_clear()
+            .envs(kernels())
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("HOME", &launch.private)
             .env("TMPDIR", &launch.private)
@@ -161,6 +163,21 @@ pub fn worker_exec(json: &str) -> Result<Infallible, String> {
     }
     let error = command.exec();
     Err(format!("the program cannot be started ({})", error.kind()))
+}
+
+/// What decides with which kernels numerical libraries compute, as far as whoever started Millgate has said: with other
+/// kernels the last bits of answers differ.
+pub(super) fn kernels() -> impl Iterator<Item = (&'static str, OsString)> {
+    const NAMES: [&str; 7] = [
+        "OPENBLAS_CORETYPE",
+        "MKL_CBWR",
+        "MKL_ENABLE_INSTRUCTIONS",
+        "NPY_DISABLE_CPU_FEATURES",
+        "NPY_ENABLE_CPU_FEATURES",
+        "ONEDNN_MAX_CPU_ISA",
+        "TF_ENABLE_ONEDNN_OPTS",
+    ];
+    NAMES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
 }
 
 /// Keeps to a share of the cores that there are.

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal};
 use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::process::Plan;
 use crate::artifacts::{private_dir, private_temp};
@@ -43,15 +43,12 @@ impl Plan {
             user.give(private.path()).map_err(io)?;
         }
         let args = ["-I".to_owned(), source.display().to_string(), self.model.display().to_string()];
-        let child = Command::new(&self.launcher)
-            .arg("worker-exec")
-            .arg(self.launch(private.path(), args.into()).map_err(io)?)
-            .env_clear()
-            .current_dir(private.path())
+        let child = self
+            .confined(private.path(), args.into())
+            .map_err(io)?
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .map_err(io)?;
         let mut group = Group(child);

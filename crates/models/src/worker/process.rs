@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 
-use super::exec::Launch;
+use super::exec::{self, Launch};
 use super::frame::{self, Frame, kind};
 use super::user::User;
 use super::zygote::{Ended, Forked, Nursery};
@@ -90,7 +90,7 @@ fn spread(label: &str) -> usize {
 
 impl Plan {
     /// The launcher's argument.
-    pub(super) fn launch(&self, private: &Path, args: Vec<String>) -> std::io::Result<String> {
+    fn launch(&self, private: &Path, args: Vec<String>) -> std::io::Result<String> {
         let launch = Launch {
             program: self.python.clone(),
             args,
@@ -116,11 +116,17 @@ impl Plan {
         let mut args: Vec<String> = ["-I", "-X", "faulthandler"].map(str::to_owned).into();
         args.push(source.display().to_string());
         args.extend(more.iter().map(|&word| word.to_owned()));
+        self.confined(private, args)
+    }
+
+    /// The launcher, which confines itself and becomes the interpreter with `args`.
+    pub(super) fn confined(&self, private: &Path, args: Vec<String>) -> std::io::Result<Command> {
         let mut command = Command::new(&self.launcher);
         command
             .arg("worker-exec")
             .arg(self.launch(private, args)?)
             .env_clear()
+            .envs(exec::kernels())
             .current_dir(private)
             .kill_on_drop(true);
         Ok(command)
@@ -134,14 +140,7 @@ impl Plan {
         let private = private_temp("try-", &self.run_dir).map_err(io)?;
         user.give(private.path()).map_err(io)?;
         let args = ["-I", "-c", TRY].map(str::to_owned).into_iter().chain([self.model.display().to_string()]);
-        let output = Command::new(&self.launcher)
-            .arg("worker-exec")
-            .arg(self.launch(private.path(), args.collect()).map_err(io)?)
-            .env_clear()
-            .current_dir(private.path())
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
+        let output = self.confined(private.path(), args.collect()).map_err(io)?.stdin(Stdio::null()).output();
         match tokio::time::timeout(self.load_timeout, output).await {
             Ok(Ok(output)) if output.status.success() => Ok(()),
             Ok(Ok(output)) => {
