@@ -58,10 +58,14 @@ pub struct Remaining {
 }
 
 /// What an answer says is left of its provider's limits (`contracts/providers.md` 1.6): `x-ratelimit-*` of OpenAI and those
-/// like it, Azure, Mistral and Together, `anthropic-ratelimit-*`. First calls, then tokens. Costs a few look-ups where
+/// like it, Azure, Mistral and Together, `anthropic-ratelimit-*`. First calls, then tokens. Costs a look at the names where
 /// nothing is said.
 #[must_use]
 pub fn remaining(headers: &HeaderMap) -> (Option<Remaining>, Option<Remaining>) {
+    let says = |name: &str| name.starts_with("x-ratelimit-") || name.starts_with("anthropic-ratelimit-");
+    if !headers.keys().any(|name| says(name.as_str())) {
+        return (None, None);
+    }
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
     if let Some(left) = number("x-ratelimit-remaining-requests") {
         return (

@@ -206,8 +206,9 @@ impl Drop for Flight {
     fn drop(&mut self) {
         self.gather();
         if let Some(mut record) = self.record.take() {
-            record.duration = self.began.elapsed();
-            self.reservation.landed(self.gateway.clock());
+            let now = Instant::now();
+            record.duration = now.duration_since(self.began);
+            self.reservation.landed(self.gateway.clock_at(now));
             self.holding.landed();
             if !self.reservation.is_empty() {
                 let (held, gateway) = (std::mem::take(&mut self.reservation), Arc::downgrade(&self.gateway));

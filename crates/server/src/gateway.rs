@@ -325,6 +325,11 @@ impl Gateway {
 
     /// The present, as limits see it.
     pub(crate) fn clock(&self) -> Now {
-        Now { monotonic: self.epoch.elapsed().as_nanos() as u64, wall_ms: now_ms() }
+        self.clock_at(Instant::now())
+    }
+
+    /// The same where the monotonic clock was read already.
+    pub(crate) fn clock_at(&self, now: Instant) -> Now {
+        Now { monotonic: now.duration_since(self.epoch).as_nanos() as u64, wall_ms: now_ms() }
     }
 }

@@ -8,7 +8,7 @@ use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use millgate_config::LedgerMode;
 use millgate_policy::{Limit, Now, Span};
@@ -96,7 +96,7 @@ impl Ledger {
         mode: LedgerMode,
         away: bool,
     ) -> Result<Arc<Self>, StoreError> {
-        let replica = format!("{}", RequestId::random());
+        let replica = RequestId::random().text();
         let ledger = Self {
             durable: mode == LedgerMode::Durable,
             spill: folder.join("ledger-spill.jsonl"),
@@ -162,7 +162,8 @@ impl Ledger {
 
     /// Notes a call under way and what it has reserved, in nano-USD.
     pub(crate) fn begin(&self, record: &Exchange, reserved: u64) {
-        let open = || Open { names: Names::of(record, record), at_ms: now_ms(), reserved, known: false };
+        let at_ms = millis(record.started);
+        let open = || Open { names: Names::of(record, record), at_ms, reserved, known: false };
         self.state().open.entry(record.request_id).or_insert_with(open);
     }
 
@@ -176,11 +177,10 @@ impl Ledger {
 
     /// Notes what a finished call used.
     pub(crate) fn record(&self, exchange: &Exchange) {
-        let at_ms = exchange.started + exchange.duration;
-        let at_ms = at_ms.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let at_ms = millis(exchange.started + exchange.duration);
         let mut state = self.state();
         if state.open.remove(&exchange.request_id).is_some_and(|open| open.known) {
-            state.closed.push(format!("{}", exchange.request_id));
+            state.closed.push(exchange.request_id.text());
         }
         if exchange.attempts == 0 || exchange.endpoint.is_none() {
             return;
@@ -361,8 +361,8 @@ impl State {
         if used.cost.is_none_or(|cost| cost == 0) {
             return;
         }
-        let id = &exchange.request_id;
-        let id = if number == 0 { format!("{id}") } else { format!("{id}.{number}") };
+        let id = exchange.request_id;
+        let id = if number == 0 { id.text() } else { format!("{id}.{number}") };
         let outcome = hop.outcome.name().to_owned();
         let row = LedgerRow { id, spender: Arc::clone(&sum.spender), outcome, ..used };
         if self.rows.len() < WAITING { self.rows.push(row) } else { self.lost += 1 }
@@ -375,7 +375,7 @@ impl State {
         }
         let count = self.rows.len().min(BATCH);
         LedgerBatch {
-            id: format!("{}", RequestId::random()),
+            id: RequestId::random().text(),
             rows: self.rows.drain(..count).collect(),
             sums: self.sums.drain().map(|(_, (_, sum))| sum).collect(),
         }
@@ -463,7 +463,7 @@ impl Open {
     /// What becomes of it if nobody ends it.
     fn row(&self, id: RequestId) -> LedgerRow {
         LedgerRow {
-            id: format!("{id}"),
+            id: id.text(),
             at_ms: self.at_ms,
             spender: Arc::new(self.names.spender()),
             outcome: "lost".to_owned(),
@@ -540,6 +540,11 @@ async fn waited(ledger: &Weak<Ledger>) -> Option<Arc<Ledger>> {
     let _either = tokio::time::timeout(PAUSE, ledger.wanted.notified()).await;
     // Nobody else may hold it by now: then there is nothing to write for.
     (Arc::strong_count(&ledger) > 1).then_some(ledger)
+}
+
+/// Milliseconds since 1970.
+fn millis(at: SystemTime) -> i64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use millgate_types::{Dialect, Fault, code};
@@ -34,6 +34,9 @@ pub(crate) mod names {
     pub(crate) const TOKENS_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
     pub(crate) const ERROR: HeaderName = HeaderName::from_static("x-millgate-error");
 }
+
+/// Headers that an answer may have before their map has to grow.
+const ROOM: usize = 20;
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
@@ -74,7 +77,7 @@ pub(crate) trait Pieces: Send {
 
 impl Reply {
     pub(crate) fn whole(content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
-        let mut headers = HeaderMap::with_capacity(12);
+        let mut headers = HeaderMap::with_capacity(ROOM);
         headers.insert(header::CONTENT_TYPE, content_type);
         Self { status: StatusCode::OK, headers, body: Content::Whole(body.into()) }
     }
@@ -84,7 +87,7 @@ impl Reply {
     }
 
     pub(crate) fn stream(pieces: Box<dyn Pieces>) -> Self {
-        let mut headers = HeaderMap::with_capacity(12);
+        let mut headers = HeaderMap::with_capacity(ROOM);
         headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         // Nginx in front of us must not gather what we send piece by piece.
@@ -132,29 +135,48 @@ impl Reply {
         record.status = self.status.as_u16();
         record.stream = matches!(self.body, Content::Stream(_));
         let mut headers = self.headers;
-        let id = record.request_id.hex();
-        if let Ok(id) = HeaderValue::from_bytes(&id) {
-            headers.insert(names::REQUEST_ID, id);
-        }
+        let mut values = Values::default();
+        headers.insert(names::REQUEST_ID, values.add(&record.request_id.hex()));
         if record.attempts > 0 {
             let once = HeaderValue::from_static("1");
-            let attempts = if record.attempts == 1 { once } else { number(record.attempts.into()) };
+            let attempts = if record.attempts == 1 { once } else { values.number(record.attempts.into()) };
             headers.insert(names::ATTEMPTS, attempts);
         }
         let (usage, cost) = record.totals();
-        if let Some(cost) = cost.filter(|_| matches!(self.body, Content::Whole(_)))
-            && let Ok(cost) = HeaderValue::from_bytes(cost.text(&mut [0; 21]))
-        {
-            headers.insert(names::COST, cost);
+        if let Some(cost) = cost.filter(|_| matches!(self.body, Content::Whole(_))) {
+            headers.insert(names::COST, values.add(cost.text(&mut [0; 21])));
         }
         if cost.is_none() && usage.total() > 0 && matches!(self.body, Content::Whole(_)) {
             headers.insert(names::UNPRICED, HeaderValue::from_static("true"));
         }
-        headers.insert(names::CONFIG, number(record.config_generation));
+        headers.insert(names::CONFIG, values.number(record.config_generation));
         let mut response = Response::new(ReplyBody { content: Some(self.body), flight });
         *response.status_mut() = self.status;
         *response.headers_mut() = headers;
         response
+    }
+}
+
+/// Makes header values that share one allocation; each by itself would have its own.
+#[derive(Default)]
+pub(crate) struct Values(BytesMut);
+
+impl Values {
+    /// Bytes for some values.
+    const PIECE: usize = 96;
+
+    /// A text of visible ASCII; empty where it is none.
+    pub(crate) fn add(&mut self, text: &[u8]) -> HeaderValue {
+        if self.0.capacity() < text.len() {
+            self.0.reserve(Self::PIECE.max(text.len()));
+        }
+        self.0.extend_from_slice(text);
+        let value = HeaderValue::from_maybe_shared(self.0.split().freeze());
+        value.unwrap_or(HeaderValue::from_static(""))
+    }
+
+    pub(crate) fn number(&mut self, number: u64) -> HeaderValue {
+        self.add(itoa::Buffer::new().format(number).as_bytes())
     }
 }
 

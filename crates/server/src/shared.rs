@@ -162,8 +162,8 @@ impl Counters {
             match self.shared.admit(&wanted).await? {
                 SharedAnswer::Unknown(at) => {
                     let (Some(ask), Some(wanted)) = (asks.get(at), wanted.get(at)) else { break };
-                    let spent = self.ledger.spent(&ask.limit, &ask.label, now).await?;
-                    self.shared.begin(&wanted.cell, spent).await?;
+                    let spent = Box::pin(self.ledger.spent(&ask.limit, &ask.label, now)).await?;
+                    Box::pin(self.shared.begin(&wanted.cell, spent)).await?;
                 }
                 SharedAnswer::Refused { at, retry_after, used, reserved } => {
                     let Some(ask) = asks.get(at) else { break };

@@ -6,14 +6,13 @@ use std::sync::{Arc, LazyLock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
+use sqlx::{AnyConnection, Row as _};
 
+use crate::many::{AnyQuery, Many};
 use crate::{Store, StoreError};
 
 /// The length of a slot of [`UsageSum`], in milliseconds. Time zones are off by quarters of an hour at most.
 pub const SLOT_MS: i64 = 15 * 60_000;
-
-type AnyQuery<'q> = sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments>;
 
 /// For whom and by what something was used. What is not known is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -117,29 +116,15 @@ impl UsageSum {
     }
 }
 
-const LEDGER: [&str; 9] =
-    ["id", "at_ms", "spender", "outcome", "input_tokens", "output_tokens", "predicted", "cost", "estimated"];
-
-/// Insertions of so many rows, the largest first. Only these texts: a statement is prepared once.
-type Insertions = [(usize, String); 4];
-
-static FOR_SQLITE: LazyLock<Insertions> = LazyLock::new(|| insertions(|_| "?".to_owned()));
-static FOR_POSTGRES: LazyLock<Insertions> = LazyLock::new(|| insertions(|number| format!("${number}")));
-
-/// `place` is how a parameter is written. SQLite looks for a parameter with a name (`$1` is one) among all of a statement:
-/// many rows with names cost it the square of their number.
-fn insertions(place: fn(usize) -> String) -> Insertions {
-    let width = LEDGER.len();
-    let columns = LEDGER.join(", ");
-    [512, 64, 8, 1].map(|count| {
-        let row = |row: usize| {
-            let places: Vec<_> = (1..=width).map(|column| place(row * width + column)).collect();
-            format!("({})", places.join(", "))
-        };
-        let rows: Vec<_> = (0..count).map(row).collect();
-        (count, format!("INSERT INTO ledger ({columns}) VALUES {}", rows.join(", ")))
-    })
-}
+static ROWS: LazyLock<Many> = LazyLock::new(|| {
+    let before = "INSERT INTO ledger (id, at_ms, spender, outcome, input_tokens, output_tokens, predicted, cost, estimated)
+                  VALUES";
+    Many::new(before, 9, "")
+});
+static OPENED: LazyLock<Many> = LazyLock::new(|| {
+    Many::new("INSERT INTO ledger_open (id, replica, row) VALUES", 3, " ON CONFLICT (id) DO NOTHING")
+});
+static CLOSED: LazyLock<Many> = LazyLock::new(|| Many::new("DELETE FROM ledger_open WHERE id IN (", 1, ")"));
 
 impl Spender {
     /// Names it in the store: the same for the same names, whoever writes them.
@@ -194,33 +179,21 @@ fn named<'q>(query: AnyQuery<'q>, spender: &'q Spender) -> AnyQuery<'q> {
         .bind(&spender.operation)
 }
 
-async fn insert(
-    connection: &mut AnyConnection,
-    kind: &str,
-    mut rows: &[LedgerRow],
-) -> Result<(), sqlx::Error> {
+async fn insert(connection: &mut AnyConnection, kind: &str, rows: &[LedgerRow]) -> Result<(), sqlx::Error> {
     let ids = note_spenders(connection, rows).await?;
-    let insertions: &Insertions = if kind == "sqlite" { &FOR_SQLITE } else { &FOR_POSTGRES };
-    for (count, sql) in insertions {
-        while let Some((some, others)) = rows.split_at_checked(*count) {
-            rows = others;
-            let mut query = sqlx::query(AssertSqlSafe(sql.as_str()));
-            for row in some {
-                query = query
-                    .bind(&row.id)
-                    .bind(row.at_ms)
-                    .bind(ids[&place(row)])
-                    .bind(&row.outcome)
-                    .bind(row.input_tokens)
-                    .bind(row.output_tokens)
-                    .bind(row.rows)
-                    .bind(row.cost)
-                    .bind(i64::from(row.estimated));
-            }
-            query.execute(&mut *connection).await?;
-        }
-    }
-    Ok(())
+    ROWS.run(connection, kind, rows, |query, row| {
+        query
+            .bind(&row.id)
+            .bind(row.at_ms)
+            .bind(ids[&place(row)])
+            .bind(&row.outcome)
+            .bind(row.input_tokens)
+            .bind(row.output_tokens)
+            .bind(row.rows)
+            .bind(row.cost)
+            .bind(i64::from(row.estimated))
+    })
+    .await
 }
 
 async fn add_sum(connection: &mut AnyConnection, sum: &UsageSum) -> Result<(), sqlx::Error> {
@@ -331,20 +304,16 @@ impl Store {
                 add_sum(&mut transaction, sum).await?;
             }
         }
-        for row in opened {
-            let text = serde_json::to_string(row).unwrap_or_default();
-            sqlx::query(
-                "INSERT INTO ledger_open (id, replica, row) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING",
-            )
-            .bind(&row.id)
-            .bind(replica)
-            .bind(text)
-            .execute(&mut *transaction)
+        let opened: Vec<_> = opened
+            .iter()
+            .map(|row| (&*row.id, replica, serde_json::to_string(row).unwrap_or_default()))
+            .collect();
+        OPENED
+            .run(&mut transaction, self.kind, &opened, |query, (id, replica, row)| {
+                query.bind(*id).bind(*replica).bind(row)
+            })
             .await?;
-        }
-        for id in closed {
-            sqlx::query("DELETE FROM ledger_open WHERE id = $1").bind(id).execute(&mut *transaction).await?;
-        }
+        CLOSED.run(&mut transaction, self.kind, closed, |query, id| query.bind(id)).await?;
         sqlx::query(
             "INSERT INTO ledger_writers (replica, seen_ms) VALUES ($1, $2)
              ON CONFLICT (replica) DO UPDATE SET seen_ms = excluded.seen_ms",

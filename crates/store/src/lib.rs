@@ -7,6 +7,7 @@ mod configs;
 mod idempotent;
 mod keys;
 mod ledger;
+mod many;
 mod principals;
 mod secrets;
 mod sessions;

@@ -5,6 +5,17 @@ const fn pair(byte: u8) -> [u8; 2] {
     [DIGITS[(byte >> 4) as usize], DIGITS[(byte & 15) as usize]]
 }
 
+/// The digits of each byte.
+static PAIRS: [[u8; 2]; 256] = {
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = pair(byte as u8);
+        byte += 1;
+    }
+    pairs
+};
+
 /// The digits of `bytes`, two each.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
@@ -15,7 +26,7 @@ pub fn hex(bytes: &[u8]) -> String {
 pub(crate) fn digits(bytes: [u8; 16]) -> [u8; 32] {
     let mut out = [0; 32];
     for (two, byte) in out.chunks_exact_mut(2).zip(bytes) {
-        two.copy_from_slice(&pair(byte));
+        two.copy_from_slice(&PAIRS[usize::from(byte)]);
     }
     out
 }

@@ -20,6 +20,12 @@ impl RequestId {
     pub fn hex(self) -> [u8; 32] {
         digits(self.0.to_be_bytes())
     }
+
+    /// The same as a text.
+    #[must_use]
+    pub fn text(self) -> String {
+        std::str::from_utf8(&self.hex()).unwrap_or_default().to_owned()
+    }
 }
 
 impl fmt::Display for RequestId {

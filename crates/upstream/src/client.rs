@@ -47,7 +47,9 @@ impl Client {
         let limit = deadlines.head.min(deadlines.total);
         let (connection, (head, rest)) = loop {
             let Some(mut connection) = pool::check_out(origin.id) else {
-                let opened = tokio::time::timeout(deadlines.connect, Connection::open(origin)).await;
+                // Boxed: mostly there is a connection, and no need for the room that this takes.
+                let opened =
+                    tokio::time::timeout(deadlines.connect, Box::pin(Connection::open(origin))).await;
                 let mut connection = opened.map_err(|_| UpstreamError::ConnectTimeout)??;
                 match ask(&mut connection, &mut outbox, method, limit).await {
                     Ok(answer) => break (connection, answer),

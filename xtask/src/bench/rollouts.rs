@@ -126,11 +126,15 @@ pub(super) fn many(bench: &Bench, table: &mut Table) -> Result<()> {
         for (count, seen) in [(MANY, &mut full), (1, &mut few)] {
             std::fs::write(&file, config(&store, count))?;
             live(count)?;
-            // The allocator gives pages back after a while.
-            std::thread::sleep(Duration::from_secs(4));
-            ask(bench, &gateway, &["-c", "16", "-n", "1000"])?;
-            seen.push(memory());
-            say(&format!("  round {round}: {count} models, {:.1} MB", memory()));
+            // The allocator gives pages back after a while, and only while there is something to do.
+            let mut least = f64::INFINITY;
+            for _ in 0..4 {
+                std::thread::sleep(Duration::from_secs(1));
+                ask(bench, &gateway, &["-c", "16", "-n", "1000"])?;
+                least = memory().min(least);
+            }
+            seen.push(least);
+            say(&format!("  round {round}: {count} models, {least:.1} MB"));
         }
     }
     gateway.stop();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cells::{Cell, cell};
+use super::cells::Cell;
 use super::{Alert, Amounts, Exceeded, Limit, Measure, Now};
 
 /// A limit that a call must be within, and whom it counts for there.
@@ -36,9 +36,9 @@ impl Refused {
     /// What somebody is told who waited in vain.
     #[must_use]
     pub fn waited(limit: &Arc<Limit>, label: &Arc<str>, now: Now) -> Self {
-        let mut shard = limit.cells.shard(label);
+        let mut locked = limit.cells.lock(label);
         let ask = Ask { limit: Arc::clone(limit), label: Arc::clone(label) };
-        Self::by(&ask, cell(&mut shard, label, limit, now), 1, None, now)
+        Self::by(&ask, locked.cell(label, limit, now), 1, None, now)
     }
 
     fn by(ask: &Ask, cell: &Cell, share: u64, retry_after: Option<Duration>, now: Now) -> Self {
@@ -132,8 +132,8 @@ fn take(
     let Ask { limit, label } = ask;
     let amount = amounts.of(limit.measure);
     let wanted = limit.wanted(amount, terms.margin);
-    let mut shard = limit.cells.shard(label);
-    let cell = cell(&mut shard, label, limit, now);
+    let mut locked = limit.cells.lock(label);
+    let cell = locked.cell(label, limit, now);
     cell.enter(limit, now);
     let fits = cell.fits(limit, label, wanted, terms.share, now);
     let exceeded = fits.is_err();
@@ -208,8 +208,8 @@ impl Reservation {
             if more == 0 {
                 continue;
             }
-            let mut shard = limit.cells.shard(label);
-            let cell = cell(&mut shard, label, limit, now);
+            let mut locked = limit.cells.lock(label);
+            let cell = locked.cell(label, limit, now);
             cell.enter(limit, now);
             if let Err(retry_after) = cell.fits(limit, label, more, held.share, now)
                 && limit.exceeded == Exceeded::Refuse
@@ -254,12 +254,12 @@ impl Drop for Reservation {
 impl Held {
     fn settle(&mut self, used: u64, now: Now) -> Option<Alert> {
         let Ask { limit, label } = &self.ask;
-        let mut shard = limit.cells.shard(label);
-        let cell = cell(&mut shard, label, limit, now);
+        let mut locked = limit.cells.lock(label);
+        let cell = locked.cell(label, limit, now);
         cell.enter(limit, now);
         cell.settle(limit, label, (self.amount, used), self.share, now);
         let alert = cell.alert(limit, label);
-        drop(shard);
+        drop(locked);
         limit.cells.lines.released(label);
         let (percent, used, amount) = alert?;
         Some(Alert { limit: Arc::clone(limit), label: Arc::clone(label), percent, used, amount })

@@ -1,11 +1,11 @@
 //! What was used, one cell for each of those that a limit tells apart.
 
-use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use hashbrown::HashTable;
 
 use super::queue::Lines;
 use super::sync::{Mutex, MutexGuard};
@@ -28,7 +28,14 @@ pub struct Cells {
     pub(super) lines: Lines,
 }
 
-pub(super) type Shard = HashMap<Box<str>, Cell>;
+type Shard = HashTable<(Box<str>, Cell)>;
+
+/// The shard that holds a label's cell. It is hashed once, for the shard and for the place in it.
+pub(super) struct Locked<'a> {
+    shard: MutexGuard<'a, Shard>,
+    hasher: &'a RandomState,
+    hash: u64,
+}
 
 /// What one of them has used.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,9 +88,12 @@ impl Cells {
         self.number
     }
 
-    pub(super) fn shard(&self, label: &str) -> MutexGuard<'_, Shard> {
-        let shard = &self.shards[self.hasher.hash_one(label) as usize % SHARDS];
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self, label: &str) -> Locked<'_> {
+        let hash = self.hasher.hash_one(label);
+        // The table's own places come from the lower bits, what it compares first from the uppermost seven.
+        let shard = &self.shards[(hash >> 48) as usize % SHARDS];
+        let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { shard, hasher: &self.hasher, hash }
     }
 
     pub(super) fn counts(&self, limit: &Limit, now: Now) -> Vec<Count> {
@@ -98,8 +108,8 @@ impl Cells {
     }
 
     pub(super) fn book(&self, limit: &Limit, label: &str, amount: u64, now: Now) {
-        let mut shard = self.shard(label);
-        let cell = cell(&mut shard, label, limit, now);
+        let mut locked = self.lock(label);
+        let cell = locked.cell(label, limit, now);
         cell.enter(limit, now);
         cell.settle(limit, label, (0, amount), 1, now);
         // Whoever was told is not told again by the next process.
@@ -107,16 +117,17 @@ impl Cells {
     }
 }
 
-/// The cell of a label, made where it is missing.
-pub(super) fn cell<'a>(shard: &'a mut Shard, label: &str, limit: &Limit, now: Now) -> &'a mut Cell {
-    if shard.len() >= SWEEP_AT {
-        shard.retain(|_, cell| !cell.is_at_rest(limit, now));
+impl Locked<'_> {
+    /// The cell of the label, made where it is missing.
+    pub(super) fn cell(&mut self, label: &str, limit: &Limit, now: Now) -> &mut Cell {
+        if self.shard.len() >= SWEEP_AT {
+            self.shard.retain(|(_, cell)| !cell.is_at_rest(limit, now));
+        }
+        let is_it = |(known, _): &(Box<str>, Cell)| **known == *label;
+        let hash_of = |(known, _): &(Box<str>, Cell)| self.hasher.hash_one(&**known);
+        let place = self.shard.entry(self.hash, is_it, hash_of);
+        &mut place.or_insert_with(|| (label.into(), Cell::default())).into_mut().1
     }
-    // Not `entry`: it wants an owned label each time.
-    if !shard.contains_key(label) {
-        shard.insert(label.into(), Cell::default());
-    }
-    shard.get_mut(label).expect("it was put there")
 }
 
 impl Cell {

@@ -225,7 +225,8 @@ impl<'a> Admission<'a> {
             flight.reserve(held, Holding::default(), amounts);
             return Ok(allowance);
         };
-        let (terms, holding, told) = match counters.admit(asks, amounts, margin, now).await {
+        // Boxed, because every future around this one would have to have room for it, and be moved with that.
+        let (terms, holding, told) = match Box::pin(counters.admit(asks, amounts, margin, now)).await {
             Decision::Taken(holding, told) => {
                 (Terms { margin, share: 1, decided: true }, holding, Some(told))
             }

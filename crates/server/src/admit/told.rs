@@ -8,7 +8,7 @@ use millgate_policy::{Left, Measure, Refused, Span};
 use millgate_types::{Fault, code};
 
 use crate::flight::Flight;
-use crate::reply::{names, number};
+use crate::reply::{Values, names, number};
 
 /// The wait that is advised where the room hangs on calls that are under way.
 const SOON: Duration = Duration::from_secs(1);
@@ -36,23 +36,25 @@ impl Allowance {
 
     /// `x-ratelimit-*` as OpenAI writes them, and the bound that was put on the answer.
     pub(crate) fn headers(self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        let of = |left: Option<Left>, names: [HeaderName; 3]| {
-            let values = left.map(|left| [number(left.amount), number(left.remaining), reset(left.reset)]);
-            values.into_iter().flat_map(move |values| names.clone().into_iter().zip(values))
+        let mut values = Values::default();
+        let mut of = |left: Option<Left>, names: [HeaderName; 3]| {
+            let told = left.map(|left| {
+                [values.number(left.amount), values.number(left.remaining), reset(left.reset, &mut values)]
+            });
+            told.into_iter().flat_map(move |told| names.clone().into_iter().zip(told))
         };
-        of(self.requests, [names::LIMIT, names::REMAINING, names::RESET])
-            .chain(of(self.tokens, [names::TOKENS_LIMIT, names::TOKENS_REMAINING, names::TOKENS_RESET]))
-            .chain(self.capped.map(|most| (names::MAX_TOKENS, number(most))))
+        let requests = of(self.requests, [names::LIMIT, names::REMAINING, names::RESET]);
+        let tokens = of(self.tokens, [names::TOKENS_LIMIT, names::TOKENS_REMAINING, names::TOKENS_RESET]);
+        requests.chain(tokens).chain(self.capped.map(|most| (names::MAX_TOKENS, number(most))))
     }
 }
 
-fn reset(reset: Duration) -> HeaderValue {
+fn reset(reset: Duration, values: &mut Values) -> HeaderValue {
     let mut space = [0; 22];
     let mut left = &mut space[..];
     let _fits = write!(left, "{}ms", reset.as_millis() as u64);
     let unused = left.len();
-    let reset = HeaderValue::from_bytes(&space[..space.len() - unused]);
-    reset.unwrap_or(HeaderValue::from_static("0ms"))
+    values.add(&space[..space.len() - unused])
 }
 
 /// The answer to a call that does not fit.

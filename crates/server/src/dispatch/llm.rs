@@ -149,7 +149,7 @@ impl Attempt<'_> {
         }
         let response = self.check(response).await?;
         if way.stream {
-            self.stream(response, way, flight).await
+            Box::pin(self.stream(response, way, flight)).await
         } else if !way.rest.is_empty() {
             Box::pin(self.batched(response, way, flight)).await
         } else {
@@ -317,23 +317,29 @@ impl Attempt<'_> {
     /// Turns everything that is not an answer into a fault.
     async fn check(&self, response: Response<AnswerBody>) -> Result<Response<AnswerBody>, Fault> {
         let status = response.status();
-        if status.is_success() {
-            if is_encoded(response.headers()) {
-                let public = "the provider's answer is compressed, which nobody asked for";
-                return Err(Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public)
-                    .with_upstream_status(status.as_u16()));
-            }
-            return Ok(response);
+        if !status.is_success() {
+            return Err(Box::pin(self.failure(response)).await);
         }
-        let (head, body) = response.into_parts();
-        if status.is_redirection() {
-            let public = "the provider answered with a redirect, which is never followed";
+        if is_encoded(response.headers()) {
+            let public = "the provider's answer is compressed, which nobody asked for";
             return Err(Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public)
                 .with_upstream_status(status.as_u16()));
         }
+        Ok(response)
+    }
+
+    /// What a response that is no answer says.
+    async fn failure(&self, response: Response<AnswerBody>) -> Fault {
+        let status = response.status();
+        let (head, body) = response.into_parts();
+        if status.is_redirection() {
+            let public = "the provider answered with a redirect, which is never followed";
+            return Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public)
+                .with_upstream_status(status.as_u16());
+        }
         let body = collect(body, MAX_ERROR_BODY).await.unwrap_or_default();
         self.provider.credential.refused(status);
-        Err(millgate_provider::classify(self.provider.kind, status.as_u16(), &head.headers, &body))
+        millgate_provider::classify(self.provider.kind, status.as_u16(), &head.headers, &body)
     }
 
     // ---- whole answers ------------------------------------------------------------------------------

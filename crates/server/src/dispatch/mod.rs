@@ -122,7 +122,7 @@ async fn ask(
         }
         TargetKind::Chat(chat) => {
             let bounds = (head, snapshot.max_answer, snapshot.heartbeat);
-            chat.run(planned, bounds, call, flight).await
+            Box::pin(chat.run(planned, bounds, call, flight)).await
         }
         TargetKind::Provider { provider, model } => {
             let asked = planned.call.facts.as_ref().and_then(|facts| facts.model.as_ref());
