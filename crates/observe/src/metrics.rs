@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use millgate_types::{Exchange, Usage};
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -102,6 +103,11 @@ struct ProviderLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RegistryLabels {
+    registry: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeyLabels {
     provider: Arc<str>,
     /// As the configuration calls it.
@@ -153,6 +159,7 @@ pub struct Metrics {
     breakers_opened: Family<ProviderLabels, Counter>,
     retries: Family<ProviderLabels, Counter>,
     dependency_up: Family<DependencyLabels, Gauge>,
+    registry_age: Family<RegistryLabels, Gauge<f64, AtomicU64>>,
     /// 0 while the audit log cannot be written.
     pub audit_healthy: Gauge<i64, std::sync::atomic::AtomicI64>,
     /// Requests that are missing in the audit log.
@@ -207,6 +214,7 @@ impl Metrics {
             breakers_opened: Family::default(),
             retries: Family::default(),
             dependency_up: Family::default(),
+            registry_age: Family::default(),
             audit_healthy: Gauge::default(),
             audit_lost: Counter::default(),
             audit_dropped: Counter::default(),
@@ -308,6 +316,12 @@ impl Metrics {
             "0 while the store or the shared counts cannot be reached",
             metrics.dependency_up.clone(),
         );
+        registry.register_with_unit(
+            "registry_age",
+            "How old what is known of a registry's models is: the time since it last answered",
+            Unit::Seconds,
+            metrics.registry_age.clone(),
+        );
         metrics.audit_healthy.set(1);
         registry.register(
             "audit_healthy",
@@ -369,6 +383,15 @@ impl Metrics {
     pub fn forget_providers(&self) {
         self.provider_state.clear();
         self.key_usable.clear();
+    }
+
+    /// Says anew how old what is known of the registries' models is: those that are gone say nothing.
+    pub fn registry_ages<'a>(&self, ages: impl Iterator<Item = (&'a str, Duration)>) {
+        self.registry_age.clear();
+        for (registry, age) in ages {
+            let labels = RegistryLabels { registry: registry.to_owned() };
+            self.registry_age.get_or_create(&labels).set(age.as_secs_f64());
+        }
     }
 
     /// How a provider stands: 0, 1 or 2 as the metric says.

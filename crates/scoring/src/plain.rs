@@ -192,6 +192,15 @@ impl Cells {
     }
 }
 
+/// Whether what reads as a number is one in JSON too: no plus, no leading zero, digits on both sides of a point.
+fn is_json(text: &[u8]) -> bool {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let whole = digits.iter().position(|byte| !DIGITS.contains(byte)).unwrap_or(digits.len());
+    let leads = whole > 1 && digits[0] == b'0';
+    let point = digits.get(whole) == Some(&b'.');
+    whole > 0 && !leads && (!point || digits.get(whole + 1).is_some_and(|byte| DIGITS.contains(byte)))
+}
+
 /// The bytes of integer parts, fractions and exponents.
 const DIGITS: RangeInclusive<u8> = b'0'..=b'9';
 
@@ -303,7 +312,13 @@ impl<'b> Scan<'b> {
             self.word("null")?;
             return Some(f64::NAN);
         }
-        let value: f64 = self.number()?.0.parse().ok()?;
+        let rest = &self.body[self.at..];
+        // The library takes more than JSON does; what it has read is looked at afterwards.
+        let (value, length) = fast_float2::parse_partial::<f64, _>(rest).ok()?;
+        if !is_json(&rest[..length]) {
+            return None;
+        }
+        self.at += length;
         let value = if *kind == Kind::Float { f64::from(value as f32) } else { value };
         value.is_finite().then_some(value)
     }

@@ -318,7 +318,7 @@ fn none_left(soonest: Option<(Duration, Reason)>) -> Fault {
     }
 }
 
-/// Says to the metrics how providers stand now.
+/// Says to the metrics how providers and registries stand now.
 pub(crate) fn tell(gateway: &Gateway, snapshot: &Snapshot) {
     let (metrics, now) = (&gateway.metrics, gateway.millis());
     metrics.forget_providers();
@@ -334,4 +334,6 @@ pub(crate) fn tell(gateway: &Gateway, snapshot: &Snapshot) {
             metrics.key_usable(&provider.name, &key.name, key.state.aside(now).is_none());
         }
     }
+    let registries = snapshot.deployments.iter().map(|deployment| &deployment.spec().registry);
+    metrics.registry_ages(registries.filter_map(|registry| Some((registry.name(), registry.age()?))));
 }

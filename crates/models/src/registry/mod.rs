@@ -9,8 +9,8 @@ mod yaml;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use millgate_types::ModelRef;
 
@@ -148,6 +148,8 @@ enum Backend {
 pub struct Registry {
     config: RegistryConfig,
     backend: Backend,
+    /// When it last answered; until it does, when it was first asked.
+    heard: Mutex<Option<Instant>>,
 }
 
 impl fmt::Debug for Registry {
@@ -182,7 +184,7 @@ impl Registry {
         } else {
             Backend::File(file::FileStore::new(config.name.clone(), PathBuf::from(uri)))
         };
-        Ok(Arc::new(Self { config, backend }))
+        Ok(Arc::new(Self { config, backend, heard: Mutex::default() }))
     }
 
     /// The name in the configuration.
@@ -209,14 +211,29 @@ impl Registry {
         if let ModelRef::Path(path) = model {
             return local_folder(&self.config.name, Path::new(path));
         }
-        match &self.backend {
+        self.heard().get_or_insert_with(Instant::now);
+        let resolved = match &self.backend {
             Backend::Http(http) => http.resolve(model).await,
             Backend::File(store) => {
                 let (store, model) = (store.clone(), model.clone());
                 self.off_thread(move || store.resolve(&model)).await
             }
             Backend::Sqlite(store) => store.resolve(model).await,
+        };
+        if !matches!(resolved, Err(RegistryError::Unreachable { .. })) {
+            *self.heard() = Some(Instant::now());
         }
+        resolved
+    }
+
+    /// How old what is known of its models is: the time since it last answered, or has not answered since it was first
+    /// asked. `None`: it was never asked.
+    pub fn age(&self) -> Option<Duration> {
+        self.heard().map(|heard| heard.elapsed())
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads files where waiting for a disk stops nobody.
