@@ -1,5 +1,5 @@
 //! The plain body, read in one pass: numbers, texts and booleans go straight to their columns, without a tree of values
-//! between (20,000 numbers: a fifth of the time). It is what nearly all callers send.
+//! between: half of the time for 20,000 numbers. It is what nearly all callers send.
 //!
 //! What is not plain (params, escapes, members in another order, anything that does not fit) is left to the careful
 //! reader in [`input`](crate::input), which alone words faults. So `None` never says that a body is bad, and `Some` is

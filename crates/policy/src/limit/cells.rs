@@ -14,7 +14,7 @@ use super::{Limit, Now, Span, nanos};
 const SHARDS: usize = 16;
 /// Parts of a nanosecond, as a shift.
 const FRACTION: u32 = 20;
-/// Cells per shard before those at rest are forgotten.
+/// Cells per shard before those at rest are forgotten for the first time.
 const SWEEP_AT: usize = 4096;
 
 /// The cells of a limit, by label.
@@ -28,7 +28,13 @@ pub struct Cells {
     pub(super) lines: Lines,
 }
 
-type Shard = HashTable<(Box<str>, Cell)>;
+#[derive(Debug)]
+struct Shard {
+    cells: HashTable<(Box<str>, Cell)>,
+    /// So many cells, and those at rest are forgotten before another one comes. Twice as many as were left the last time:
+    /// where few are at rest, looking for them must not cost each call a walk over all.
+    sweep_at: usize,
+}
 
 /// The shard that holds a label's cell. It is hashed once, for the shard and for the place in it.
 pub(super) struct Locked<'a> {
@@ -75,7 +81,8 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl Default for Cells {
     fn default() -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect();
+        let empty = || Shard { cells: HashTable::new(), sweep_at: SWEEP_AT };
+        let shards = (0..SHARDS).map(|_| Mutex::new(empty())).collect();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         Self { number, hasher: RandomState::new(), shards, lines: Lines::default() }
     }
@@ -100,7 +107,7 @@ impl Cells {
         let mut counts = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            counts.extend(shard.iter().map(|(label, cell)| cell.count(limit, label, now)));
+            counts.extend(shard.cells.iter().map(|(label, cell)| cell.count(limit, label, now)));
         }
         counts.retain(|count| count.used > 0 || count.reserved > 0);
         counts.sort_by(|one, other| one.label.cmp(&other.label));
@@ -120,13 +127,21 @@ impl Cells {
 impl Locked<'_> {
     /// The cell of the label, made where it is missing.
     pub(super) fn cell(&mut self, label: &str, limit: &Limit, now: Now) -> &mut Cell {
-        if self.shard.len() >= SWEEP_AT {
-            self.shard.retain(|(_, cell)| !cell.is_at_rest(limit, now));
-        }
         let is_it = |(known, _): &(Box<str>, Cell)| **known == *label;
         let hash_of = |(known, _): &(Box<str>, Cell)| self.hasher.hash_one(&**known);
-        let place = self.shard.entry(self.hash, is_it, hash_of);
-        &mut place.or_insert_with(|| (label.into(), Cell::default())).into_mut().1
+        let Shard { cells, sweep_at } = &mut *self.shard;
+        let found = match cells.find_entry(self.hash, is_it) {
+            Ok(found) => found,
+            Err(missing) => {
+                let cells = missing.into_table();
+                if cells.len() >= *sweep_at {
+                    cells.retain(|(_, cell)| !cell.is_at_rest(limit, now));
+                    *sweep_at = SWEEP_AT.max(2 * cells.len());
+                }
+                cells.insert_unique(self.hash, (label.into(), Cell::default()), hash_of)
+            }
+        };
+        &mut found.into_mut().1
     }
 }
 

@@ -55,6 +55,20 @@ fn tokens(count: u64) -> Amounts {
 }
 
 #[test]
+fn very_many_are_told_apart_and_cost_no_more_each() {
+    const MANY: usize = 200_000;
+    let limit = limit(0, Measure::Requests, 1, daily());
+    let labels: Vec<String> = (0..MANY).map(|number| format!("key-{number}")).collect();
+    assert!(labels.iter().all(|label| requests(&limit, label, 5).is_ok()));
+    assert!(labels.iter().all(|label| requests(&limit, label, 6).is_err()));
+    assert_eq!(limit.counts(at(7)).len(), MANY);
+    // The next day they are at rest, and make room for others.
+    let day = 86_400 * SECOND;
+    assert!((0..MANY).all(|number| requests(&limit, &format!("other-{number}"), day + 5).is_ok()));
+    assert_eq!(limit.counts(at(day + 6)).len(), MANY);
+}
+
+#[test]
 fn the_burst_passes_and_the_next_waits_exactly_its_turn() {
     for most in [10, 7, 3] {
         let limit = limit(0, Measure::Requests, most, rolling(60, most));
