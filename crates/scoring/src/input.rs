@@ -115,8 +115,8 @@ fn rows_of(form: &str, value: &Json<'_>) -> usize {
 
 /// The names of a body's columns, each once.
 #[derive(Default)]
-struct Names<'j> {
-    list: Vec<&'j str>,
+pub(crate) struct Names<'j> {
+    pub(crate) list: Vec<&'j str>,
     /// Their places, once there are so many that looking at each would take long.
     places: HashMap<&'j str, usize>,
 }
@@ -124,7 +124,7 @@ struct Names<'j> {
 impl<'j> Names<'j> {
     const FEW: usize = 16;
 
-    fn place(&self, name: &str) -> Option<usize> {
+    pub(crate) fn place(&self, name: &str) -> Option<usize> {
         match self.list.len() {
             ..=Self::FEW => self.list.iter().position(|known| *known == name),
             _ => self.places.get(name).copied(),
@@ -132,7 +132,7 @@ impl<'j> Names<'j> {
     }
 
     /// Adds a name that is not there yet.
-    fn add(&mut self, name: &'j str) {
+    pub(crate) fn add(&mut self, name: &'j str) {
         self.list.push(name);
         match self.list.len() {
             ..=Self::FEW => {}

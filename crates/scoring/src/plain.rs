@@ -5,14 +5,14 @@
 //! reader in [`input`](crate::input), which alone words faults. So `None` never says that a body is bad, and `Some` is
 //! what the careful reader would have given: the tests hold both beside each other.
 
-use std::ops::RangeInclusive;
-
 use crate::frame::{ColumnData, Data, Form, Frame, Matrix};
-use crate::input::Checked;
+use crate::input::{Checked, Names};
 use crate::signature::{Column, Inputs, Kind, Signature, Tensor};
 
-/// Columns that names are compared for one by one; wider tables are left to the careful reader.
+/// The widest table that is read here.
 const MOST_COLUMNS: usize = 512;
+/// Columns of a signature among which one is looked for that stands elsewhere in the body.
+const FEW: usize = 64;
 
 /// Reads a body of one member: `dataframe_split` or `dataframe_records` for named columns, `inputs` or `instances` with a
 /// list of rows for one unnamed tensor of two dimensions.
@@ -38,18 +38,27 @@ pub(crate) fn read(body: &[u8], signature: &Signature) -> Option<Checked> {
 fn split(scan: &mut Scan<'_>, columns: &[Column]) -> Option<Frame> {
     scan.take(b'{')?;
     let mut table = Table::default();
+    let (mut named, mut indexed) = (false, false);
     loop {
         let member = scan.text()?;
         scan.take(b':')?;
-        match member {
-            "columns" if table.cells.is_empty() => scan.list(b'[', b']', |scan, _| {
-                let name = scan.text()?;
-                table.add(name, columns)
-            })?,
-            "index" => scan.list(b'[', b']', |scan, _| scan.number().map(drop))?,
+        // A member that stands twice is the careful reader's.
+        let seen = match member {
+            "columns" => &mut named,
+            "index" => &mut indexed,
             "data" => break,
             _ => return None,
         };
+        if std::mem::replace(seen, true) {
+            return None;
+        }
+        scan.list(b'[', b']', |scan, _| match member {
+            "columns" => {
+                let name = scan.text()?;
+                table.add(name, columns)
+            }
+            _ => scan.integer(&Kind::Long).map(drop),
+        })?;
         scan.take(b',')?;
     }
     let width = table.cells.len();
@@ -69,12 +78,12 @@ fn records(scan: &mut Scan<'_>, columns: &[Column]) -> Option<Frame> {
             scan.take(b':')?;
             if row == 0 {
                 table.add(name, columns)?;
-            } else if table.names.get(place) != Some(&name) {
+            } else if table.names.list.get(place) != Some(&name) {
                 return None;
             }
             table.cells.get_mut(place)?.push(scan)
         })?;
-        (count == table.names.len()).then_some(())
+        (count == table.cells.len()).then_some(())
     })?;
     table.frame(columns)
 }
@@ -110,7 +119,7 @@ fn matrix(scan: &mut Scan<'_>, tensor: &Tensor) -> Option<Matrix> {
 #[derive(Default)]
 struct Table<'b> {
     rows: usize,
-    names: Vec<&'b str>,
+    names: Names<'b>,
     cells: Vec<Cells>,
 }
 
@@ -122,13 +131,17 @@ struct Cells {
 
 impl<'b> Table<'b> {
     fn add(&mut self, name: &'b str, columns: &[Column]) -> Option<()> {
-        if self.names.len() == MOST_COLUMNS || self.names.contains(&name) {
+        let place = self.cells.len();
+        if place == MOST_COLUMNS || self.names.place(name).is_some() {
             return None;
         }
-        let place = self.names.len();
         // Mostly the signature's order.
         let is_it = |column: &&Column| column.name.as_deref() == Some(name);
-        let column = columns.get(place).filter(is_it).or_else(|| columns.iter().find(is_it));
+        let column = match columns.get(place).filter(is_it) {
+            None if columns.len() > FEW => return None,
+            None => columns.iter().find(is_it),
+            found => found,
+        };
         let (kind, data) = match column {
             None => (None, ColumnData::Missing),
             Some(Column { kind, .. }) => {
@@ -142,20 +155,16 @@ impl<'b> Table<'b> {
                 (Some(kind.clone()), data)
             }
         };
-        self.names.push(name);
+        self.names.add(name);
         self.cells.push(Cells { kind, data });
         Some(())
     }
 
     /// The signature's columns, in its order.
     fn frame(mut self, columns: &[Column]) -> Option<Frame> {
-        let picked = columns.iter().enumerate().map(|(index, column)| {
+        let picked = columns.iter().map(|column| {
             let name = column.name.as_deref()?;
-            let place = match self.names.get(index) {
-                Some(found) if *found == name => Some(index),
-                _ => self.names.iter().position(|found| *found == name),
-            };
-            match place {
+            match self.names.place(name) {
                 Some(place) => {
                     Some(std::mem::replace(&mut self.cells.get_mut(place)?.data, ColumnData::Missing))
                 }
@@ -195,14 +204,11 @@ impl Cells {
 /// Whether what reads as a number is one in JSON too: no plus, no leading zero, digits on both sides of a point.
 fn is_json(text: &[u8]) -> bool {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let whole = digits.iter().position(|byte| !DIGITS.contains(byte)).unwrap_or(digits.len());
+    let whole = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let leads = whole > 1 && digits[0] == b'0';
     let point = digits.get(whole) == Some(&b'.');
-    whole > 0 && !leads && (!point || digits.get(whole + 1).is_some_and(|byte| DIGITS.contains(byte)))
+    whole > 0 && !leads && (!point || digits.get(whole + 1).is_some_and(u8::is_ascii_digit))
 }
-
-/// The bytes of integer parts, fractions and exponents.
-const DIGITS: RangeInclusive<u8> = b'0'..=b'9';
 
 struct Scan<'b> {
     body: &'b [u8],
@@ -271,41 +277,6 @@ impl<'b> Scan<'b> {
         std::str::from_utf8(&rest[..length]).ok()
     }
 
-    /// A number as JSON writes it, and whether it has neither fraction nor exponent.
-    fn number(&mut self) -> Option<(&'b str, bool)> {
-        self.peek()?;
-        let start = self.at;
-        self.skip(b'-');
-        let first = *self.body.get(self.at)?;
-        if self.digits()? > 1 && first == b'0' {
-            return None;
-        }
-        let whole = self.at;
-        if self.skip(b'.') {
-            self.digits()?;
-        }
-        if self.skip(b'e') || self.skip(b'E') {
-            let _ = self.skip(b'+') || self.skip(b'-');
-            self.digits()?;
-        }
-        let text = std::str::from_utf8(&self.body[start..self.at]).ok()?;
-        Some((text, whole == self.at))
-    }
-
-    fn skip(&mut self, byte: u8) -> bool {
-        let is_there = self.body.get(self.at) == Some(&byte);
-        self.at += usize::from(is_there);
-        is_there
-    }
-
-    /// One digit or more.
-    fn digits(&mut self) -> Option<usize> {
-        let rest = &self.body[self.at..];
-        let count = rest.iter().position(|byte| !DIGITS.contains(byte)).unwrap_or(rest.len());
-        self.at += count;
-        (count > 0).then_some(count)
-    }
-
     /// A cell of `float` or `double`, or null.
     fn float(&mut self, kind: &Kind) -> Option<f64> {
         if self.peek()? == b'n' {
@@ -323,10 +294,16 @@ impl<'b> Scan<'b> {
         value.is_finite().then_some(value)
     }
 
-    /// A cell of `integer` or `long`.
+    /// A cell of `integer` or `long`, without fraction or exponent.
     fn integer(&mut self, kind: &Kind) -> Option<i64> {
-        let (text, true) = self.number()? else { return None };
-        let value: i64 = text.parse().ok()?;
+        self.peek()?;
+        let rest = &self.body[self.at..];
+        let length = rest.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b'-').count();
+        if !is_json(&rest[..length]) {
+            return None;
+        }
+        self.at += length;
+        let value: i64 = std::str::from_utf8(&rest[..length]).ok()?.parse().ok()?;
         (*kind != Kind::Integer || i32::try_from(value).is_ok()).then_some(value)
     }
 }

@@ -159,6 +159,21 @@ fn what_callers_usually_send_is_read_in_one_pass() {
 }
 
 #[test]
+fn a_member_that_stands_twice_is_refused_whoever_reads() {
+    for body in [
+        r#"{"dataframe_split":{"columns":["a","n"],"index":[0],"index":[0],"data":[[1,2]]}}"#,
+        r#"{"dataframe_split":{"columns":[],"columns":["a","n"],"data":[[1,2]]}}"#,
+        r#"{"dataframe_split":{"columns":["a","n"],"data":[[1,2]],"data":[[1,2]]}}"#,
+        r#"{"dataframe_split":{"columns":["a","n"],"data":[]},"dataframe_split":{"columns":["a","n"],"data":[]}}"#,
+        r#"{"dataframe_records":[{"a":1,"n":2,"a":1}]}"#,
+        r#"{"dataframe_records":[{"a":1,"n":2},{"a":1,"n":2,"n":2}]}"#,
+    ] {
+        let fault = check(body.as_bytes(), ContentType::Json, &columns()).unwrap_err();
+        assert_eq!(fault.code, code::DUPLICATE_MEMBER, "{body}");
+    }
+}
+
+#[test]
 fn bodies_of_very_many_columns_are_read_in_linear_time() {
     let names: Vec<String> = (0..200_000).map(|n| format!("\"c{n}\"")).collect();
     let split = format!(r#"{{"dataframe_split":{{"columns":[{}],"data":[]}}}}"#, names.join(","));
