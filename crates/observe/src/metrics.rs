@@ -1,74 +1,28 @@
 //! Prometheus metrics. Labels are names from the configuration or words from closed tables, so the number of
 //! series is bounded; no prompt, key or path becomes a label.
 
+mod labels;
+
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millgate_types::{Exchange, Usage};
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use labels::{
+    AlertLabels, AsideLabels, DependencyLabels, EndpointLabels, HopLabels, KeyLabels, LimitLabels,
+    ProviderLabels, RegistryLabels, RequestLabels, TargetLabels, TokenLabels, WaitingLabels,
+};
+
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    endpoint: Arc<str>,
-    target: Arc<str>,
-    operation: &'static str,
-    status: u16,
-    code: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndpointLabels {
-    endpoint: Arc<str>,
-    operation: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TokenLabels {
-    endpoint: Arc<str>,
-    target: Arc<str>,
-    class: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TargetLabels {
-    endpoint: Arc<str>,
-    target: Arc<str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HopLabels {
-    endpoint: Arc<str>,
-    target: Arc<str>,
-    code: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DependencyLabels {
-    name: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitLabels {
-    limit: Arc<str>,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WaitingLabels {
-    limit: Arc<str>,
-}
 
 /// What became of a call that did not fit a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,36 +43,6 @@ impl Drop for Waits {
     fn drop(&mut self) {
         self.0.dec();
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AlertLabels {
-    budget: Arc<str>,
-    percent: u8,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ProviderLabels {
-    provider: Arc<str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RegistryLabels {
-    registry: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KeyLabels {
-    provider: Arc<str>,
-    /// As the configuration calls it.
-    key: Arc<str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AsideLabels {
-    provider: Arc<str>,
-    key: Arc<str>,
-    reason: &'static str,
 }
 
 type Seconds = Family<EndpointLabels, Histogram, fn() -> Histogram>;
