@@ -213,6 +213,8 @@ pub(crate) enum Keys {
     Create(Box<CreateKey>),
     /// List keys, without what would let anybody call.
     List(ListKeys),
+    /// Change what is said and leave the rest.
+    Change(Box<ChangeKey>),
     /// Give a key a new secret.
     Rotate(RotateKey),
     /// Take a key back at once.
@@ -230,6 +232,8 @@ pub(crate) enum Principals {
         parent: Option<String>,
         #[command(flatten)]
         bounds: Bounds,
+        #[command(flatten)]
+        budget: Budget,
     },
     /// List them.
     List {
@@ -245,6 +249,11 @@ pub(crate) enum Principals {
         parent: Option<String>,
         #[command(flatten)]
         bounds: Bounds,
+        #[command(flatten)]
+        budget: Budget,
+        /// It has no budget of its own any more.
+        #[arg(long, conflicts_with = "budget")]
+        no_budget: bool,
         /// Nobody may call for it until `--enable`.
         #[arg(long, conflicts_with = "enable")]
         disable: bool,
@@ -287,6 +296,41 @@ pub(crate) struct Bounds {
     pub(crate) tag: Vec<String>,
 }
 
+/// What may be spent.
+#[derive(Debug, Args)]
+pub(crate) struct Budget {
+    /// USD that may be spent in each day, week, month or year.
+    #[arg(id = "budget", long, value_name = "USD", requires = "per")]
+    pub(crate) usd: Option<String>,
+    /// day, week, month or year.
+    #[arg(long, requires = "budget")]
+    pub(crate) per: Option<String>,
+    /// The time zone in which days begin: Europe/Berlin. Default: UTC.
+    #[arg(long, requires = "budget")]
+    pub(crate) zone: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChangeKey {
+    /// The key's name or id.
+    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) bounds: Bounds,
+    /// How long it is good from now on: 90d, 12h.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires_in: Option<String>,
+    /// It is good until it is revoked.
+    #[arg(long, conflicts_with = "expires_in")]
+    pub(crate) no_expiry: bool,
+    #[command(flatten)]
+    pub(crate) budget: Budget,
+    /// It has no budget of its own any more.
+    #[arg(long, conflicts_with = "budget")]
+    pub(crate) no_budget: bool,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CreateKey {
     /// Shown in logs and metrics.
@@ -321,6 +365,8 @@ pub(crate) struct CreateKey {
     /// The organisation above the team.
     #[arg(long)]
     pub(crate) organization: Option<String>,
+    #[command(flatten)]
+    pub(crate) budget: Budget,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

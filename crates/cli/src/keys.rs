@@ -7,14 +7,16 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::admin::{Admin, cell, table};
-use crate::args::{CreateKey, Keys, ListKeys, OneKey, Reach, RotateKey};
+use crate::args::{ChangeKey, CreateKey, Keys, ListKeys, OneKey, Reach, RotateKey};
 use crate::check::print;
+use crate::principals::{allowed, said};
 use crate::{is_json, pretty};
 
 pub(crate) fn keys(command: &Keys) -> anyhow::Result<ExitCode> {
     match command {
         Keys::Create(asked) => Admin::run(&asked.reach, async |admin| create(&admin, asked).await),
         Keys::List(asked) => Admin::run(&asked.reach, async |admin| list(&admin, asked).await),
+        Keys::Change(asked) => Admin::run(&asked.reach, async |admin| change(&admin, asked).await),
         Keys::Rotate(asked) => Admin::run(&asked.reach, async |admin| rotate(&admin, asked).await),
         Keys::Revoke(asked) => Admin::run(&asked.reach, async |admin| revoke(&admin, asked).await),
     }
@@ -26,7 +28,7 @@ async fn create(admin: &Admin, asked: &CreateKey) -> anyhow::Result<ExitCode> {
         let Some((name, value)) = tag.split_once('=') else { bail!("`{tag}` is no tag: write NAME=VALUE") };
         tags.insert(name.to_owned(), value.into());
     }
-    let body = json!({
+    let mut body = json!({
         "name": asked.name,
         "roles": asked.role,
         "endpoints": asked.endpoint,
@@ -39,6 +41,9 @@ async fn create(admin: &Admin, asked: &CreateKey) -> anyhow::Result<ExitCode> {
         "app": asked.app,
         "organization": asked.organization,
     });
+    if let Some((field, budget)) = asked.budget.said() {
+        body[field] = budget;
+    }
     let answer = admin.post(&["keys"], &body).await?;
     show(&answer, &asked.reach)
 }
@@ -65,12 +70,28 @@ async fn list(admin: &Admin, asked: &ListKeys) -> anyhow::Result<ExitCode> {
             words(&key["reach"]["endpoints"]),
             time(&key["expires_ms"]),
             time(&key["used_ms"]),
+            allowed(&key["budget"]),
         ]
     };
     let rows: Vec<_> = keys.iter().map(row).collect();
-    let head = ["ID", "NAME", "PREFIX", "ORIGIN", "STATE", "ROLES", "ENDPOINTS", "EXPIRES", "LAST USED"];
+    let head =
+        ["ID", "NAME", "PREFIX", "ORIGIN", "STATE", "ROLES", "ENDPOINTS", "EXPIRES", "LAST USED", "BUDGET"];
     print(&table(head, &rows))?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn change(admin: &Admin, asked: &ChangeKey) -> anyhow::Result<ExitCode> {
+    let mut body = said(&asked.bounds)?;
+    body.extend(asked.budget.said());
+    body.extend(asked.no_budget.then(|| ("budget".to_owned(), Value::Null)));
+    body.extend(asked.expires_in.iter().map(|time| ("expires_in".to_owned(), time.clone().into())));
+    body.extend(asked.no_expiry.then(|| ("expires_in".to_owned(), Value::Null)));
+    if body.is_empty() {
+        bail!("nothing is to be changed: see --help");
+    }
+    let id = id_of(admin, &asked.key).await?;
+    let answer = admin.call(Method::PATCH, &["keys", &id], &[], Some(&Value::Object(body))).await?;
+    tell(&answer, &asked.reach, "changed")
 }
 
 async fn rotate(admin: &Admin, asked: &RotateKey) -> anyhow::Result<ExitCode> {
@@ -82,10 +103,15 @@ async fn rotate(admin: &Admin, asked: &RotateKey) -> anyhow::Result<ExitCode> {
 async fn revoke(admin: &Admin, asked: &OneKey) -> anyhow::Result<ExitCode> {
     let id = id_of(admin, &asked.key).await?;
     let answer = admin.call(Method::DELETE, &["keys", &id], &[], None).await?;
-    if is_json(asked.reach.output.output) {
-        print(&(pretty(&answer) + "\n"))?;
+    tell(&answer, &asked.reach, "revoked")
+}
+
+/// What became of a key.
+fn tell(answer: &Value, reach: &Reach, what: &str) -> anyhow::Result<ExitCode> {
+    if is_json(reach.output.output) {
+        print(&(pretty(answer) + "\n"))?;
     } else {
-        print(&format!("{}: revoked\n", cell(&answer["name"])))?;
+        print(&format!("{}: {what}\n", cell(&answer["name"])))?;
     }
     Ok(ExitCode::SUCCESS)
 }

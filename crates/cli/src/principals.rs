@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::admin::{Admin, cell, table};
-use crate::args::{Bounds, OnePrincipal, Principals};
+use crate::args::{Bounds, Budget, OnePrincipal, Principals};
 use crate::check::print;
 use crate::{is_json, pretty};
 
@@ -37,8 +37,10 @@ impl Kind {
 
 pub(crate) fn principals(kind: Kind, command: &Principals) -> anyhow::Result<ExitCode> {
     match command {
-        Principals::Create { one, parent, bounds } => Admin::run(&one.reach, async |admin| {
-            let mut body = said(kind, parent.as_ref(), bounds)?;
+        Principals::Create { one, parent, bounds, budget } => Admin::run(&one.reach, async |admin| {
+            let mut body = said(bounds)?;
+            body.extend(parent.iter().map(|parent| (kind.parent().to_owned(), parent.clone().into())));
+            body.extend(budget.said());
             body.insert("name".to_owned(), one.name.clone().into());
             show(&admin.post(&[kind.path()], &Value::Object(body)).await?, one)
         }),
@@ -51,9 +53,12 @@ pub(crate) fn principals(kind: Kind, command: &Principals) -> anyhow::Result<Exi
             }
             Ok(ExitCode::SUCCESS)
         }),
-        Principals::Change { one, parent, bounds, disable, enable } => {
+        Principals::Change { one, parent, bounds, budget, no_budget, disable, enable } => {
             Admin::run(&one.reach, async |admin| {
-                let mut body = said(kind, parent.as_ref(), bounds)?;
+                let mut body = said(bounds)?;
+                body.extend(parent.iter().map(|parent| (kind.parent().to_owned(), parent.clone().into())));
+                body.extend(budget.said());
+                body.extend(no_budget.then(|| ("budget".to_owned(), Value::Null)));
                 if *disable || *enable {
                     body.insert("disabled".to_owned(), (*disable).into());
                 }
@@ -70,12 +75,30 @@ pub(crate) fn principals(kind: Kind, command: &Principals) -> anyhow::Result<Exi
     }
 }
 
-/// The fields that were said.
-fn said(kind: Kind, parent: Option<&String>, bounds: &Bounds) -> anyhow::Result<Map<String, Value>> {
-    let mut body = Map::new();
-    if let Some(parent) = parent {
-        body.insert(kind.parent().to_owned(), parent.clone().into());
+impl Budget {
+    /// The field, if it was said.
+    pub(crate) fn said(&self) -> Option<(String, Value)> {
+        let usd = self.usd.as_ref()?;
+        let mut budget = json!({ "usd": usd, "per": self.per });
+        if let Some(zone) = &self.zone {
+            budget["zone"] = zone.as_str().into();
+        }
+        Some(("budget".to_owned(), budget))
     }
+}
+
+/// What a budget allows, for tables.
+pub(crate) fn allowed(budget: &Value) -> String {
+    if budget.is_null() {
+        "-".to_owned()
+    } else {
+        format!("{}/{}", cell(&budget["usd"]), cell(&budget["per"]))
+    }
+}
+
+/// The fields that were said.
+pub(crate) fn said(bounds: &Bounds) -> anyhow::Result<Map<String, Value>> {
+    let mut body = Map::new();
     let lists = [
         ("roles", &bounds.role),
         ("endpoints", &bounds.endpoint),
@@ -116,11 +139,12 @@ fn rows(kind: Kind, listed: &Value) -> String {
             words(&entry["reach"]["endpoints"]),
             words(&entry["reach"]["targets"]),
             words(&entry["members"]),
+            allowed(&entry["budget"]),
         ]
     };
     let rows: Vec<_> = listed.as_array().map(Vec::as_slice).unwrap_or_default().iter().map(row).collect();
     let parent = if matches!(kind, Kind::Teams) { "ORGANIZATION" } else { "TEAM" };
-    table(["NAME", "STATE", parent, "ROLES", "ENDPOINTS", "TARGETS", "MEMBERS"], &rows)
+    table(["NAME", "STATE", parent, "ROLES", "ENDPOINTS", "TARGETS", "MEMBERS", "BUDGET"], &rows)
 }
 
 fn show(answer: &Value, one: &OnePrincipal) -> anyhow::Result<ExitCode> {

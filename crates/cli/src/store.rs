@@ -48,7 +48,7 @@ pub(crate) async fn kept(config: &Config, data: &Path, metrics: &Arc<Metrics>) -
     )?;
     let secrets = Secrets::open(store.clone(), master(config, data).await?, last_known).await?;
     LastKnown::follow(&keys, &secrets, data, &pepper);
-    let ledger = Ledger::open(store.clone(), data, config.ledger.mode, last_known.is_some());
+    let ledger = Ledger::open(&keys, data, config.ledger.mode, last_known.is_some());
     let ledger = ledger.await.context("the ledger")?;
     ledger.follow();
     let shared = match &config.shared {

@@ -161,6 +161,10 @@ pub struct TlsConfig {
     /// The file of the authorities whose certificates clients may show, PEM. Default: clients are not asked for any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_ca: Option<Expanded>,
+    /// The file of the authorities' lists of revoked certificates (CRL), PEM: one of each authority that signs for clients, or
+    /// none of its certificates is good. A list that is out of date is as good as none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_crl: Option<Expanded>,
     /// Whether clients must show a certificate.
     #[serde(default)]
     pub client_certificates: ClientCertificates,

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millgate_policy::Scope;
-use millgate_store::PrincipalRecord;
+use millgate_store::{PrincipalRecord, Whose};
 use millgate_types::{Owner, Permission, Permissions, Principal};
 
+use crate::granted::Grant;
 use crate::identity::Identity;
 use crate::keys::Reach;
 
@@ -37,13 +38,15 @@ pub(crate) struct Member {
     pub(crate) record: PrincipalRecord,
     pub(crate) permissions: Permissions,
     pub(crate) scope: Scope,
+    /// What all who belong to it may spend together.
+    pub(crate) budget: Option<Grant>,
 }
 
 impl Member {
     fn new(record: PrincipalRecord) -> Self {
         let permissions = record.roles.iter().filter_map(|role| Permission::parse(role)).collect();
         let reach: Reach = serde_json::from_value(record.scope.clone()).unwrap_or_default();
-        Self { permissions, scope: reach.scope(), record }
+        Self { permissions, scope: reach.scope(), budget: Grant::read(record.budget.clone()), record }
     }
 
     /// Whether anybody may call for it.
@@ -94,6 +97,18 @@ impl Directory {
     pub(crate) fn all(&self, kind: Kind) -> impl Iterator<Item = &Arc<Member>> {
         let of_kind = self.members.iter().filter(move |((known, _), _)| *known == kind);
         of_kind.map(|(_, member)| member).filter(|member| member.record.removed_ms.is_none())
+    }
+
+    /// What those who are there were granted.
+    pub(crate) fn grants(&self) -> impl Iterator<Item = (Whose, &str, &Grant)> {
+        let there = self.members.iter().filter(|(_, member)| member.record.removed_ms.is_none());
+        there.filter_map(|((kind, name), member)| {
+            let whose = match kind {
+                Kind::Team => Whose::Team,
+                Kind::User => Whose::User,
+            };
+            Some((whose, name.as_str(), member.budget.as_ref()?))
+        })
     }
 
     /// The user and the team of an owner, as far as they are in it: it knows a user's team better.

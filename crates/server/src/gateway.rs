@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use millgate_audit::Audit;
 use millgate_config::Config;
 use millgate_credential::Credential;
@@ -21,8 +21,10 @@ use crate::ConfigSource;
 use crate::admin;
 use crate::dispatch::mismatches;
 use crate::documents::Documents;
+use crate::granted::Granted;
 use crate::keys::{Keys, now_ms};
 use crate::ledger::Ledger;
+use crate::limits::Rule;
 use crate::secrets::Secrets;
 use crate::shared::Counters;
 use crate::snapshot::{Builder, Snapshot, registry};
@@ -207,6 +209,7 @@ impl Gateway {
         let generation = snapshot.generation;
         let deployments = snapshot.deployments.clone();
         if let Some(ledger) = self.ledger.clone() {
+            ledger.know_budgets(&snapshot.rules);
             let (rules, now) = (snapshot.rules.clone(), self.clock());
             self.models.handle().spawn(async move {
                 if let Err(error) = ledger.begin_budgets(&rules, now).await {
@@ -220,26 +223,32 @@ impl Gateway {
         Ok(generation)
     }
 
-    /// Lets budgets begin with what the ledger says was spent before. Where the store is away since the start, that is tried
-    /// again until it is back, and hard budgets admit nothing until then.
+    /// Lets budgets begin with what the ledger says was spent before, and from then on those that are granted. Where the
+    /// store is away since the start, that is tried again until it is back, and hard budgets admit nothing until then.
     pub async fn begin_budgets(self: &Arc<Self>) -> Result<(), StoreError> {
-        let Some(ledger) = &self.ledger else { return Ok(()) };
-        let begun = ledger.begin_budgets(&self.snapshot().rules, self.clock()).await;
-        if begun.is_ok() || !ledger.is_unread() {
+        let (Some(ledger), Some(keys)) = (&self.ledger, &self.keys) else { return Ok(()) };
+        ledger.know_budgets(&self.snapshot().rules);
+        let begun = self.begin_fresh_budgets().await;
+        if begun.is_err() && !ledger.is_unread() {
             return begun;
         }
-        let gateway = Arc::downgrade(self);
-        self.models.handle().spawn(async move {
-            loop {
-                tokio::time::sleep(AGAIN).await;
-                let Some(gateway) = gateway.upgrade() else { return };
-                let Some(ledger) = &gateway.ledger else { return };
-                if ledger.begin_budgets(&gateway.snapshot().rules, gateway.clock()).await.is_ok() {
-                    return tracing::info!("budgets know what was spent before");
-                }
-            }
-        });
+        self.models.handle().spawn(begin_later(
+            Arc::downgrade(self),
+            Arc::clone(keys.granted()),
+            begun.is_err(),
+        ));
         Ok(())
+    }
+
+    /// Lets those budgets begin that have not.
+    pub(crate) async fn begin_fresh_budgets(&self) -> Result<(), StoreError> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        ledger.begin_budgets(&self.snapshot().rules, self.clock()).await
+    }
+
+    /// The budgets that were granted at run time.
+    pub(crate) fn granted(&self) -> Option<Guard<Arc<Vec<Rule>>>> {
+        self.keys.as_ref().map(|keys| keys.granted().rules()).filter(|rules| !rules.is_empty())
     }
 
     /// The registries of a config, opened apart from any gateway, for `doctor`.
@@ -331,5 +340,22 @@ impl Gateway {
     /// The same where the monotonic clock was read already.
     pub(crate) fn clock_at(&self, now: Instant) -> Now {
         Now { monotonic: now.duration_since(self.epoch).as_nanos() as u64, wall_ms: now_ms() }
+    }
+}
+
+/// Budgets begin that could not so far, and those that are granted to somebody.
+async fn begin_later(gateway: Weak<Gateway>, granted: Arc<Granted>, mut failing: bool) {
+    loop {
+        if failing {
+            tokio::time::sleep(AGAIN).await;
+        } else {
+            granted.changed().await;
+        }
+        let Some(gateway) = gateway.upgrade() else { return };
+        let begun = gateway.begin_fresh_budgets().await;
+        if failing && begun.is_ok() {
+            tracing::info!("budgets know what was spent before");
+        }
+        failing = begun.is_err();
     }
 }

@@ -8,13 +8,14 @@ use std::sync::{Arc, OnceLock};
 
 use millgate_config::OwnerConfig;
 use millgate_policy::{Glob, Scope};
-use millgate_store::{KeyRecord, SecretRecord};
+use millgate_store::{KeyRecord, SecretRecord, Whose};
 use millgate_types::{Owner, Permission, Permissions, Principal, hex, unhex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::directory::Directory;
+use crate::granted::Grant;
 use crate::identity::{Identity, scope};
 
 /// What a key may reach, in a store's row and in the API.
@@ -96,6 +97,8 @@ pub(crate) struct Issued {
     prefix: Box<str>,
     rights: Arc<Rights>,
     owner: Arc<Owner>,
+    /// What it may spend by itself.
+    pub(crate) budget: Option<Box<Grant>>,
     created_by: Arc<str>,
     created_ms: i64,
     /// The last change of anything but its use.
@@ -138,6 +141,7 @@ impl Issued {
             prefix: record.prefix.into(),
             rights: common.rights(&record.roles, record.scope),
             owner: common.owner(owner),
+            budget: Grant::read(record.budget).map(Box::new),
             created_by: common.name(&record.created_by),
             created_ms: record.created_ms,
             updated_ms: record.updated_ms,
@@ -156,6 +160,7 @@ impl Issued {
             prefix: self.prefix.clone(),
             rights: Arc::clone(&self.rights),
             owner: Arc::clone(&self.owner),
+            budget: self.budget.clone(),
             created_by: Arc::clone(&self.created_by),
             used_ms: self.used_ms.clone(),
             identity: OnceLock::new(),
@@ -182,6 +187,7 @@ impl Issued {
             scope: serde_json::to_value(self.reach()).unwrap_or_default(),
             owner: serde_json::to_value(&config).unwrap_or_default(),
             tags: owner.tags.clone(),
+            budget: self.budget.as_deref().map(Grant::row),
             created_by: self.created_by.to_string(),
             created_ms: self.created_ms,
             updated_ms: self.updated_ms,
@@ -336,6 +342,13 @@ impl Known {
         for key in changed {
             self.by_id.replace(ById(key));
         }
+    }
+
+    /// What keys that are good, teams and users were granted.
+    pub(crate) fn grants(&self, now_ms: i64) -> impl Iterator<Item = (Whose, &str, &Grant)> {
+        let keys = self.all().filter(move |key| key.is_good(now_ms));
+        let keys = keys.filter_map(|key| Some((Whose::Key, key.name(), key.budget.as_deref()?)));
+        keys.chain(self.directory.grants())
     }
 
     /// What is shown for all of them, as the store has it.

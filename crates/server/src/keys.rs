@@ -14,6 +14,7 @@ use millgate_types::{Fault, Permission, Permissions, Retry, Source, code, hex};
 use tokio::sync::Mutex;
 
 use crate::directory::Directory;
+use crate::granted::Granted;
 use crate::identity::Identity;
 use crate::issued::{Common, Known};
 pub(crate) use crate::issued::{Issued, Reach};
@@ -37,6 +38,8 @@ pub struct Keys {
     store: Store,
     pepper: hmac::Key,
     known: ArcSwap<Known>,
+    /// What they, teams and users may spend by themselves.
+    granted: Arc<Granted>,
     changes: AtomicU64,
     /// When the store was read last, in milliseconds since 1970.
     read_ms: AtomicI64,
@@ -91,9 +94,12 @@ impl Keys {
             last.shown.iter().for_each(|secret| known.show(secret));
             known.directory = Arc::new(directory);
         }
+        let granted = Arc::new(Granted::default());
+        granted.put(known.grants(now_ms()));
         let keys = Arc::new(Self {
             store,
             pepper: hmac::Key::new(hmac::HMAC_SHA256, pepper),
+            granted,
             known: ArcSwap::from_pointee(known),
             changes: AtomicU64::new(0),
             read_ms: AtomicI64::new(last_known.map_or(0, |last| last.read_ms)),
@@ -139,6 +145,11 @@ impl Keys {
         })
     }
 
+    /// What keys, teams and users may spend by themselves.
+    pub(crate) fn granted(&self) -> &Arc<Granted> {
+        &self.granted
+    }
+
     /// Where they are kept.
     #[must_use]
     pub fn store(&self) -> &Store {
@@ -178,6 +189,11 @@ impl Keys {
         };
         self.store.keys_since(since_ms, take).await?;
         drop(common);
+        // Also where one loses its budget.
+        let budgets = rebound
+            || changed.iter().any(|key| {
+                key.budget.is_some() || before.find(&key.id).is_some_and(|known| known.budget.is_some())
+            });
         if changed.is_empty() && !rebound {
             self.read_ms.store(began_ms, Relaxed);
             return Ok(());
@@ -189,6 +205,10 @@ impl Keys {
         if !changed.is_empty() {
             known.put(changed);
             self.store.secrets_since(since_ms, |secret| known.show(&secret)).await?;
+        }
+        if budgets {
+            // Before a key is good that has one.
+            self.granted.put(known.grants(now_ms()));
         }
         self.known.store(Arc::new(known));
         self.changes.fetch_add(1, Relaxed);
@@ -304,6 +324,16 @@ impl Keys {
         self.store.rotate_key(&secret, &new[..SHOWN], now, until).await.map_err(unavailable)?;
         self.refresh(now).await.map_err(unavailable)?;
         Ok((new, self.changed(id)?))
+    }
+
+    /// Changes what a key may, until when, its budget and its tags; from now on that counts here, within a second
+    /// everywhere. `None`: somebody else was faster. Fault: `dependency_unavailable`.
+    pub(crate) async fn change(&self, mut record: KeyRecord) -> Result<Option<Arc<Issued>>, Fault> {
+        let seen_ms = record.updated_ms;
+        record.updated_ms = now_ms().max(seen_ms + 1);
+        let changed = self.store.change_key(&record, seen_ms).await.map_err(unavailable)?;
+        self.refresh(record.updated_ms.min(now_ms())).await.map_err(unavailable)?;
+        if changed { self.changed(&record.id).map(Some) } else { Ok(None) }
     }
 
     /// Takes a key back; from now on it is not known here, within a second nowhere.

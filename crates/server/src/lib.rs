@@ -9,6 +9,7 @@ mod dispatch;
 mod documents;
 mod flight;
 mod gateway;
+mod granted;
 mod identity;
 mod issued;
 mod keys;

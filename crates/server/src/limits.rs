@@ -16,6 +16,7 @@ use millgate_config::{
 };
 use millgate_expr::Expression;
 use millgate_policy::{Ask, Calendar, Cells, Exceeded, Glob, Limit, Measure, Priority, Queue, Span};
+use millgate_store::Whose;
 use millgate_types::{Owner, Principal};
 use serde_json::{Map, Value, json};
 
@@ -29,6 +30,9 @@ static ALL: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
 /// The longest text of an expression that tells counts apart, in bytes.
 const LABEL: usize = 128;
 
+/// Per cent of a granted budget at which an alert is raised: a configured one's default.
+const ALERTS: [u8; 3] = [50, 80, 100];
+
 /// A limit of an endpoint, and for whom it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
@@ -41,6 +45,8 @@ pub(crate) struct Rule {
     last: Option<Arc<Only>>,
     /// Calls whose price is not known are refused.
     pub(crate) priced_only: bool,
+    /// It is for those alone whose amounts are named.
+    granted: Option<Whose>,
     /// The endpoints that it is for, where it is not an endpoint's own.
     endpoints: Arc<[Glob]>,
 }
@@ -188,8 +194,63 @@ impl Rule {
     pub(crate) fn ask(&self, who: &Who<'_>) -> Option<Ask> {
         // What cannot be told is no way around a limit.
         let chosen = self.when.as_ref().is_none_or(|when| when.holds(who.seen()).unwrap_or(true));
-        let fits = chosen && self.only.fits(who);
-        fits.then(|| Ask { limit: Arc::clone(&self.limit), label: self.label(who) })
+        if !chosen || !self.only.fits(who) {
+            return None;
+        }
+        let label = self.label(who);
+        let is_for = self.granted.is_none() || self.limit.amounts.contains_key(&*label);
+        is_for.then(|| Ask { limit: Arc::clone(&self.limit), label })
+    }
+
+    /// A hard budget for those whose sums are named, by the calendar.
+    pub(crate) fn granted(
+        whose: Whose,
+        name: String,
+        key: String,
+        calendar: Calendar,
+        amounts: HashMap<Box<str>, u64>,
+        cells: Arc<Cells>,
+    ) -> Self {
+        let by = match whose {
+            Whose::Key => Sharer::Key,
+            Whose::User => Sharer::User,
+            Whose::Team => Sharer::Team,
+        };
+        let limit = Limit {
+            name: name.into(),
+            measure: Measure::Cost,
+            amount: 0,
+            amounts,
+            span: Span::Calendar(calendar),
+            exceeded: Exceeded::Refuse,
+            budget: true,
+            cap: false,
+            queue: None,
+            alerts: ALERTS.into(),
+            key: key.into(),
+            cells,
+        };
+        Self {
+            limit: Arc::new(limit),
+            by: Arc::new([By::Plain(by)]),
+            only: Arc::default(),
+            when: None,
+            first: None,
+            last: None,
+            priced_only: false,
+            granted: Some(whose),
+            endpoints: Arc::default(),
+        }
+    }
+
+    /// Of whom it is where it was given to single ones.
+    pub(crate) fn whose(&self) -> Option<Whose> {
+        self.granted
+    }
+
+    /// Whether somebody was given a sum of it.
+    pub(crate) fn is_granted_to(&self, whose: Whose, who: &str) -> bool {
+        self.granted == Some(whose) && self.limit.amounts.contains_key(who)
     }
 
     fn label(&self, who: &Who<'_>) -> Arc<str> {
@@ -423,6 +484,7 @@ impl Making<'_> {
             first: turn(|queue| &queue.high),
             last: turn(|queue| &queue.low),
             priced_only: false,
+            granted: None,
             endpoints: globs(&written.endpoints).into(),
         }
     }
@@ -456,6 +518,7 @@ impl Making<'_> {
             first: None,
             last: None,
             priced_only: written.unpriced == Unpriced::Deny,
+            granted: None,
             endpoints: globs(&written.endpoints).into(),
         }
     }

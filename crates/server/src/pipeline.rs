@@ -498,7 +498,7 @@ async fn admit(
 ) -> Result<Planned, Fault> {
     let call = &routed.call;
     let endpoint = Arc::clone(&call.endpoint);
-    if endpoint.rules.is_empty() && !gateway.is_durable() {
+    if endpoint.rules.is_empty() && !gateway.is_durable() && gateway.granted().is_none() {
         return Ok(Planned { call: routed.call, steps: routed.steps, allowance: Allowance::default() });
     }
     let model = call.facts.as_ref().and_then(|facts| facts.model.as_ref()).map(|model| model.name.clone());

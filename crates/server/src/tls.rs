@@ -2,14 +2,16 @@
 //! connection, bad ones change nothing.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use millgate_config::{ClientCertificates, TlsConfig};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -26,12 +28,42 @@ pub(crate) struct ClientCertificate {
     /// What it calls its holder.
     pub(crate) names: Value,
     pub(crate) until_ms: i64,
+    /// It, and those between it and its authority, as shown.
+    chain: Vec<CertificateDer<'static>>,
+    /// The authorities and lists of revoked certificates that it was found good by last.
+    checked: AtomicU64,
+    tls: Arc<Tls>,
+}
+
+impl ClientCertificate {
+    /// Whether it is good by the authorities and revocations of this moment: connections may be older than those.
+    pub(crate) fn is_good(&self) -> bool {
+        let clients = self.tls.clients.load();
+        if self.checked.load(Relaxed) == clients.generation {
+            return true;
+        }
+        let Some((end, between)) = self.chain.split_first() else { return false };
+        let verifier = clients.verifier.as_ref();
+        let good = verifier.is_some_and(|all| all.verify_client_cert(end, between, UnixTime::now()).is_ok());
+        if good {
+            self.checked.store(clients.generation, Relaxed);
+        }
+        good
+    }
 }
 
 /// What a listener needs for TLS.
 pub struct Tls {
     written: TlsConfig,
     serving: ArcSwap<ServerConfig>,
+    clients: ArcSwap<Clients>,
+}
+
+/// Who tells which certificates of clients are good.
+struct Clients {
+    /// Another number for other files.
+    generation: u64,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 /// The files' content.
@@ -40,6 +72,7 @@ struct Files {
     cert: Vec<u8>,
     key: Vec<u8>,
     client_ca: Option<Vec<u8>>,
+    client_crl: Option<Vec<u8>>,
 }
 
 impl Files {
@@ -52,10 +85,43 @@ impl Files {
             cert: read("cert", written.cert.as_str())?,
             key: read("key", written.key.as_str())?,
             client_ca: written.client_ca.as_ref().map(|path| read("client_ca", path.as_str())).transpose()?,
+            client_crl: written
+                .client_crl
+                .as_ref()
+                .map(|path| read("client_crl", path.as_str()))
+                .transpose()?,
         })
     }
 
-    fn config(&self, clients: ClientCertificates) -> Result<ServerConfig, String> {
+    /// Who tells which certificates of clients are good; `None`: clients are not asked for any.
+    fn verifier(&self, clients: ClientCertificates) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+        let Some(authorities) = &self.client_ca else { return Ok(None) };
+        let fail = |field: &str, error: &dyn std::fmt::Display| format!("server.tls.{field}: {error}");
+        let mut roots = RootCertStore::empty();
+        for authority in CertificateDer::pem_slice_iter(authorities) {
+            let authority = authority.map_err(|error| fail("client_ca", &error))?;
+            roots.add(authority).map_err(|error| fail("client_ca", &error))?;
+        }
+        let mut verifier = WebPkiClientVerifier::builder(Arc::new(roots));
+        if let Some(lists) = &self.client_crl {
+            let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(lists).collect();
+            let lists = lists.map_err(|error| fail("client_crl", &error))?;
+            if lists.is_empty() {
+                return Err("server.tls.client_crl: it holds no list".to_owned());
+            }
+            // A certificate whose authority has no list that is still good is not known to be good itself.
+            verifier =
+                verifier.with_crls(lists).only_check_end_entity_revocation().enforce_revocation_expiration();
+        }
+        let verifier = match clients {
+            ClientCertificates::Optional => verifier.allow_unauthenticated(),
+            ClientCertificates::Required => verifier,
+        };
+        let field = if self.client_crl.is_some() { "client_crl" } else { "client_ca" };
+        verifier.build().map(Some).map_err(|error| fail(field, &error))
+    }
+
+    fn config(&self, clients: Option<Arc<dyn ClientCertVerifier>>) -> Result<ServerConfig, String> {
         let fail = |field: &str, error: &dyn std::fmt::Display| format!("server.tls.{field}: {error}");
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.cert).collect();
         let chain = chain.map_err(|error| fail("cert", &error))?;
@@ -65,22 +131,9 @@ impl Files {
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|_| "server.tls.key: it holds no key".to_owned())?;
         let builder = ServerConfig::builder();
-        let builder = match &self.client_ca {
+        let builder = match clients {
             None => builder.with_no_client_auth(),
-            Some(authorities) => {
-                let mut roots = RootCertStore::empty();
-                for authority in CertificateDer::pem_slice_iter(authorities) {
-                    let authority = authority.map_err(|error| fail("client_ca", &error))?;
-                    roots.add(authority).map_err(|error| fail("client_ca", &error))?;
-                }
-                let verifier = WebPkiClientVerifier::builder(Arc::new(roots));
-                let verifier = match clients {
-                    ClientCertificates::Optional => verifier.allow_unauthenticated(),
-                    ClientCertificates::Required => verifier,
-                };
-                builder
-                    .with_client_cert_verifier(verifier.build().map_err(|error| fail("client_ca", &error))?)
-            }
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|error| fail("cert", &error))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -92,17 +145,21 @@ impl Tls {
     /// Reads the files, and follows them on the current runtime as long as somebody holds this.
     pub fn open(written: &TlsConfig) -> Result<Arc<Self>, String> {
         let files = Files::read(written)?;
-        let serving = ArcSwap::from_pointee(files.config(written.client_certificates)?);
-        let tls = Arc::new(Self { written: written.clone(), serving });
+        let verifier = files.verifier(written.client_certificates)?;
+        let serving = ArcSwap::from_pointee(files.config(verifier.clone())?);
+        let clients = ArcSwap::from_pointee(Clients { generation: 0, verifier });
+        let tls = Arc::new(Self { written: written.clone(), serving, clients });
         tokio::spawn(follow(Arc::downgrade(&tls), files));
         Ok(tls)
     }
 
     /// Shakes hands. `None`: the client does not speak TLS with us, or showed no certificate that is good.
     pub(crate) async fn accept(
-        &self,
+        self: &Arc<Self>,
         stream: TcpStream,
     ) -> Option<(TlsStream<TcpStream>, Option<Arc<ClientCertificate>>)> {
+        // Read before the handshake: what changes meanwhile is looked at again.
+        let generation = self.clients.load().generation;
         let stream = match TlsAcceptor::from(self.serving.load_full()).accept(stream).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -110,8 +167,8 @@ impl Tls {
                 return None;
             }
         };
-        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let certificate = shown.and_then(|der| {
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let certificate = chain.first().and_then(|der| {
             let (names, until) = millgate_identity::subject(der)?;
             // Apart from what callers can show as a key.
             let digest = Sha256::new().chain_update("certificate\0").chain_update(der).finalize();
@@ -119,6 +176,9 @@ impl Tls {
                 digest: digest.into(),
                 names,
                 until_ms: until.saturating_mul(1000),
+                chain: chain.to_vec(),
+                checked: AtomicU64::new(generation),
+                tls: Arc::clone(self),
             }))
         });
         Some((stream, certificate))
@@ -135,9 +195,12 @@ async fn follow(tls: Weak<Tls>, mut serving: Files) {
         if files == serving || failed.as_ref() == Some(&files) {
             continue;
         }
-        match files.config(tls.written.client_certificates) {
-            Ok(config) => {
+        let verifier = files.verifier(tls.written.client_certificates);
+        match verifier.and_then(|verifier| Ok((files.config(verifier.clone())?, verifier))) {
+            Ok((config, verifier)) => {
                 tls.serving.store(Arc::new(config));
+                let generation = tls.clients.load().generation + 1;
+                tls.clients.store(Arc::new(Clients { generation, verifier }));
                 tracing::info!("new certificates are used");
                 (serving, failed) = (files, None);
             }

@@ -27,6 +27,9 @@ pub struct KeyRecord {
     pub owner: Value,
     /// Words of its owner's choice.
     pub tags: BTreeMap<String, String>,
+    /// What it may spend, as JSON.
+    #[serde(default)]
+    pub budget: Option<Value>,
     /// The principal that made it.
     pub created_by: String,
     /// Milliseconds since 1970, as all times here.
@@ -63,6 +66,7 @@ fn read(row: &AnyRow) -> Result<KeyRecord, StoreError> {
         scope: serde_json::from_str(&json("scope")?).map_err(broken)?,
         owner: serde_json::from_str(&json("owner")?).map_err(broken)?,
         tags: serde_json::from_str(&json("tags")?).map_err(broken)?,
+        budget: optional(row, "budget")?,
         created_by: row.try_get("created_by")?,
         created_ms: row.try_get("created_ms")?,
         updated_ms: row.try_get("updated_ms")?,
@@ -72,8 +76,15 @@ fn read(row: &AnyRow) -> Result<KeyRecord, StoreError> {
     })
 }
 
-fn text<T: Serialize>(value: &T) -> String {
+pub(crate) fn text<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// JSON of a column that may be NULL.
+pub(crate) fn optional(row: &AnyRow, column: &str) -> Result<Option<Value>, StoreError> {
+    let text: Option<String> = row.try_get(column)?;
+    let broken = |error: serde_json::Error| StoreError::Database(format!("the column {column}: {error}"));
+    text.map(|text| serde_json::from_str(&text)).transpose().map_err(broken)
 }
 
 async fn insert_secret(connection: &mut AnyConnection, secret: &SecretRecord) -> Result<(), sqlx::Error> {
@@ -91,8 +102,8 @@ impl Store {
     pub async fn add_key(&self, key: &KeyRecord, secret: &SecretRecord) -> Result<(), StoreError> {
         let mut transaction = self.pool()?.begin().await?;
         sqlx::query(
-            "INSERT INTO keys (id, name, prefix, roles, scope, owner, tags, created_by, created_ms, updated_ms, expires_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            "INSERT INTO keys (id, name, prefix, roles, scope, owner, tags, created_by, created_ms, updated_ms, expires_ms,
+             budget) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(&key.id)
         .bind(&key.name)
@@ -105,6 +116,7 @@ impl Store {
         .bind(key.created_ms)
         .bind(key.updated_ms)
         .bind(key.expires_ms)
+        .bind(key.budget.as_ref().map(text))
         .execute(&mut *transaction)
         .await?;
         insert_secret(&mut transaction, secret).await?;
@@ -137,6 +149,25 @@ impl Store {
         Ok(transaction.commit().await?)
     }
 
+    /// Writes what a key may, until when, and its tags, if nobody changed it since `seen_ms`. `false`: somebody did.
+    pub async fn change_key(&self, key: &KeyRecord, seen_ms: i64) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE keys SET roles = $1, scope = $2, tags = $3, expires_ms = $4, budget = $5, updated_ms = $6
+             WHERE id = $7 AND updated_ms = $8 AND revoked_ms IS NULL",
+        )
+        .bind(text(&key.roles))
+        .bind(text(&key.scope))
+        .bind(text(&key.tags))
+        .bind(key.expires_ms)
+        .bind(key.budget.as_ref().map(text))
+        .bind(key.updated_ms)
+        .bind(&key.id)
+        .bind(seen_ms)
+        .execute(self.pool()?)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
     /// Takes a key back. `false`: there is none, or it was taken back before.
     pub async fn revoke_key(&self, id: &str, now_ms: i64) -> Result<bool, StoreError> {
         let done = sqlx::query(
@@ -153,7 +184,7 @@ impl Store {
     pub async fn keys_since(&self, since_ms: i64, mut see: impl FnMut(KeyRecord)) -> Result<(), StoreError> {
         let mut rows = sqlx::query(concat!(
             "SELECT id, name, prefix, roles, scope, owner, tags, created_by, created_ms, updated_ms, expires_ms, ",
-            "revoked_ms, used_ms FROM keys WHERE updated_ms >= $1 ORDER BY created_ms, id"
+            "revoked_ms, used_ms, budget FROM keys WHERE updated_ms >= $1 ORDER BY created_ms, id"
         ))
         .bind(since_ms)
         .fetch(self.pool()?);

@@ -6,13 +6,34 @@ use std::sync::{Arc, LazyLock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row as _};
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::many::{AnyQuery, Many};
 use crate::{Store, StoreError};
 
 /// The length of a slot of [`UsageSum`], in milliseconds. Time zones are off by quarters of an hour at most.
 pub const SLOT_MS: i64 = 15 * 60_000;
+
+/// Of whom it is asked what they spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Whose {
+    /// A key, by its name.
+    Key,
+    /// A user.
+    User,
+    /// A team.
+    Team,
+}
+
+impl Whose {
+    fn column(self) -> &'static str {
+        match self {
+            Self::Key => "principal",
+            Self::User => "user_name",
+            Self::Team => "team",
+        }
+    }
+}
 
 /// For whom and by what something was used. What is not known is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -432,6 +453,30 @@ impl Store {
             })
         };
         Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
+    }
+
+    /// What was spent since `from_ms`, in nano-USD: by each of a kind, or by the `one` that is named.
+    pub async fn spent(
+        &self,
+        whose: Whose,
+        from_ms: i64,
+        one: Option<&str>,
+    ) -> Result<Vec<(String, i64)>, StoreError> {
+        let column = whose.column();
+        let only = if one.is_some() { format!("AND {column} = $2 ") } else { String::new() };
+        // A sum of BIGINT is NUMERIC in PostgreSQL.
+        let text = format!(
+            "SELECT {column}, CAST(SUM(cost) AS BIGINT) FROM usage_sums WHERE slot_ms >= $1 {only}GROUP BY {column}"
+        );
+        let mut query = sqlx::query(AssertSqlSafe(text)).bind(from_ms);
+        if let Some(one) = one {
+            query = query.bind(one);
+        }
+        let rows = query.fetch_all(self.pool()?).await?;
+        Ok(rows
+            .iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect::<Result<_, sqlx::Error>>()?)
     }
 
     /// Rows of the ledger, from `from_ms` to before `to_ms`, at most `most` of them.

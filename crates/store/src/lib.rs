@@ -25,7 +25,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 pub use configs::ConfigVersion;
 pub use idempotent::Began;
 pub use keys::{KeyRecord, SecretRecord};
-pub use ledger::{LedgerBatch, LedgerRow, SLOT_MS, Spender, UsageSum, sums};
+pub use ledger::{LedgerBatch, LedgerRow, SLOT_MS, Spender, UsageSum, Whose, sums};
 pub use principals::PrincipalRecord;
 pub use secrets::SecretRow;
 pub use sessions::SessionRecord;

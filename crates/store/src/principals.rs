@@ -7,6 +7,7 @@ use serde_json::Value;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
+use crate::keys::{optional, text};
 use crate::{Store, StoreError};
 
 /// A team or a user. What they may do is written down as their owner's words; reading them is the caller's business.
@@ -24,6 +25,9 @@ pub struct PrincipalRecord {
     pub scope: Value,
     /// Words of its owner's choice.
     pub tags: BTreeMap<String, String>,
+    /// What may be spent by all of them together, as JSON.
+    #[serde(default)]
+    pub budget: Option<Value>,
     /// The principal that made it.
     pub created_by: String,
     /// When it was made.
@@ -46,6 +50,7 @@ fn read(row: &AnyRow) -> Result<PrincipalRecord, StoreError> {
         roles: serde_json::from_str(&json("roles")?).map_err(broken)?,
         scope: serde_json::from_str(&json("scope")?).map_err(broken)?,
         tags: serde_json::from_str(&json("tags")?).map_err(broken)?,
+        budget: optional(row, "budget")?,
         created_by: row.try_get("created_by")?,
         created_ms: row.try_get("created_ms")?,
         updated_ms: row.try_get("updated_ms")?,
@@ -54,16 +59,12 @@ fn read(row: &AnyRow) -> Result<PrincipalRecord, StoreError> {
     })
 }
 
-fn text<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
-}
-
 impl Store {
     /// Adds a team or a user. An error where the name is there, or was.
     pub async fn add_principal(&self, record: &PrincipalRecord) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO principals (kind, name, parent, roles, scope, tags, created_by, created_ms, updated_ms,
-             disabled_ms, removed_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             disabled_ms, removed_ms, budget) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(&record.kind)
         .bind(&record.name)
@@ -76,6 +77,7 @@ impl Store {
         .bind(record.updated_ms)
         .bind(record.disabled_ms)
         .bind(record.removed_ms)
+        .bind(record.budget.as_ref().map(text))
         .execute(self.pool()?)
         .await
         .map(drop)
@@ -86,7 +88,7 @@ impl Store {
     pub async fn change_principal(&self, record: &PrincipalRecord, seen_ms: i64) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE principals SET parent = $1, roles = $2, scope = $3, tags = $4, updated_ms = $5, disabled_ms = $6,
-             removed_ms = $7 WHERE kind = $8 AND name = $9 AND updated_ms = $10 AND removed_ms IS NULL",
+             removed_ms = $7, budget = $8 WHERE kind = $9 AND name = $10 AND updated_ms = $11 AND removed_ms IS NULL",
         )
         .bind(&record.parent)
         .bind(text(&record.roles))
@@ -95,6 +97,7 @@ impl Store {
         .bind(record.updated_ms)
         .bind(record.disabled_ms)
         .bind(record.removed_ms)
+        .bind(record.budget.as_ref().map(text))
         .bind(&record.kind)
         .bind(&record.name)
         .bind(seen_ms)
@@ -106,8 +109,8 @@ impl Store {
     /// Every team and user that was changed at `since_ms` or later, removed ones too.
     pub async fn principals_since(&self, since_ms: i64) -> Result<Vec<PrincipalRecord>, StoreError> {
         let rows = sqlx::query(concat!(
-            "SELECT kind, name, parent, roles, scope, tags, created_by, created_ms, updated_ms, disabled_ms, removed_ms ",
-            "FROM principals WHERE updated_ms >= $1 ORDER BY kind, name"
+            "SELECT kind, name, parent, roles, scope, tags, created_by, created_ms, updated_ms, disabled_ms, removed_ms, ",
+            "budget FROM principals WHERE updated_ms >= $1 ORDER BY kind, name"
         ))
         .bind(since_ms)
         .fetch_all(self.pool()?)

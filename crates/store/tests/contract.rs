@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use millgate_store::{
     Began, ConfigVersion, KeyRecord, LedgerBatch, LedgerRow, PrincipalRecord, SecretRecord, SecretRow,
-    SessionRecord, Spender, Store, StoreError, UsageSum, sums,
+    SessionRecord, Spender, Store, StoreError, UsageSum, Whose, sums,
 };
 use serde_json::json;
 
@@ -85,7 +85,23 @@ async fn keys_are_kept_changed_and_read_back() {
         assert_eq!(of(&first.id, 0).await.0.unwrap().used_ms, Some(at + 7));
         assert_eq!(of(&first.id, at + 7).await.0, None, "use is no change");
 
+        let budget = Some(json!({ "usd": "25", "per": "30d" }));
+        let changed = KeyRecord {
+            roles: vec!["read".to_owned()],
+            expires_ms: None,
+            budget: budget.clone(),
+            updated_ms: at + 8,
+            prefix: "mg-ghi".to_owned(),
+            used_ms: Some(at + 7),
+            ..first.clone()
+        };
+        assert!(!store.change_key(&changed, at).await.unwrap(), "somebody rotated it meanwhile");
+        assert!(store.change_key(&changed, at + 6).await.unwrap());
+        assert_eq!(of(&first.id, at + 8).await.0, Some(changed.clone()));
+        assert_eq!(of(&first.id, at + 8).await.0.unwrap().budget, budget);
+
         assert!(store.revoke_key(&first.id, at + 9).await.unwrap());
+        assert!(!store.change_key(&changed, at + 9).await.unwrap(), "what is taken back stays so");
         assert!(!store.revoke_key(&first.id, at + 10).await.unwrap());
         assert!(!store.revoke_key("nobody", at + 10).await.unwrap());
         assert_eq!(of(&first.id, at + 9).await.0.unwrap().revoked_ms, Some(at + 9));
@@ -196,6 +212,20 @@ async fn the_ledger_is_written_once_and_its_sums_are_those_of_its_rows() {
         assert_eq!(usage, computed);
         assert_eq!(usage.iter().map(|sum| sum.requests).sum::<i64>(), 210);
         assert_eq!(usage.iter().map(|sum| sum.unpriced).sum::<i64>(), 20);
+        // Others may have spent later than that: whatever the sums say.
+        let from = at - millgate_store::SLOT_MS;
+        let all = store.usage(from, i64::MAX).await.unwrap();
+        for team in ["a", "b", "nobody"] {
+            let spent = store.spent(Whose::Team, from, Some(team)).await.unwrap();
+            let of_team = all.iter().filter(|sum| sum.spender.team == team).map(|sum| sum.cost);
+            assert_eq!(spent.iter().map(|(_, cost)| cost).sum::<i64>(), of_team.sum::<i64>(), "{team}");
+            assert_eq!(spent.len(), usize::from(team != "nobody"));
+        }
+        for whose in [Whose::Key, Whose::User, Whose::Team] {
+            let spent = store.spent(whose, from, None).await.unwrap();
+            let sum = spent.iter().map(|(_, cost)| cost).sum::<i64>();
+            assert_eq!(sum, all.iter().map(|sum| sum.cost).sum::<i64>(), "{whose:?}");
+        }
         store.end_writer("r").await.unwrap();
     })
     .await;
@@ -260,7 +290,12 @@ async fn teams_and_users_are_kept_and_changed_by_one_at_a_time() {
         assert_eq!(found(at).await, [team.clone(), user.clone()]);
         assert_eq!(found(at + 1).await, []);
 
-        let disabled = PrincipalRecord { updated_ms: at + 5, disabled_ms: Some(at + 5), ..team.clone() };
+        let disabled = PrincipalRecord {
+            updated_ms: at + 5,
+            disabled_ms: Some(at + 5),
+            budget: Some(json!({ "usd": "9", "per": "7d" })),
+            ..team.clone()
+        };
         assert!(store.change_principal(&disabled, at).await.unwrap());
         assert!(!store.change_principal(&team, at).await.unwrap(), "somebody else was first");
         assert_eq!(found(at + 1).await, std::slice::from_ref(&disabled));

@@ -186,8 +186,7 @@ async fn kept(config: &Config, data: &std::path::Path, metrics: &Arc<Metrics>) -
     audit.send_to(audit_sinks(config).expect("the sinks open"));
     let master = millgate_secret::Master::new(b"the master key of the tests, 32 bytes", &[]);
     let secrets = Secrets::open(store.clone(), Some(master), None).await.expect("the secrets are read");
-    let ledger =
-        Ledger::open(store.clone(), data, config.ledger.mode, false).await.expect("the ledger opens");
+    let ledger = Ledger::open(&keys, data, config.ledger.mode, false).await.expect("the ledger opens");
     ledger.follow();
     let shared = match &config.shared {
         Some(written) => {

@@ -51,6 +51,10 @@ impl Checker<'_> {
             let hint = "name the authorities of the clients' certificates";
             self.error(steps!["server", "tls", "client_ca"], "the field `client_ca` is missing", hint);
         }
+        if tls.is_some_and(|tls| tls.client_ca.is_none() && tls.client_crl.is_some()) {
+            let hint = "name the authorities whose certificates it revokes";
+            self.error(steps!["server", "tls", "client_ca"], "the field `client_ca` is missing", hint);
+        }
         if let Some(certificates) = &access.certificates {
             let at = |field: &str| steps!["access", "certificates", field].to_vec();
             self.needs_keys(&at(""));

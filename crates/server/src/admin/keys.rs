@@ -8,18 +8,21 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use millgate_config::{OwnerConfig, Period};
 use millgate_store::KeyRecord;
-use millgate_types::{Fault, Permission, Permissions, code};
+use millgate_types::{Fault, Permission, Permissions, Retry, Source, code};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::page::{self, CURSOR, LIMIT, Page};
+use super::patch::Patch;
 use super::{Answer, Context, Manner, Route, tag};
+use crate::granted::Grant;
 use crate::keys::{Issued, Keys, Reach, now_ms};
 
 /// The longest name, in characters.
 const NAME: usize = 64;
 
-pub(super) fn routes() -> [Route; 5] {
+pub(super) fn routes() -> [Route; 6] {
     let one = Manner { tag: Some(key_tag), ..Manner::default() };
     let list = Route {
         method: Method::GET,
@@ -56,6 +59,17 @@ pub(super) fn routes() -> [Route; 5] {
                 })
             },
             ..list.copy()
+        },
+        Route {
+            method: Method::PATCH,
+            path: "/keys/{id}",
+            needs: Permission::Manage,
+            summary: "Change what a key may, on every replica within a second",
+            query: &[],
+            request: Some(SchemaGenerator::subschema_for::<Change>),
+            response: SchemaGenerator::subschema_for::<KeyView>,
+            manner: one,
+            handle: |context| Box::pin(async move { change(&context).await }),
         },
         Route {
             method: Method::DELETE,
@@ -106,6 +120,8 @@ struct KeyView {
     /// For whom it calls.
     owner: OwnerConfig,
     tags: BTreeMap<String, String>,
+    /// What it may spend by itself; `/budgets` says what it has spent.
+    budget: Option<Grant>,
     created_by: Option<String>,
     /// Milliseconds since 1970, as all times here.
     created_ms: Option<i64>,
@@ -134,6 +150,7 @@ impl KeyView {
             reach: key.reach(),
             owner: serde_json::from_value(record.owner).unwrap_or_default(),
             tags: record.tags,
+            budget: key.budget.as_deref().cloned(),
             created_by: Some(record.created_by),
             created_ms: Some(record.created_ms),
             expires_ms: record.expires_ms,
@@ -158,6 +175,7 @@ impl KeyView {
             },
             owner: OwnerConfig { tags: BTreeMap::new(), ..key.owner.clone() },
             tags: key.owner.tags.clone(),
+            budget: None,
             created_by: None,
             created_ms: None,
             expires_ms: None,
@@ -195,9 +213,31 @@ struct NewKey {
     organization: Option<String>,
     /// How long it is good: `90d`, `12h`. Default: until it is revoked.
     expires_in: Option<Period>,
+    /// What it may spend by itself. Budgets of its user, team and organisation hold beside that. Default: as much as they.
+    budget: Option<Grant>,
     /// Words of your choice.
     #[serde(default)]
     tags: BTreeMap<String, String>,
+}
+
+/// What is to be otherwise; what is not said stays.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Change {
+    /// Other roles.
+    roles: Option<Vec<String>>,
+    /// Other endpoints.
+    endpoints: Option<Vec<String>>,
+    /// Other targets.
+    targets: Option<Vec<String>>,
+    /// Other denials.
+    deny: Option<Vec<String>>,
+    /// How long it is good from now on: `90d`; `null`: until it is revoked.
+    expires_in: Patch<Period>,
+    /// Another budget; `null`: none by itself.
+    budget: Patch<Grant>,
+    /// Other tags.
+    tags: Option<BTreeMap<String, String>>,
 }
 
 pub(super) fn invoke() -> Vec<String> {
@@ -280,8 +320,54 @@ async fn issue(context: &Context) -> Result<Answer, Fault> {
     let keys = keys(context)?;
     let asked: NewKey = context.body()?;
     check_name(context, keys, &asked.name)?;
+    let reach = Reach { endpoints: asked.endpoints, targets: asked.targets, deny: asked.deny };
+    bounded(context, &asked.roles, &reach)?;
+    let budget = asked.budget.as_ref();
+    budget.map_or(Ok(()), Grant::check)?;
+    let user = spends(context, asked.user)?;
+    let owner = OwnerConfig {
+        user: word(user, "user")?,
+        team: inherited(context, asked.team, context.identity.owner.team.as_deref(), "team")?,
+        app: word(asked.app, "app")?,
+        organization: {
+            let own = context.identity.owner.organization.as_deref();
+            inherited(context, asked.organization, own, "organization")?
+        },
+        tags: BTreeMap::new(),
+    };
+    let expires_ms = asked.expires_in.map(expiry).transpose()?;
+    let record = KeyRecord {
+        name: asked.name,
+        roles: asked.roles,
+        scope: serde_json::to_value(&reach).unwrap_or_default(),
+        owner: serde_json::to_value(&owner).unwrap_or_default(),
+        tags: asked.tags,
+        budget: budget.map(Grant::row),
+        created_by: context.identity.principal.name().to_owned(),
+        expires_ms,
+        ..KeyRecord::default()
+    };
+    let (key, issued) = keys.issue(record).await?;
+    begin_budget(context, budget.is_some()).await?;
+    note(context, "issued", &issued);
+    let view = KeyView::issued(keys, &issued);
+    let answer =
+        Answer::with(StatusCode::CREATED, &NewlyIssued { key, issued: KeyView::issued(keys, &issued) })?;
+    Ok(answer.tagged(state(&issued)).changing(None, &view))
+}
+
+/// When what is good for so long from now on ends.
+fn expiry(period: Period) -> Result<i64, Fault> {
+    if period.0.is_zero() {
+        return Err(Fault::invalid_value("expires_in", "a key is good for longer than nothing"));
+    }
+    Ok(now_ms().saturating_add(i64::try_from(period.0.as_millis()).unwrap_or(i64::MAX)))
+}
+
+/// Refuses roles that there are not, and what would exceed the caller's own rights.
+fn bounded(context: &Context, roles: &[String], reach: &Reach) -> Result<(), Fault> {
     let mut permissions = Vec::new();
-    for (at, role) in asked.roles.iter().enumerate() {
+    for (at, role) in roles.iter().enumerate() {
         let known = Permission::parse(role).ok_or_else(|| {
             let text = "a role is `invoke`, `read`, `manage` or `admin`";
             Fault::invalid_value(format!("roles[{at}]"), text)
@@ -291,47 +377,88 @@ async fn issue(context: &Context) -> Result<Answer, Fault> {
     if permissions.is_empty() {
         return Err(Fault::invalid_value("roles", "a key has at least one role"));
     }
-    let reach = Reach { endpoints: asked.endpoints, targets: asked.targets, deny: asked.deny };
     within(context, permissions.into_iter().collect(), "roles")?;
     if !reach.scope().is_within(&context.identity.scope) {
         let text = "it would reach what your own key may not";
         return Err(Fault::client(code::PERMISSION_DENIED, text).with_param("endpoints"));
     }
-    let owner = OwnerConfig {
-        user: word(asked.user, "user")?,
-        team: inherited(context, asked.team, context.identity.owner.team.as_deref(), "team")?,
-        app: word(asked.app, "app")?,
-        organization: {
-            let own = context.identity.owner.organization.as_deref();
-            inherited(context, asked.organization, own, "organization")?
-        },
-        tags: BTreeMap::new(),
+    Ok(())
+}
+
+/// For which user a key is. Nobody but an admin comes by more money through a key that they issue: not beside their own
+/// key's budget, and not beside their own.
+fn spends(context: &Context, user: Option<String>) -> Result<Option<String>, Fault> {
+    let Some(keys) = &context.gateway.keys else { return Ok(user) };
+    let (caller, granted) = (&context.identity, keys.granted());
+    if caller.permissions.has(Permission::Admin) {
+        return Ok(user);
+    }
+    if granted.has_key(caller) {
+        let text = "your own key has a budget: keys that it issues could spend beside that";
+        return Err(Fault::client(code::PERMISSION_DENIED, text).with_param("budget"));
+    }
+    if !granted.has_user(&caller.owner) {
+        return Ok(user);
+    }
+    inherited(context, user, caller.owner.user.as_deref(), "user")
+}
+
+/// A budget as it stands in the store after a change.
+pub(super) fn granted(asked: Patch<Grant>, before: Option<Value>) -> Result<Option<Value>, Fault> {
+    match asked {
+        Patch::Keep => Ok(before),
+        Patch::Remove => Ok(None),
+        Patch::Set(grant) => grant.check().map(|()| Some(grant.row())),
+    }
+}
+
+/// A budget that is another now begins with what was spent by whom it is for.
+pub(super) async fn begin_budget(context: &Context, is_other: bool) -> Result<(), Fault> {
+    if !is_other {
+        return Ok(());
+    }
+    let unread = |error| {
+        let text = "what was spent before cannot be read; the budget begins with that as soon as it can";
+        Fault::new(code::DEPENDENCY_UNAVAILABLE, Source::Gateway, Retry::Never, text).with_cause(error)
     };
-    let expires_ms = match asked.expires_in {
-        Some(Period(Duration::ZERO)) => {
-            return Err(Fault::invalid_value("expires_in", "a key is good for longer than nothing"));
-        }
-        Some(period) => {
-            Some(now_ms().saturating_add(i64::try_from(period.0.as_millis()).unwrap_or(i64::MAX)))
-        }
-        None => None,
+    context.gateway.begin_fresh_budgets().await.map_err(unread)
+}
+
+async fn change(context: &Context) -> Result<Answer, Fault> {
+    let keys = keys(context)?;
+    let asked: Change = context.body()?;
+    let key = find(keys, context)?;
+    changeable(context, &key)?;
+    if !key.is_good(now_ms()) {
+        return Err(Fault::invalid_value("id", "the key is expired or revoked; issue another one"));
+    }
+    let mut record = key.record();
+    let mut reach = key.reach();
+    record.roles = asked.roles.unwrap_or(record.roles);
+    reach.endpoints = asked.endpoints.unwrap_or(reach.endpoints);
+    reach.targets = asked.targets.unwrap_or(reach.targets);
+    reach.deny = asked.deny.unwrap_or(reach.deny);
+    bounded(context, &record.roles, &reach)?;
+    record.scope = serde_json::to_value(&reach).unwrap_or_default();
+    record.tags = asked.tags.unwrap_or(record.tags);
+    record.expires_ms = match asked.expires_in {
+        Patch::Keep => record.expires_ms,
+        Patch::Remove => None,
+        Patch::Set(period) => Some(expiry(period)?),
     };
-    let record = KeyRecord {
-        name: asked.name,
-        roles: asked.roles,
-        scope: serde_json::to_value(&reach).unwrap_or_default(),
-        owner: serde_json::to_value(&owner).unwrap_or_default(),
-        tags: asked.tags,
-        created_by: context.identity.principal.name().to_owned(),
-        expires_ms,
-        ..KeyRecord::default()
+    let is_other = asked.budget.is_said();
+    if is_other {
+        // Their own budget, among others.
+        spends(context, None)?;
+        record.budget = granted(asked.budget, record.budget)?;
+    }
+    let Some(changed) = keys.change(record).await? else {
+        return Err(Fault::invalid_value("id", "somebody else changed it at the same moment; look again"));
     };
-    let (key, issued) = keys.issue(record).await?;
-    note(context, "issued", &issued);
-    let view = KeyView::issued(keys, &issued);
-    let answer =
-        Answer::with(StatusCode::CREATED, &NewlyIssued { key, issued: KeyView::issued(keys, &issued) })?;
-    Ok(answer.tagged(state(&issued)).changing(None, &view))
+    begin_budget(context, is_other).await?;
+    note(context, "changed", &changed);
+    let (before, after) = (KeyView::issued(keys, &key), KeyView::issued(keys, &changed));
+    Ok(Answer::ok(&after)?.tagged(state(&changed)).changing(Some(&before), &after))
 }
 
 /// A name of an owner.

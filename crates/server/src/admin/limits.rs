@@ -85,8 +85,10 @@ struct BudgetList {
 #[derive(Serialize, JsonSchema)]
 struct BudgetView {
     name: String,
-    /// For each of those that `by` tells apart.
-    usd: String,
+    /// `configured` in the file, or `granted` to single keys, users or teams, of which each has a sum of its own.
+    origin: &'static str,
+    /// For each of those that `by` tells apart; `null` where each was granted another one.
+    usd: Option<String>,
     /// What tells them apart.
     by: String,
     /// It refuses what does not fit.
@@ -163,11 +165,15 @@ fn budgets(context: &Context) -> Result<Answer, Fault> {
     // What calls have used whose answers have left is settled.
     context.gateway.recorder.flush();
     let now = context.gateway.clock();
-    let budgets = context.snapshot.rules.iter().filter(|rule| rule.limit.budget);
+    let configured = context.snapshot.rules.iter().filter(|rule| rule.limit.budget);
+    let granted = context.gateway.granted();
+    let granted = granted.iter().flat_map(|granted| granted.iter());
     let view = |rule: &Rule| {
         let limit = &rule.limit;
         debug_assert_eq!(limit.measure, Measure::Cost);
-        let spent = limit.counts(now).into_iter().map(|count| SpentView {
+        // Who had a sum of their own once is none of them any more.
+        let is_for = |count: &Count| rule.whose().is_none() || limit.amounts.contains_key(&count.label);
+        let spent = limit.counts(now).into_iter().filter(is_for).map(|count| SpentView {
             usd: usd(count.amount),
             spent_usd: usd(count.used),
             reserved_usd: usd(count.reserved),
@@ -177,11 +183,12 @@ fn budgets(context: &Context) -> Result<Answer, Fault> {
         });
         BudgetView {
             name: limit.name.to_string(),
-            usd: usd(limit.amount),
+            origin: if rule.whose().is_some() { "granted" } else { "configured" },
+            usd: rule.whose().is_none().then(|| usd(limit.amount)),
             by: rule.by(),
             hard: limit.exceeded == Exceeded::Refuse,
             spent: spent.collect(),
         }
     };
-    Answer::ok(&BudgetList { budgets: budgets.map(view).collect() })
+    Answer::ok(&BudgetList { budgets: configured.chain(granted).map(view).collect() })
 }

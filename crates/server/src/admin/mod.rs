@@ -12,6 +12,7 @@ mod limits;
 mod models;
 mod openapi;
 mod page;
+mod patch;
 mod principals;
 mod providers;
 mod records;

@@ -10,9 +10,11 @@ use millgate_types::{Fault, Permission, Permissions, code};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use super::keys::{keys, word};
+use super::keys::{begin_budget, granted, keys, word};
+use super::patch::Patch;
 use super::{Answer, Context, Manner, Route};
 use crate::directory::{Directory, Kind, Member};
+use crate::granted::Grant;
 use crate::keys::{Reach, now_ms};
 
 /// The longest name, in bytes.
@@ -141,6 +143,8 @@ struct PrincipalView {
     reach: Reach,
     /// Keys and tokens carry these.
     tags: BTreeMap<String, String>,
+    /// What may be spent by all its keys and tokens together; `/budgets` says what they have spent.
+    budget: Option<Grant>,
     created_by: String,
     /// Milliseconds since 1970, as all times here.
     created_ms: i64,
@@ -166,6 +170,7 @@ impl PrincipalView {
             roles: record.roles.clone(),
             reach: serde_json::from_value(record.scope.clone()).unwrap_or_default(),
             tags: record.tags.clone(),
+            budget: member.budget.clone(),
             created_by: record.created_by.clone(),
             created_ms: record.created_ms,
             updated_ms: record.updated_ms,
@@ -198,6 +203,8 @@ struct NewPrincipal {
     /// Words of your choice; keys and tokens carry them.
     #[serde(default)]
     tags: BTreeMap<String, String>,
+    /// What may be spent by all its keys and tokens together. Default: as much as other budgets allow.
+    budget: Option<Grant>,
 }
 
 /// What is to be otherwise; what is not said stays.
@@ -220,6 +227,8 @@ struct Change {
     deny: Option<Vec<String>>,
     /// Other tags.
     tags: Option<BTreeMap<String, String>>,
+    /// Another budget; `null`: none of its own.
+    budget: Patch<Grant>,
 }
 
 fn list(context: &Context, kind: Kind) -> Result<Answer, Fault> {
@@ -248,6 +257,8 @@ async fn create(context: &Context, kind: Kind) -> Result<Answer, Fault> {
         }
         None => {}
     }
+    let budget = asked.budget.as_ref();
+    budget.map_or(Ok(()), Grant::check)?;
     let reach = Reach { endpoints: asked.endpoints, targets: asked.targets, deny: asked.deny };
     let parent = parent(context, &directory, kind, asked.team, asked.organization)?;
     let record = PrincipalRecord {
@@ -257,12 +268,14 @@ async fn create(context: &Context, kind: Kind) -> Result<Answer, Fault> {
         roles: asked.roles,
         scope: serde_json::to_value(&reach).unwrap_or_default(),
         tags: asked.tags,
+        budget: budget.map(Grant::row),
         created_by: context.identity.principal.name().to_owned(),
         ..PrincipalRecord::default()
     };
     allowed(context, kind, &record)?;
     let name = record.name.clone();
     keys.add_principal(record).await?;
+    begin_budget(context, budget.is_some()).await?;
     let view = note(context, kind, &name, "made")?;
     Ok(Answer::with(StatusCode::CREATED, &view)?.changing(None, &view))
 }
@@ -284,13 +297,17 @@ async fn change(context: &Context, kind: Kind) -> Result<Answer, Fault> {
     reach.deny = asked.deny.unwrap_or(reach.deny);
     record.tags = asked.tags.unwrap_or(record.tags);
     record.scope = serde_json::to_value(&reach).unwrap_or_default();
+    let is_other = asked.budget.is_said();
+    record.budget = granted(asked.budget, record.budget)?;
     match asked.disabled {
         Some(true) => drop(record.disabled_ms.get_or_insert_with(now_ms)),
         Some(false) => record.disabled_ms = None,
         None => {}
     }
     allowed(context, kind, &record)?;
-    written(context, kind, member, record, &directory, "changed").await
+    let answer = written(context, kind, member, record, &directory, "changed").await?;
+    begin_budget(context, is_other).await?;
+    Ok(answer)
 }
 
 async fn remove(context: &Context, kind: Kind) -> Result<Answer, Fault> {

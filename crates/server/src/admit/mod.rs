@@ -37,7 +37,7 @@ pub(crate) async fn endpoint(
     let (endpoint, identity) = (Arc::clone(&routed.call.endpoint), Arc::clone(&routed.call.identity));
     let target = routed.steps.first().map(|step| Arc::clone(pipeline::name_of(step)));
     let who = Who::of(&identity, peer, &endpoint.name).target(target.as_deref().unwrap_or("")).asked(asked);
-    let admission = Admission::new(gateway, &endpoint.rules, &who);
+    let admission = Admission::of_caller(gateway, &endpoint.rules, &who);
     if !gateway.is_durable() && admission.asks.iter().all(|ask| ask.limit.measure.is_one()) {
         return admission.admit(Amounts::default(), flight).await;
     }
@@ -51,13 +51,7 @@ pub(crate) async fn endpoint(
         );
         return Err(Fault::client(code::BUDGET_EXCEEDED, public));
     }
-    let hard = |ask: &Ask| ask.limit.budget && ask.limit.exceeded == Exceeded::Refuse;
-    if admission.asks.iter().any(hard) && gateway.ledger.as_ref().is_some_and(|ledger| ledger.is_at_a_loss())
-    {
-        return Err(unknown(
-            "what was spent is not known or cannot be written down, and a budget wants it to be",
-        ));
-    }
+    admission.knows_what_was_spent()?;
     let allowance = admission.within(&mut bounds, routed, flight).await?;
     // What nobody may lose stands in the store before it is spent.
     if gateway.is_durable() && bounds.amounts.cost > 0 && !flight.announce(bounds.amounts.cost).await {
@@ -73,10 +67,25 @@ pub(crate) async fn unread(
     who: &Who<'_>,
     flight: &mut Flight,
 ) -> Result<Allowance, Fault> {
-    if rules.is_empty() {
+    let admission = Admission::of_caller(gateway, rules, who);
+    if admission.asks.is_empty() {
         return Ok(Allowance::default());
     }
-    Admission::new(gateway, rules, who).admit(Amounts::default(), flight).await
+    admission.knows_what_was_spent()?;
+    admission.admit(Amounts::default(), flight).await
+}
+
+/// Admits one try with a key of a provider, of which nothing more is known.
+pub(crate) async fn key(
+    gateway: &Arc<Gateway>,
+    rules: &[Rule],
+    who: &Who<'_>,
+    flight: &mut Flight,
+) -> Result<(), Fault> {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    Admission::new(gateway, rules, who).admit(Amounts::default(), flight).await.map(drop)
 }
 
 /// Admits one try at a provider to what that provider allows. A call that does not fit goes to the next target.
@@ -118,6 +127,27 @@ impl<'a> Admission<'a> {
     fn new(gateway: &'a Arc<Gateway>, rules: &'a [Rule], who: &'a Who<'a>) -> Self {
         let asks = rules.iter().filter_map(|rule| rule.ask(who)).collect();
         Self { gateway, rules, who, asks }
+    }
+
+    /// Also what was granted to those for whom the call counts.
+    fn of_caller(gateway: &'a Arc<Gateway>, rules: &'a [Rule], who: &'a Who<'a>) -> Self {
+        let mut admission = Self::new(gateway, rules, who);
+        if let Some(granted) = gateway.granted() {
+            admission.asks.extend(granted.iter().filter_map(|rule| rule.ask(who)));
+            admission.asks.sort_by_key(|ask| ask.limit.cells.number());
+        }
+        admission
+    }
+
+    /// Fault: `dependency_unavailable` where a budget refuses calls and nobody can tell which.
+    fn knows_what_was_spent(&self) -> Result<(), Fault> {
+        let hard = |ask: &Ask| ask.limit.budget && ask.limit.exceeded == Exceeded::Refuse;
+        let lost = || self.gateway.ledger.as_ref().is_some_and(|ledger| ledger.is_at_a_loss());
+        if self.asks.iter().any(hard) && lost() {
+            let text = "what was spent is not known or cannot be written down, and a budget wants it to be";
+            return Err(unknown(text));
+        }
+        Ok(())
     }
 
     /// Admits a call that uses `bounds` at most; bounds that are rough are made better where that may matter.

@@ -153,7 +153,7 @@ async fn exchange(
             Err(none) => return Err(last.unwrap_or(none)),
         };
         // Each try is a request that the provider counts.
-        if let Err(fault) = admit::unread(&gateway, &lease.key().rules, &who, flight).await {
+        if let Err(fault) = admit::key(&gateway, &lease.key().rules, &who, flight).await {
             passed.add(lease.place);
             last.get_or_insert(fault);
             continue;

@@ -181,7 +181,7 @@ impl SignOn {
         now_ms: i64,
     ) -> Option<Arc<Identity>> {
         let mapping = self.certificates.as_ref()?;
-        if now_ms >= shown.until_ms {
+        if now_ms >= shown.until_ms || !shown.is_good() {
             return None;
         }
         if let Some(known) = self.known(&shown.digest, directory, now_ms) {

@@ -14,6 +14,7 @@ mod cost;
 mod credentials;
 mod faults;
 mod gemini;
+mod granted;
 mod graphs;
 mod isolation;
 mod keys;

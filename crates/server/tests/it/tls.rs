@@ -3,15 +3,20 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use millgate_testkit::{FakeProvider, TestGateway};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
+    KeyPair, KeyUsagePurpose, RevokedCertParams,
+};
 
 use super::config;
 use super::pass::chat;
 
 const KEY: &str = "mg-caller-key-0123456789ab";
+
+const DAY: Duration = Duration::from_hours(24);
 
 /// An authority, and what it signs.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -21,6 +26,7 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -30,11 +36,36 @@ impl Authority {
 
     /// Certificate and key.
     fn sign(&self, cn: &str, names: &[&str]) -> (String, String) {
+        self.sign_as(cn, names, None)
+    }
+
+    fn sign_as(&self, cn: &str, names: &[&str], serial: Option<u64>) -> (String, String) {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, cn);
+        params.serial_number = serial.map(Into::into);
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// A list on which the certificate with a serial number stands, good until a moment.
+    fn revoke(&self, serial: Option<u64>, until: SystemTime) -> String {
+        let begun = SystemTime::now() - DAY;
+        let revoked = serial.map(|serial| RevokedCertParams {
+            serial_number: serial.into(),
+            revocation_time: begun.into(),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: begun.into(),
+            next_update: until.into(),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.into_iter().collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
     fn write_server(&self, folder: &Path) {
@@ -46,6 +77,9 @@ impl Authority {
 
 async fn start(fake: &FakeProvider, folder: &Path, mode: &str) -> TestGateway {
     let at = |name: &str| folder.join(name).display().to_string();
+    let crl = at("revoked.pem");
+    let mode =
+        if Path::new(&crl).exists() { format!("{mode}, client_crl: '{crl}'") } else { mode.to_owned() };
     let more = format!(
         "server: {{ tls: {{ cert: '{}', key: '{}', client_ca: '{}', client_certificates: {mode} }} }}
 access:
@@ -158,5 +192,43 @@ async fn new_certificates_are_used_and_bad_ones_are_not() {
     }
     assert_eq!(call(&gateway, &by_old(), Some(KEY), "openai-ok").await, 0);
     assert_eq!(call(&gateway, &kept, Some(KEY), "openai-ok").await, 200, "connections that are there stay");
+    gateway.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_is_good_for_nothing_on_open_connections_neither() {
+    let fake = FakeProvider::start().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("ours");
+    authority.write_server(folder.path());
+    std::fs::write(folder.path().join("clients.pem"), authority.pem()).unwrap();
+    let tomorrow = SystemTime::now() + DAY;
+    let revoke = |list: String| std::fs::write(folder.path().join("revoked.pem"), list).unwrap();
+    revoke(authority.revoke(None, tomorrow));
+    let gateway = start(&fake, folder.path(), "optional").await;
+    let (lost, kept) =
+        (authority.sign_as("job-1", &[], Some(4711)), authority.sign_as("job-2", &[], Some(4712)));
+    let [lost_open, kept_open] = [&lost, &kept].map(|shows| client(&authority, Some(shows), true));
+    for open in [&lost_open, &kept_open] {
+        assert_eq!(call(&gateway, open, None, "openai-ok").await, 200);
+    }
+    revoke(authority.revoke(Some(4711), tomorrow));
+    let began = Instant::now();
+    while call(&gateway, &lost_open, None, "openai-ok").await != 401 {
+        assert!(began.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(call(&gateway, &client(&authority, Some(&lost), true), None, "openai-ok").await, 0);
+    for open in [&kept_open, &client(&authority, Some(&kept), true)] {
+        assert_eq!(call(&gateway, open, None, "openai-ok").await, 200);
+    }
+    // Nobody can tell any more who is revoked.
+    revoke(authority.revoke(None, SystemTime::now() - Duration::from_mins(1)));
+    let began = Instant::now();
+    while call(&gateway, &kept_open, None, "openai-ok").await != 401 {
+        assert!(began.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(call(&gateway, &client(&authority, None, true), Some(KEY), "openai-ok").await, 200);
     gateway.close().await;
 }

@@ -1,23 +1,25 @@
 //! The spend ledger's writer. Records of calls come in from the observer's thread and are written to the store some times
 //! a second, together with which calls are under way and what they have reserved: a process that dies leaves word of it.
 
+mod budgets;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::mem;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use millgate_config::LedgerMode;
-use millgate_policy::{Limit, Now, Span};
 use millgate_store::{LedgerBatch, LedgerRow, SLOT_MS, Spender, Store, StoreError, UsageSum};
 use millgate_types::{Exchange, Operation, Outcome, Owner, RequestId};
 use tokio::sync::{Notify, oneshot};
 
-use crate::keys::now_ms;
-use crate::limits::{Rule, Who};
+use crate::keys::{Keys, now_ms};
+
+use budgets::Budgets;
 
 /// Pause between two writes.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -44,14 +46,7 @@ pub struct Ledger {
     /// Rows that the store would not take.
     spill: PathBuf,
     state: Mutex<State>,
-    /// Budgets whose counts hold what was spent before this process began.
-    begun: Mutex<HashSet<u64>>,
-    /// The budgets of the present configuration.
-    budgets: Mutex<Vec<Rule>>,
-    /// What was spent before could not be read so far.
-    unread: AtomicBool,
-    /// Budgets begin one after the other: one that is still being read is not taken for one that has begun.
-    beginning: tokio::sync::Mutex<()>,
+    budgets: Budgets,
     /// One write at a time.
     writing: tokio::sync::Mutex<()>,
     /// A call waits for a write.
@@ -87,31 +82,29 @@ impl std::fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger of a store. `folder` is this process's own; what an earlier one left there is written now, and what
+    /// Opens the ledger of the store that the keys are in. `folder` is this process's own; what an earlier one left there is written now, and what
     /// dead ones had reserved counts as spent. All of that waits where the store is `away`, and hard budgets admit nothing
     /// until it is known what was spent.
     pub async fn open(
-        store: Store,
+        keys: &Keys,
         folder: &Path,
         mode: LedgerMode,
         away: bool,
     ) -> Result<Arc<Self>, StoreError> {
         let replica = RequestId::random().text();
+        let store = keys.store().clone();
         let ledger = Self {
             durable: mode == LedgerMode::Durable,
             spill: folder.join("ledger-spill.jsonl"),
             store,
             replica,
             state: Mutex::default(),
-            begun: Mutex::default(),
-            budgets: Mutex::default(),
-            unread: AtomicBool::new(false),
-            beginning: tokio::sync::Mutex::default(),
+            budgets: Budgets::of(keys),
             writing: tokio::sync::Mutex::default(),
             wanted: Notify::new(),
         };
         if away {
-            ledger.unread.store(true, Relaxed);
+            ledger.budgets.unread.store(true, Relaxed);
             ledger.state().failing = true;
             return Ok(Arc::new(ledger));
         }
@@ -152,7 +145,7 @@ impl Ledger {
 
     /// Whether what was spent before could not be read so far.
     pub(crate) fn is_unread(&self) -> bool {
-        self.unread.load(Relaxed)
+        self.budgets.unread.load(Relaxed)
     }
 
     /// Whether spending cannot be written down any more, anywhere, or nobody knows what was spent before.
@@ -289,60 +282,6 @@ impl Ledger {
         self.write().await?;
         self.store.usage(from_ms, to_ms).await
     }
-
-    /// Lets budgets begin with what was spent in their windows before.
-    pub(crate) async fn begin_budgets(&self, rules: &[Rule], now: Now) -> Result<(), StoreError> {
-        let _one = self.beginning.lock().await;
-        *lock(&self.budgets) = rules.iter().filter(|rule| rule.limit.budget).cloned().collect();
-        let fresh: Vec<&Rule> = {
-            let mut begun = lock(&self.begun);
-            rules.iter().filter(|rule| rule.limit.budget && begun.insert(rule.limit.cells.number())).collect()
-        };
-        let start = |rule: &&Rule| match &rule.limit.span {
-            Span::Calendar(calendar) => Some(calendar.window(now.wall_ms).0),
-            _ => None,
-        };
-        let Some(from) = fresh.iter().filter_map(start).min() else {
-            self.unread.store(false, Relaxed);
-            return Ok(());
-        };
-        let sums = match self.usage(from, i64::MAX).await {
-            Ok(sums) => sums,
-            Err(error) => {
-                let mut begun = lock(&self.begun);
-                for rule in fresh {
-                    begun.remove(&rule.limit.cells.number());
-                }
-                return Err(error);
-            }
-        };
-        for rule in fresh {
-            let from = start(&rule).unwrap_or(i64::MAX);
-            let mut by_label: HashMap<Arc<str>, u64> = HashMap::new();
-            for (label, cost) in spent(rule, &sums, from) {
-                *by_label.entry(label).or_default() += cost;
-            }
-            // What was counted here meanwhile is in the ledger too.
-            let counts = rule.limit.counts(now);
-            let counted = |label: &str| -> u64 {
-                counts.iter().filter(|count| &*count.label == label).map(|count| count.used).sum()
-            };
-            for (label, cost) in by_label {
-                rule.limit.book(&label, cost.saturating_sub(counted(&label)), now);
-            }
-        }
-        self.unread.store(false, Relaxed);
-        Ok(())
-    }
-
-    /// What was spent of a budget in the present window by whom the label names, at all replicas.
-    pub(crate) async fn spent(&self, limit: &Limit, label: &str, now: Now) -> Result<u64, StoreError> {
-        let rule = lock(&self.budgets).iter().find(|rule| rule.limit.key == limit.key).cloned();
-        let (Some(rule), Span::Calendar(calendar)) = (rule, &limit.span) else { return Ok(0) };
-        let (from, _) = calendar.window(now.wall_ms);
-        let sums = self.usage(from, i64::MAX).await?;
-        Ok(spent(&rule, &sums, from).filter(|(whose, _)| &**whose == label).map(|(_, cost)| cost).sum())
-    }
 }
 
 impl State {
@@ -471,25 +410,6 @@ impl Open {
             ..LedgerRow::default()
         }
     }
-}
-
-/// What sums say was spent of a budget since `from`, and by whom.
-fn spent<'a>(rule: &'a Rule, sums: &'a [UsageSum], from: i64) -> impl Iterator<Item = (Arc<str>, u64)> + 'a {
-    let counts = move |sum: &&UsageSum| sum.slot_ms >= from && rule.covers(&sum.spender.endpoint);
-    sums.iter().filter(counts).filter_map(|sum| {
-        let spender = &sum.spender;
-        let name = |name: &String| (!name.is_empty()).then(|| name.as_str().into());
-        let owner = Owner {
-            user: name(&spender.user),
-            team: name(&spender.team),
-            app: name(&spender.app),
-            organization: name(&spender.organization),
-            tags: spender.tags.clone(),
-        };
-        let (key, endpoint) = (name(&spender.principal), spender.endpoint.as_str().into());
-        let who = Who::known(key.as_ref(), &owner, &endpoint).target(&spender.target);
-        Some((rule.ask(&who)?.label, u64::try_from(sum.cost).ok()?))
-    })
 }
 
 /// What a call used, or one of its hops.
