@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod dist;
 mod fuzz;
 mod generate;
 mod node;
@@ -27,6 +28,8 @@ enum Command {
     Check,
     /// All tests: Rust, then end to end with Python clients and a real MLflow.
     Test(test::Arguments),
+    /// Build target/dist/millgate, optimised as a whole and by a profile of itself at work.
+    Dist,
     /// Measure against nginx on this machine and write docs/benchmarks.md.
     Bench(bench::Arguments),
     /// Write the generated files.
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Check => check::check(),
         Command::Test(arguments) => test::test(&arguments),
+        Command::Dist => dist::dist().map(drop),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Gen { check } => generate::generate(check),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),

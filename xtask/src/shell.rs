@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -109,14 +109,20 @@ impl Process {
         self.0.id()
     }
 
-    /// Asks it to end, waits, and in the end makes it.
+    /// Asks it to end, waits two seconds, and in the end makes it.
     pub(crate) fn stop(&mut self) {
+        self.end(Duration::from_secs(2));
+    }
+
+    /// Asks it to end, waits, and in the end makes it.
+    pub(crate) fn end(&mut self, patience: Duration) {
         let _gone = run(&mut command("kill", &["-TERM", &self.id().to_string()]));
-        for _ in 0..100 {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
             if matches!(self.0.try_wait(), Ok(Some(_)) | Err(_)) {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
         let _gone = self.0.kill();
         let _status = self.0.wait();

@@ -1,11 +1,11 @@
 //! `cargo xtask test`.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::shell::{self, cargo, command, is_ci, root, run, section};
+use crate::shell::{cargo, command, is_ci, root, run, section};
 use crate::{
-    fuzz, node, postgres, python,
+    bench, fuzz, node, postgres, python,
     shell::{ensure_apt, say},
 };
 
@@ -68,6 +68,8 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
             "loom",
         ]))?;
         fuzz::smoke(5, None)?;
+        section("the work that `cargo xtask dist` optimises by");
+        bench::train(&folder, &gateway, None)?;
     }
     if let (false, Some(python)) = (arguments.no_python, &python) {
         section("JavaScript clients");
@@ -105,23 +107,4 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
 /// Where cargo puts what it builds.
 pub(crate) fn target() -> std::path::PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), std::path::PathBuf::from)
-}
-
-/// The program built with the profile `dist`.
-pub(crate) fn build_dist() -> Result<std::path::PathBuf> {
-    run(&mut cargo(&[
-        "build",
-        "--locked",
-        "--profile",
-        "dist",
-        "-p",
-        "millgate",
-        "-p",
-        "millgate-testkit",
-        "--bins",
-    ]))?;
-    let folder = target().join("dist");
-    shell::output(&mut command(folder.join("millgate"), &["--version"]))
-        .context("the program does not run")?;
-    Ok(folder)
 }

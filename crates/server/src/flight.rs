@@ -98,8 +98,8 @@ impl Flight {
 
     /// Notes the first byte from the upstream or model; later calls change nothing.
     pub(crate) fn first_byte(&mut self) {
-        let elapsed = self.began.elapsed();
-        self.record().time_to_first_byte.get_or_insert(elapsed);
+        let began = self.began;
+        self.record().time_to_first_byte.get_or_insert_with(|| began.elapsed());
     }
 
     /// Notes what was consumed so far, and what it cost.

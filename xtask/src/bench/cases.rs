@@ -127,6 +127,19 @@ fn stream(bench: &Bench, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
+/// A file with a request in Anthropic's dialect, about 1 KB.
+pub(super) fn messages(bench: &Bench, model: &str, streams: bool) -> Result<String> {
+    let mut body = format!(
+        "{{\"model\":\"{model}\",\"max_tokens\":256,\"stream\":{streams},\"system\":\"Be brief.\",\
+         \"temperature\":0.5,\"messages\":[{{\"role\":\"user\",\"content\":\""
+    );
+    body.push_str(&"The quick brown fox jumps over the lazy dog. ".repeat(19));
+    body.push_str("\"}]}");
+    let file = bench.folder.path().join(format!("messages-{model}.json"));
+    std::fs::write(&file, body)?;
+    Ok(file.display().to_string())
+}
+
 /// Anthropic's callers before an OpenAI provider, beside nginx that passes the provider's own chat on.
 fn translate(bench: &Bench, table: &mut Table) -> Result<()> {
     let us = |cost: &Cost| cost.us;
@@ -134,15 +147,7 @@ fn translate(bench: &Bench, table: &mut Table) -> Result<()> {
         ("Anthropic caller, OpenAI provider, 1 KB: CPU per request", "ok", "ok", false),
         ("the same streamed, 100 chunks: CPU per chunk", "chunks", "chunks-100-0ms", true),
     ] {
-        let mut body = format!(
-            "{{\"model\":\"{model}\",\"max_tokens\":256,\"stream\":{streams},\"system\":\"Be brief.\",\
-             \"temperature\":0.5,\"messages\":[{{\"role\":\"user\",\"content\":\""
-        );
-        body.push_str(&"The quick brown fox jumps over the lazy dog. ".repeat(19));
-        body.push_str("\"}]}");
-        let file = bench.folder.path().join("messages.json");
-        std::fs::write(&file, body)?;
-        let file = file.display().to_string();
+        let file = messages(bench, model, streams)?;
         let translated = ["-c", "32", "--path", "/v1/messages", "--body", file.as_str()];
         let passed: &[&str] =
             if streams { &["-c", "32", "--stream", "--model", plain] } else { &["-c", "32"] };
@@ -276,16 +281,8 @@ fn native(bench: &Bench, table: &mut Table) -> Result<()> {
     std::fs::write(&good, IRIS)?;
     std::fs::write(&bad, IRIS.replace("0.2]", "\"x\"]"))?;
     let (mut predicted, mut refused) = (Vec::new(), Vec::new());
-    let demo = bench.program("millgate", &["demo"], "/readyz")?;
-    let ready = Instant::now() + Duration::from_secs(20);
-    while bench
-        .load(demo.port, &["--path", "/predict/iris", "--body", &good.display().to_string(), "-n", "1"])?
-        .errors
-        > 0
-    {
-        ensure!(Instant::now() < ready, "the bundled model does not load");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    let demo = bench.program(&["demo"], "/readyz")?;
+    bench.until_answered(&demo, &["--path", "/predict/iris", "--body", &good.display().to_string()])?;
     for _ in 0..bench.rounds {
         for (body, seen) in [(&good, &mut predicted), (&bad, &mut refused)] {
             let body = body.display().to_string();

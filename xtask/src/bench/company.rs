@@ -1,15 +1,14 @@
 //! The gateway with everything on that a company turns on.
 
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::cases::{Cost, added, cost, of, ratio};
 use super::measure::{cpu_of, median, rss_kib};
 use super::table::Table;
-use super::{Bench, Load, Running, free_port, pinned};
-use crate::shell::{Process, command, ensure_apt, output, say};
+use super::{Bench, Load, Running, redis};
+use crate::shell::{command, ensure_apt, output, say};
 
 /// Keys that are issued beside the one that calls.
 const KEYS: usize = 100_000;
@@ -54,15 +53,10 @@ pub(super) fn shared(bench: &Bench, table: &mut Table) -> Result<()> {
         say("no redis-server: left out");
         return Ok(());
     }
-    let port = free_port()?;
-    let text = port.to_string();
-    let arguments = ["--port", &text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-    let mut redis = Process::start(&mut pinned(1, "redis-server", &arguments))?;
-    std::thread::sleep(Duration::from_millis(500));
-    let more = format!("shared: {{ redis: 'redis://127.0.0.1:{port}', replicas: 2 }}\n");
+    let (mut server, more) = redis()?;
     let name = "the same with its limits and budget in Redis: CPU per request";
     let measured = beside_nginx(bench, table, name, &|| bench.company(&more));
-    redis.stop();
+    server.stop();
     measured
 }
 
@@ -130,7 +124,7 @@ print(rows, sum(b'\"kind\":\"call\"' in l for f in glob.glob(sys.argv[1]+'/audit
 pub(super) fn keys(bench: &Bench, table: &mut Table) -> Result<()> {
     let gateway = bench.company("")?;
     let url = format!("http://127.0.0.1:{}", gateway.port);
-    let made = Command::new(bench.programs.join("millgate"))
+    let made = Command::new(&bench.millgate)
         .args(["keys", "create", "caller"])
         .env("MILLGATE_URL", &url)
         .env("MILLGATE_ADMIN_KEY", "mg-bench-0123456789")

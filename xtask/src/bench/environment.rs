@@ -60,7 +60,7 @@ fn build(bench: &Bench, model: &Path) -> Result<u64> {
         ),
     )?;
     let config = config.display().to_string();
-    let gateway = bench.program("millgate", &["start", "--config-path", &config], "/livez")?;
+    let gateway = bench.program(&["start", "--config-path", &config], "/livez")?;
     let built = wait(&gateway);
     let used = with_children_us(gateway.pid());
     gateway.stop();

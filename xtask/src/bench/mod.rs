@@ -7,18 +7,21 @@ mod environment;
 mod measure;
 mod rollouts;
 mod table;
+mod train;
 mod workers;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 
 use crate::shell::{Process, command, ensure_apt, has, output, root, say, section};
-use crate::{python, test};
+use crate::{dist, python, test};
+
+pub(crate) use train::train;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -41,12 +44,18 @@ pub(crate) struct Arguments {
 
 /// Where everything is and how long it is looked at.
 pub(super) struct Bench {
-    /// Programs of the profile `dist`.
+    /// Programs that are not measured.
     programs: PathBuf,
+    /// The one that is.
+    millgate: PathBuf,
+    /// Where it writes down what it counts, if it does.
+    profiles: Option<PathBuf>,
     folder: tempfile::TempDir,
     seconds: f64,
     rounds: usize,
     upstream: u16,
+    /// The provider behind that port.
+    _provider: Process,
     nginx: bool,
     python: Option<PathBuf>,
 }
@@ -66,25 +75,15 @@ pub(super) struct Load {
 
 pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
     section("programs");
-    let programs = if arguments.no_build { test::target().join("dist") } else { test::build_dist()? };
+    let programs = if arguments.no_build { test::target().join("dist") } else { dist::dist()? };
     // The build is over: what runs now is somebody else's.
     let busy = measure::busy();
     let nginx = ensure_apt("nginx", "nginx-light")?.is_some();
     let python = if arguments.quick { None } else { python::interpreter().ok() };
-    // The other core does everything that is not measured.
-    let mut upstream = pinned(1, programs.join("fake-provider"), &["--no-record"]);
-    let mut upstream = Process::start(upstream.stdout(Stdio::piped()))?;
-    let port = first_line(&mut upstream)?;
-    let port: serde_json::Value = serde_json::from_str(&port)?;
-    let bench = Bench {
-        programs,
-        folder: tempfile::tempdir()?,
-        seconds: arguments.seconds.unwrap_or(if arguments.quick { 1.0 } else { 4.0 }),
-        rounds: arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 }),
-        upstream: port["port"].as_u64().context("the provider's port")? as u16,
-        nginx,
-        python,
-    };
+    let seconds = arguments.seconds.unwrap_or(if arguments.quick { 1.0 } else { 4.0 });
+    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 });
+    let bench =
+        Bench { nginx, python, ..Bench::begin(&programs, &programs.join("millgate"), seconds, rounds)? };
     let mut table = table::Table::default();
     let wanted = |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only));
     for (name, case) in cases::CASES {
@@ -101,7 +100,6 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
         std::fs::write(path, text)?;
         say("written: docs/benchmarks.md");
     }
-    upstream.stop();
     Ok(())
 }
 
@@ -141,9 +139,43 @@ impl Running {
     pub(super) fn stop(mut self) {
         self.process.stop();
     }
+
+    /// The same, where it may take longer.
+    pub(super) fn end(mut self, patience: Duration) {
+        self.process.end(patience);
+    }
 }
 
 impl Bench {
+    /// Starts the provider; the other core does everything that is not measured.
+    fn begin(programs: &Path, millgate: &Path, seconds: f64, rounds: usize) -> Result<Self> {
+        let mut provider = pinned(1, programs.join("fake-provider"), &["--no-record"]);
+        let mut provider = Process::start(provider.stdout(Stdio::piped()))?;
+        let port: serde_json::Value = serde_json::from_str(&first_line(&mut provider)?)?;
+        Ok(Self {
+            programs: programs.to_owned(),
+            millgate: millgate.to_owned(),
+            profiles: None,
+            folder: tempfile::tempdir()?,
+            seconds,
+            rounds,
+            upstream: port["port"].as_u64().context("the provider's port")? as u16,
+            _provider: provider,
+            nginx: false,
+            python: None,
+        })
+    }
+
+    /// Waits until a request is answered as it should be: a model may be on its way.
+    pub(super) fn until_answered(&self, running: &Running, arguments: &[&str]) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.load(running.port, &[arguments, &["-n", "1"]].concat())?.errors > 0 {
+            ensure!(Instant::now() < deadline, "{arguments:?} is not answered");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
     /// The gateway on core 0, with everything on that it does for every request: metrics and access log.
     pub(super) fn gateway(&self) -> Result<Running> {
         let config = self.folder.path().join("gateway.yaml");
@@ -161,7 +193,7 @@ impl Bench {
             ),
         )?;
         let config = config.display().to_string();
-        self.program("millgate", &["start", "--config-path", &config], "/health")
+        self.program(&["start", "--config-path", &config], "/health")
     }
 
     /// The gateway with all that a company turns on: three limits, a budget, the ledger with a row per request, the audit log
@@ -187,11 +219,11 @@ impl Bench {
             ),
         )?;
         let config = config.display().to_string();
-        self.program("millgate", &["start", "--config-path", &config], "/health")
+        self.program(&["start", "--config-path", &config], "/health")
     }
 
-    /// One of our programs on a free port, measured on core 0.
-    pub(super) fn program(&self, name: &str, arguments: &[&str], ready: &str) -> Result<Running> {
+    /// Our program on a free port, on core 0.
+    pub(super) fn program(&self, arguments: &[&str], ready: &str) -> Result<Running> {
         let port = free_port()?;
         let text = port.to_string();
         let data = self.folder.path().join("data").display().to_string();
@@ -200,7 +232,10 @@ impl Bench {
         if arguments.first() != Some(&"demo") {
             all.extend(["--data-dir", &data]);
         }
-        let mut command = pinned(0, self.programs.join(name), &all);
+        let mut command = pinned(0, &self.millgate, &all);
+        if let Some(profiles) = &self.profiles {
+            command.env("LLVM_PROFILE_FILE", profiles.join("%p.profraw"));
+        }
         if let Some(python) = &self.python {
             let folder = python.parent().context("an interpreter has a folder")?.display().to_string();
             let path = std::env::var("PATH").unwrap_or_default();
@@ -309,6 +344,20 @@ impl Bench {
         holder.stop();
         Ok(seen)
     }
+}
+
+/// A Redis beside the gateway, and how its configuration says so.
+fn redis() -> Result<(Process, String)> {
+    let port = free_port()?;
+    let text = port.to_string();
+    let arguments = ["--port", &text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+    let redis = Process::start(pinned(1, "redis-server", &arguments).stdout(Stdio::null()))?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        ensure!(Instant::now() < deadline, "redis-server does not answer");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok((redis, format!("shared: {{ redis: 'redis://127.0.0.1:{port}', replicas: 2 }}\n")))
 }
 
 fn free_port() -> Result<u16> {

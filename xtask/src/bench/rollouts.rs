@@ -47,7 +47,7 @@ fn gateway(bench: &Bench, text: &str) -> Result<(Running, PathBuf)> {
     let file = bench.folder.path().join("rollouts.yaml");
     std::fs::write(&file, text)?;
     let name = file.display().to_string();
-    Ok((bench.program("millgate", &["start", "--config-path", &name], "/livez")?, file))
+    Ok((bench.program(&["start", "--config-path", &name], "/livez")?, file))
 }
 
 fn ask(bench: &Bench, gateway: &Running, more: &[&str]) -> Result<super::Load> {

@@ -36,7 +36,7 @@ fn gateway(bench: &Bench, model: &str, serving: &str, body: &str) -> Result<Runn
         ),
     )?;
     let config = config.display().to_string();
-    let gateway = bench.program("millgate", &["start", "--config-path", &config], "/livez")?;
+    let gateway = bench.program(&["start", "--config-path", &config], "/livez")?;
     wait(bench, &gateway, body, "the model does not load")?;
     Ok(gateway)
 }
