@@ -8,11 +8,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use millgate_config::{Loaded, Problem, Severity, Values};
 use millgate_store::{ConfigVersion, Store};
-use millgate_types::{Fault, FieldError, Retry, Source, code};
+use millgate_types::{Fault, FieldError, code};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
-use crate::keys::now_ms;
+use crate::keys::{now_ms, unavailable};
 use crate::{ConfigSource, Gateway, secrets};
 
 /// The text that is served.
@@ -277,13 +277,6 @@ pub(crate) fn invalid(problems: Vec<Problem>) -> Fault {
         hint: problem.hint,
     };
     Fault::client(code::INVALID_CONFIG, text).with_errors(errors.into_iter().map(field).collect())
-}
-
-fn unavailable(error: millgate_store::StoreError) -> Fault {
-    let text = "the store cannot be reached: nothing was changed";
-    Fault::new(code::DEPENDENCY_UNAVAILABLE, Source::Gateway, Retry::Never, text)
-        .with_retry_after(std::time::Duration::from_secs(5))
-        .with_cause(error)
 }
 
 /// Says what kind of error it is, not where the file lies.

@@ -23,7 +23,7 @@ use crate::dispatch::mismatches;
 use crate::documents::Documents;
 use crate::granted::Granted;
 use crate::keys::{Keys, now_ms};
-use crate::ledger::Ledger;
+use crate::ledger::{Begun, Ledger};
 use crate::limits::Rule;
 use crate::secrets::Secrets;
 use crate::shared::Counters;
@@ -228,7 +228,7 @@ impl Gateway {
     pub async fn begin_budgets(self: &Arc<Self>) -> Result<(), StoreError> {
         let (Some(ledger), Some(keys)) = (&self.ledger, &self.keys) else { return Ok(()) };
         ledger.know_budgets(&self.snapshot().rules);
-        let begun = self.begin_fresh_budgets().await;
+        let begun = ledger.begin_budgets(&self.snapshot().rules, self.clock()).await.map(drop);
         if begun.is_err() && !ledger.is_unread() {
             return begun;
         }
@@ -243,7 +243,16 @@ impl Gateway {
     /// Lets those budgets begin that have not.
     pub(crate) async fn begin_fresh_budgets(&self) -> Result<(), StoreError> {
         let Some(ledger) = &self.ledger else { return Ok(()) };
-        ledger.begin_budgets(&self.snapshot().rules, self.clock()).await
+        let now = self.clock();
+        let begun = ledger.begin_budgets(&self.snapshot().rules, now).await?;
+        let Some(counters) = &self.shared else { return Ok(()) };
+        for Begun { limit, label, spent } in begun {
+            // Who had one before has counts that know nothing of the time between.
+            if let Err(error) = counters.raise(&limit, &label, spent, now).await {
+                tracing::warn!(%error, budget = %limit.name, whose = %label, "shared counts begin with what they had");
+            }
+        }
+        Ok(())
     }
 
     /// The budgets that were granted at run time.

@@ -61,7 +61,8 @@ pub(crate) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
-fn unavailable(error: StoreError) -> Fault {
+/// A store that does not answer. Code: `dependency_unavailable`.
+pub(crate) fn unavailable(error: StoreError) -> Fault {
     let text = "the store cannot be reached: nothing was changed";
     Fault::new(code::DEPENDENCY_UNAVAILABLE, Source::Gateway, Retry::Never, text)
         .with_retry_after(Duration::from_secs(5))

@@ -175,7 +175,7 @@ struct Addressed {
     /// `None`: the body's `model` names it, or `named`.
     endpoint: Option<Arc<Endpoint>>,
     /// The model's name and whether to stream, where the path says so.
-    named: Option<(Box<str>, bool)>,
+    named: Option<(Arc<str>, bool)>,
     /// A stream goes out as one JSON array.
     array: bool,
     /// `None`: the endpoint's own.

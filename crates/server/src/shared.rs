@@ -189,6 +189,17 @@ impl Counters {
         Err(StoreError::Database("budgets could not begin".to_owned()))
     }
 
+    /// Raises what was spent of a budget to what the ledger says: it may have counted nothing for a while.
+    pub(crate) async fn raise(
+        &self,
+        limit: &Limit,
+        label: &str,
+        spent: u64,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        self.shared.raise(&cell(limit, label, now), spent).await
+    }
+
     fn end(&self, ended: impl Iterator<Item = Ended>) {
         let mut waiting = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() < WAITING {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::page::{self, CURSOR, LIMIT, Page};
 use super::{Answer, Context, Manner, Route, tag};
 use crate::documents::{self, Documents, NewText, Put, Served};
+use crate::keys::unavailable;
 
 /// The longest reason, in bytes.
 const REASON: usize = 1000;
@@ -323,15 +324,14 @@ async fn undo(context: &Context) -> Result<Answer, Fault> {
     let documents = kept(context)?;
     let store = documents.store()?;
     let served = documents.served();
-    let unreachable = |error| unavailable(error);
     let to = match asked.to {
-        Some(id) => store.config(id).await.map_err(unreachable)?,
+        Some(id) => store.config(id).await.map_err(unavailable)?,
         None => {
             let Some(now) = served.version else { return Err(no_version()) };
             // Going back twice goes back further.
-            let now = store.config(now).await.map_err(unreachable)?.ok_or_else(no_version)?;
+            let now = store.config(now).await.map_err(unavailable)?.ok_or_else(no_version)?;
             let from = now.restored.unwrap_or(now.id);
-            store.config_before(from, &served.digest).await.map_err(unreachable)?
+            store.config_before(from, &served.digest).await.map_err(unavailable)?
         }
     };
     let missing = || match asked.to {
@@ -400,10 +400,6 @@ fn at_start(old: &Config, new: &Config) -> Vec<&'static str> {
 
 fn no_version() -> Fault {
     Fault::invalid_value("to", "what is served is not in the history: name a version")
-}
-
-fn unavailable(error: millgate_store::StoreError) -> Fault {
-    Fault::gateway(code::DEPENDENCY_UNAVAILABLE, "the store cannot be reached").with_cause(error)
 }
 
 async fn history(context: &Context) -> Result<Answer, Fault> {

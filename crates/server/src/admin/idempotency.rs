@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Answer, Context};
-use crate::keys::now_ms;
+use crate::keys::{now_ms, unavailable};
 use crate::secrets::Secrets;
 
 /// How long a key holds.
@@ -61,13 +61,6 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
         return Err(wrong());
     }
     Ok(Some(plain.to_owned()))
-}
-
-fn unavailable(error: StoreError) -> Fault {
-    let text = "the store cannot be reached: nothing was changed";
-    Fault::gateway(code::DEPENDENCY_UNAVAILABLE, text)
-        .with_retry_after(Duration::from_secs(5))
-        .with_cause(error)
 }
 
 fn place(id: &str) -> String {

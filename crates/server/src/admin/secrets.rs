@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 use millgate_config::is_secret_name;
-use millgate_store::{SecretRow, StoreError};
+use millgate_store::SecretRow;
 use millgate_types::{Fault, Permission, code};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::page::{self, CURSOR, LIMIT, Page};
 use super::{Answer, Context, Manner, Route, tag};
+use crate::keys::unavailable;
 use crate::secrets::Secrets;
 
 /// The longest value, in bytes.
@@ -121,10 +122,6 @@ fn is_used(context: &Context, reference: &str) -> bool {
 fn secrets(context: &Context) -> Result<&Secrets, Fault> {
     let none = || Fault::client(code::NOT_IMPLEMENTED, "this gateway keeps no store, and so no secrets");
     context.gateway.secrets.as_deref().ok_or_else(none)
-}
-
-pub(super) fn unavailable(error: StoreError) -> Fault {
-    Fault::gateway(code::DEPENDENCY_UNAVAILABLE, "the store cannot be reached").with_cause(error)
 }
 
 async fn find(context: &Context) -> Result<Option<SecretView>, Fault> {

@@ -7,9 +7,8 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 
 use super::page::{self, CURSOR, LIMIT, Page};
-use super::secrets::unavailable;
 use super::{Answer, Context, Manner, Route};
-use crate::keys::now_ms;
+use crate::keys::{now_ms, unavailable};
 
 /// Characters of a session's hash that name it. Nobody signs on with it.
 const ID: usize = 24;

@@ -2,6 +2,7 @@
 //! that turns the caller's bytes into the target's.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use millgate_dialect::scan::{self, Kind, Member};
@@ -41,7 +42,7 @@ struct Spot {
 /// The `model` member.
 #[derive(Debug)]
 pub(crate) struct Model {
-    pub(crate) name: Box<str>,
+    pub(crate) name: Arc<str>,
     /// Where its value stands, quotes included; `None` when the path names it, not the body.
     span: Option<Range<usize>>,
 }
@@ -209,7 +210,7 @@ impl Facts {
     }
 
     /// What the path says in place of the body.
-    pub(crate) fn name(&mut self, model: Box<str>, stream: bool) {
+    pub(crate) fn name(&mut self, model: Arc<str>, stream: bool) {
         self.model = Some(Model { name: model, span: None });
         self.stream = stream;
     }

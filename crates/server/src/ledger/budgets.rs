@@ -13,6 +13,13 @@ use crate::granted::Granted;
 use crate::keys::Keys;
 use crate::limits::{Rule, Who};
 
+/// A granted budget that has begun just now, with what was spent before.
+pub(crate) struct Begun {
+    pub(crate) limit: Arc<Limit>,
+    pub(crate) label: Arc<str>,
+    pub(crate) spent: u64,
+}
+
 /// The budgets, and which of them have begun.
 pub(super) struct Budgets {
     /// Those of the present configuration.
@@ -49,19 +56,20 @@ impl Ledger {
     }
 
     /// Lets budgets begin with what was spent in their windows before: those of the configuration, and those that were
-    /// granted.
-    pub(crate) async fn begin_budgets(&self, rules: &[Rule], now: Now) -> Result<(), StoreError> {
+    /// granted, which it gives.
+    pub(crate) async fn begin_budgets(&self, rules: &[Rule], now: Now) -> Result<Vec<Begun>, StoreError> {
         let _one = self.budgets.beginning.lock().await;
         self.begin_configured(rules, now).await?;
         let granted = self.budgets.granted.rules();
+        let mut begun = Vec::new();
         for rule in granted.iter() {
-            self.begin_granted(rule, now).await?;
+            self.begin_granted(rule, now, &mut begun).await?;
         }
         // Who loses theirs and is granted one again begins again.
         let is_there = |number: u64| granted.iter().any(|rule| rule.limit.cells.number() == number);
         lock(&self.budgets.begun_by).retain(|number, _| is_there(*number));
         self.budgets.unread.store(false, Relaxed);
-        Ok(())
+        Ok(begun)
     }
 
     async fn begin_configured(&self, rules: &[Rule], now: Now) -> Result<(), StoreError> {
@@ -93,7 +101,7 @@ impl Ledger {
     }
 
     /// Those that were granted something since the last time begin with what they spent.
-    async fn begin_granted(&self, rule: &Rule, now: Now) -> Result<(), StoreError> {
+    async fn begin_granted(&self, rule: &Rule, now: Now, begun: &mut Vec<Begun>) -> Result<(), StoreError> {
         let (Some(whose), Some(from)) = (rule.whose(), window_start(&rule.limit, now)) else { return Ok(()) };
         let number = rule.limit.cells.number();
         let all: HashSet<Box<str>> = rule.limit.amounts.keys().cloned().collect();
@@ -106,8 +114,15 @@ impl Ledger {
             let one = if fresh.len() == 1 { fresh.iter().next() } else { None };
             let spent = self.store.spent(whose, from, one.map(|one| &**one)).await?;
             let spent = spent.into_iter().filter(|(who, _)| fresh.contains(&**who));
-            let positive = |(who, cost): (String, i64)| Some((who.into(), u64::try_from(cost).ok()?));
-            book(&rule.limit, spent.filter_map(positive), now);
+            let positive = |(who, cost): (String, i64)| Some((Arc::from(who), u64::try_from(cost).ok()?));
+            let spent: Vec<(Arc<str>, u64)> = spent.filter_map(positive).collect();
+            let of = |(label, spent): &(Arc<str>, u64)| Begun {
+                limit: Arc::clone(&rule.limit),
+                label: Arc::clone(label),
+                spent: *spent,
+            };
+            begun.extend(spent.iter().map(of));
+            book(&rule.limit, spent, now);
         }
         lock(&self.budgets.begun_by).insert(number, all);
         Ok(())

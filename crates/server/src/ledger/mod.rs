@@ -19,6 +19,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::keys::{Keys, now_ms};
 
+pub(crate) use budgets::Begun;
 use budgets::Budgets;
 
 /// Pause between two writes.

@@ -255,6 +255,23 @@ async fn replicas_share_what_a_key_was_granted() {
         tokio::time::sleep(std::time::Duration::from_millis(150)).await;
     }
     assert_eq!(admitted, 3, "six in all, at both together");
+    // Taken away and granted again: what was spent between counts.
+    let path = format!("/keys/{id}");
+    admin(&one, "PATCH", &path, json!({ "budget": null })).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    for gateway in [&one, &other] {
+        assert_eq!(call(gateway, &key).await.status, 200);
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let budget = json!({ "usd": usd(9 * COST + 20_000), "per": "month" });
+    admin(&one, "PATCH", &path, json!({ "budget": budget })).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let mut admitted = 0;
+    for gateway in [&one, &other].into_iter().cycle().take(4) {
+        admitted += usize::from(call(gateway, &key).await.status == 200);
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    }
+    assert_eq!(admitted, 1, "nine in all");
     one.close().await;
     other.close().await;
 }

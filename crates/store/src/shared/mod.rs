@@ -230,7 +230,20 @@ impl Shared {
         pipe.cmd("PEXPIRE").arg(&key).arg(cell.life()).ignore();
         pipe.query_async::<()>(&mut connection).await.map_err(|error| failed(&error))
     }
+
+    /// Raises what a budget's cell holds as spent to a sum, where there is a cell and it holds less.
+    pub async fn raise(&self, cell: &SharedCell, spent: u64) -> Result<(), StoreError> {
+        let script = Script::new(RAISE);
+        let mut call = script.key(name(cell));
+        call.arg(spent);
+        let mut connection = self.connection.clone();
+        call.invoke_async::<()>(&mut connection).await.map_err(|error| failed(&error))
+    }
 }
+
+/// What [`Shared::raise`] does, in one step.
+const RAISE: &str = "local used = tonumber(redis.call('HGET', KEYS[1], 'u') or '-1')
+if used >= 0 and used < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'u', ARGV[1]) end";
 
 /// All keys are in one slot of a cluster: a script touches several.
 fn name(cell: &SharedCell) -> String {
