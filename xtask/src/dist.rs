@@ -56,6 +56,14 @@ pub(crate) fn dist() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Whether the work that it is optimised by is answered.
+pub(crate) fn rehearse() -> Result<()> {
+    section("the work that `cargo xtask dist` optimises by");
+    run(&mut cargo(&["build", "--locked", "-p", "millgate", "-p", "millgate-testkit", "--bins"]))?;
+    let folder = test::target().join("debug");
+    bench::train(&folder, &folder.join("millgate"), None)
+}
+
 fn build(arguments: &[&str], flags: Option<&str>) -> Result<()> {
     let mut build = cargo(&[&["build", "--locked", "--profile", "dist"], arguments].concat());
     if let Some(flags) = flags {

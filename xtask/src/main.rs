@@ -29,7 +29,11 @@ enum Command {
     /// All tests: Rust, then end to end with Python clients and a real MLflow.
     Test(test::Arguments),
     /// Build target/dist/millgate, optimised as a whole and by a profile of itself at work.
-    Dist,
+    Dist {
+        /// Only put the debug build to the same work, as the tests do.
+        #[arg(long)]
+        rehearse: bool,
+    },
     /// Measure against nginx on this machine and write docs/benchmarks.md.
     Bench(bench::Arguments),
     /// Write the generated files.
@@ -52,7 +56,8 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Check => check::check(),
         Command::Test(arguments) => test::test(&arguments),
-        Command::Dist => dist::dist().map(drop),
+        Command::Dist { rehearse: false } => dist::dist().map(drop),
+        Command::Dist { rehearse: true } => dist::rehearse(),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Gen { check } => generate::generate(check),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),

@@ -5,7 +5,7 @@ use clap::Args;
 
 use crate::shell::{cargo, command, is_ci, root, run, section};
 use crate::{
-    bench, fuzz, node, postgres, python,
+    dist, fuzz, node, postgres, python,
     shell::{ensure_apt, say},
 };
 
@@ -68,8 +68,7 @@ pub(crate) fn test(arguments: &Arguments) -> Result<()> {
             "loom",
         ]))?;
         fuzz::smoke(5, None)?;
-        section("the work that `cargo xtask dist` optimises by");
-        bench::train(&folder, &gateway, None)?;
+        dist::rehearse()?;
     }
     if let (false, Some(python)) = (arguments.no_python, &python) {
         section("JavaScript clients");
