@@ -17,36 +17,24 @@ pub(crate) fn dist() -> Result<PathBuf> {
     section("the program that counts");
     let host = host()?;
     let built = test::target().join("pgo");
+    let place = built.display().to_string();
     // With a target named, build scripts and macros are built without the flags, and once.
-    let arguments = |into: &Path| {
-        ["-p", "millgate", "--target", &host.triple, "--target-dir", &into.display().to_string()]
-            .map(str::to_owned)
-    };
-    let own = arguments(&built);
-    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    let arguments = ["-p", "millgate", "--target", &host.triple, "--target-dir", &place];
     let profiles = built.join("profiles");
-    build(&own, Some(&format!("-Cprofile-generate={}", profiles.display())))?;
+    build(&arguments, Some(&format!("-Cprofile-generate={}", profiles.display())))?;
     let program = built.join(&host.triple).join("dist/millgate");
     let number = Sha256::digest(std::fs::read(&program)?);
     // Its name changes with what was counted: cargo does not look into it.
     let profile = built.join(format!("{}.profdata", millgate_types::hex(&number[..6])));
     if !profile.is_file() {
         section("at work");
-        let counting = built.join("counting");
-        std::fs::copy(&program, &counting)?;
         let _none = std::fs::remove_dir_all(&profiles);
         std::fs::create_dir_all(&profiles)?;
-        bench::train(&folder, &counting, Some(&profiles))?;
-        let mut words = vec!["merge".to_owned(), "-o".to_owned(), profile.display().to_string()];
-        for entry in std::fs::read_dir(&profiles)? {
-            words.push(entry?.path().display().to_string());
-        }
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        run(&mut command(profdata(&host)?, &words))?;
-        std::fs::remove_dir_all(&profiles)?;
+        bench::train(&folder, &program, Some(&profiles))?;
+        merge(&host, &profiles, &profile)?;
     }
     section("the program");
-    build(&own, Some(&format!("-Cprofile-use={}", profile.display())))?;
+    build(&arguments, Some(&format!("-Cprofile-use={}", profile.display())))?;
     let place = folder.join("millgate");
     // Not in the place of one that runs.
     let _none = std::fs::remove_file(&place);
@@ -54,6 +42,19 @@ pub(crate) fn dist() -> Result<PathBuf> {
     let version = output(&mut command(&place, &["--version"])).context("the program does not run")?;
     say(&format!("{}: {}", place.display(), version.trim()));
     Ok(folder)
+}
+
+/// Makes one profile of what several processes counted. It is there whole, or not at all.
+fn merge(host: &Host, profiles: &Path, profile: &Path) -> Result<()> {
+    let unfinished = profile.with_extension("unfinished");
+    let mut merge = command(profdata(host)?, &["merge", "-o"]);
+    merge.arg(&unfinished);
+    for entry in std::fs::read_dir(profiles)? {
+        merge.arg(entry?.path());
+    }
+    run(&mut merge)?;
+    std::fs::rename(&unfinished, profile)?;
+    Ok(std::fs::remove_dir_all(profiles)?)
 }
 
 /// Whether the work that it is optimised by is answered.
