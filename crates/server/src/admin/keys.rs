@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use millgate_config::{OwnerConfig, Period};
 use millgate_store::KeyRecord;
-use millgate_types::{Fault, Permission, Permissions, Retry, Source, code};
+use millgate_types::{Fault, Permission, Permissions, code};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -348,7 +348,7 @@ async fn issue(context: &Context) -> Result<Answer, Fault> {
         ..KeyRecord::default()
     };
     let (key, issued) = keys.issue(record).await?;
-    begin_budget(context, budget.is_some()).await?;
+    begin_budget(context, budget.is_some()).await;
     note(context, "issued", &issued);
     let view = KeyView::issued(keys, &issued);
     let answer =
@@ -364,20 +364,24 @@ fn expiry(period: Period) -> Result<i64, Fault> {
     Ok(now_ms().saturating_add(i64::try_from(period.0.as_millis()).unwrap_or(i64::MAX)))
 }
 
-/// Refuses roles that there are not, and what would exceed the caller's own rights.
-fn bounded(context: &Context, roles: &[String], reach: &Reach) -> Result<(), Fault> {
-    let mut permissions = Vec::new();
-    for (at, role) in roles.iter().enumerate() {
-        let known = Permission::parse(role).ok_or_else(|| {
+/// What roles allow. Fault: `invalid_value` for one that there is not, at its place.
+pub(super) fn permissions(roles: &[String]) -> Result<Permissions, Fault> {
+    let known = |(at, role): (usize, &String)| {
+        Permission::parse(role).ok_or_else(|| {
             let text = "a role is `invoke`, `read`, `manage` or `admin`";
             Fault::invalid_value(format!("roles[{at}]"), text)
-        })?;
-        permissions.push(known);
-    }
-    if permissions.is_empty() {
+        })
+    };
+    roles.iter().enumerate().map(known).collect()
+}
+
+/// Refuses roles that there are not, and what would exceed the caller's own rights.
+fn bounded(context: &Context, roles: &[String], reach: &Reach) -> Result<(), Fault> {
+    let permissions = permissions(roles)?;
+    if roles.is_empty() {
         return Err(Fault::invalid_value("roles", "a key has at least one role"));
     }
-    within(context, permissions.into_iter().collect(), "roles")?;
+    within(context, permissions, "roles")?;
     if !reach.scope().is_within(&context.identity.scope) {
         let text = "it would reach what your own key may not";
         return Err(Fault::client(code::PERMISSION_DENIED, text).with_param("endpoints"));
@@ -412,16 +416,12 @@ pub(super) fn granted(asked: Patch<Grant>, before: Option<Value>) -> Result<Opti
     }
 }
 
-/// A budget that is another now begins with what was spent by whom it is for.
-pub(super) async fn begin_budget(context: &Context, is_other: bool) -> Result<(), Fault> {
-    if !is_other {
-        return Ok(());
+/// A budget that is another now begins with what was spent by whom it is for. The change is made by then: a store that is
+/// gone just now is asked again behind it, and a key that was issued is not lost with its answer.
+pub(super) async fn begin_budget(context: &Context, is_other: bool) {
+    if is_other && let Err(error) = context.gateway.begin_fresh_budgets().await {
+        tracing::warn!(%error, "what was spent of a new budget cannot be read yet");
     }
-    let unread = |error| {
-        let text = "what was spent before cannot be read; the budget begins with that as soon as it can";
-        Fault::new(code::DEPENDENCY_UNAVAILABLE, Source::Gateway, Retry::Never, text).with_cause(error)
-    };
-    context.gateway.begin_fresh_budgets().await.map_err(unread)
 }
 
 async fn change(context: &Context) -> Result<Answer, Fault> {
@@ -455,7 +455,7 @@ async fn change(context: &Context) -> Result<Answer, Fault> {
     let Some(changed) = keys.change(record).await? else {
         return Err(Fault::invalid_value("id", "somebody else changed it at the same moment; look again"));
     };
-    begin_budget(context, is_other).await?;
+    begin_budget(context, is_other).await;
     note(context, "changed", &changed);
     let (before, after) = (KeyView::issued(keys, &key), KeyView::issued(keys, &changed));
     Ok(Answer::ok(&after)?.tagged(state(&changed)).changing(Some(&before), &after))

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 use millgate_store::PrincipalRecord;
-use millgate_types::{Fault, Permission, Permissions, code};
+use millgate_types::{Fault, Permission, code};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use super::keys::{begin_budget, granted, keys, word};
+use super::keys::{begin_budget, granted, keys, permissions, word};
 use super::patch::Patch;
 use super::{Answer, Context, Manner, Route};
 use crate::directory::{Directory, Kind, Member};
@@ -275,7 +275,7 @@ async fn create(context: &Context, kind: Kind) -> Result<Answer, Fault> {
     allowed(context, kind, &record)?;
     let name = record.name.clone();
     keys.add_principal(record).await?;
-    begin_budget(context, budget.is_some()).await?;
+    begin_budget(context, budget.is_some()).await;
     let view = note(context, kind, &name, "made")?;
     Ok(Answer::with(StatusCode::CREATED, &view)?.changing(None, &view))
 }
@@ -306,7 +306,7 @@ async fn change(context: &Context, kind: Kind) -> Result<Answer, Fault> {
     }
     allowed(context, kind, &record)?;
     let answer = written(context, kind, member, record, &directory, "changed").await?;
-    begin_budget(context, is_other).await?;
+    begin_budget(context, is_other).await;
     Ok(answer)
 }
 
@@ -396,15 +396,7 @@ fn allowed(context: &Context, kind: Kind, record: &PrincipalRecord) -> Result<()
     if kind == Kind::User && !is_admin && record.parent.as_deref() != caller.owner.team.as_deref() {
         return refused("team", "only an admin changes users of other teams");
     }
-    let mut permissions = Vec::new();
-    for (at, role) in record.roles.iter().enumerate() {
-        let known = Permission::parse(role).ok_or_else(|| {
-            let text = "a role is `invoke`, `read`, `manage` or `admin`";
-            Fault::invalid_value(format!("roles[{at}]"), text)
-        })?;
-        permissions.push(known);
-    }
-    if !permissions.into_iter().collect::<Permissions>().are_within(caller.permissions) {
+    if !permissions(&record.roles)?.are_within(caller.permissions) {
         return refused("roles", "it has roles that your own key has not");
     }
     let reach: Reach = serde_json::from_value(record.scope.clone()).unwrap_or_default();
