@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use millgate_testkit::client::{self, Answer};
+use millgate_testkit::client::Answer;
 use millgate_testkit::{FakeProvider, Redis, TestGateway};
 use serde_json::{Value, json};
 
+use super::keys::{ADMIN, MANAGER, send};
 use super::pass::chat;
 
-const ADMIN: &str = "mg-admin-key-0123456789a";
-const MANAGER: &str = "mg-manager-key-012345678";
 /// What a call with `max_tokens: 7` costs: the fake answers 9 prompt and 7 completion tokens.
 const COST: u64 = 9_000 + 70_000;
 
@@ -31,14 +30,6 @@ access:
 {more}",
         fake.base_url()
     )
-}
-
-async fn send(gateway: &TestGateway, key: &str, method: &str, path: &str, body: &Value) -> Answer {
-    let bearer = format!("Bearer {key}");
-    let headers = [("Authorization", &*bearer), ("Content-Type", "application/json")];
-    client::send(gateway.address(), method, path, &headers, body.to_string().as_bytes())
-        .await
-        .expect("a whole answer")
 }
 
 async fn admin(gateway: &TestGateway, method: &str, path: &str, body: Value) -> Value {

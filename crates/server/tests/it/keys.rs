@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::config;
 use super::pass::chat;
 
-const ADMIN: &str = "mg-admin-key-0123456789a";
-const MANAGER: &str = "mg-manager-key-012345678";
+pub(super) const ADMIN: &str = "mg-admin-key-0123456789a";
+pub(super) const MANAGER: &str = "mg-manager-key-012345678";
 
 async fn start(fake: &FakeProvider) -> TestGateway {
     let access = format!(
@@ -21,7 +21,7 @@ async fn start(fake: &FakeProvider) -> TestGateway {
     TestGateway::start(&config(fake, &["ok", "json"], &access)).await
 }
 
-async fn send(gateway: &TestGateway, key: &str, method: &str, path: &str, body: &Value) -> Answer {
+pub(super) async fn send(gateway: &TestGateway, key: &str, method: &str, path: &str, body: &Value) -> Answer {
     let bearer = format!("Bearer {key}");
     let headers = [("Authorization", &*bearer), ("Content-Type", "application/json")];
     client::send(gateway.address(), method, path, &headers, body.to_string().as_bytes())
