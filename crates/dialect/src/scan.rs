@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use millgate_types::{Fault, code};
+use wide::u8x16;
 
 /// Nesting deeper than this is refused.
 pub const MAX_DEPTH: usize = 128;
@@ -405,42 +406,43 @@ impl<'a> Scanner<'a> {
     fn string(&mut self) -> Result<Range<usize>, Refused> {
         self.expect(b'"', "expected a string")?;
         let start = self.at;
-        'blocks: while let Some((block, _)) = self.body[self.at..].split_first_chunk::<BLOCK>() {
+        'blocks: loop {
             let base = self.at;
-            let found = specials(block);
-            if found[0] | found[1] | found[2] | found[3] == 0 {
+            let mut marks = specials(&self.block());
+            if marks == 0 {
                 self.at = base + BLOCK;
                 self.plain();
                 continue;
             }
-            for (index, mut marks) in found.into_iter().enumerate() {
-                while marks != 0 {
-                    self.at = base + index * 8 + marks.trailing_zeros() as usize / 8;
-                    if self.body[self.at] == b'"' {
+            while marks != 0 {
+                self.at = base + marks.trailing_zeros() as usize;
+                match self.peek() {
+                    Some(b'"') => {
                         self.at += 1;
                         return Ok(start..self.at - 1);
                     }
-                    self.escape_or_control()?;
-                    let past = self.at - (base + index * 8);
-                    if past >= 8 {
-                        continue 'blocks;
-                    }
-                    marks &= !0 << (past * 8);
+                    Some(_) => self.escape_or_control()?,
+                    None => return Err(invalid(self.at, "the text ends inside a string")),
                 }
+                let past = self.at - base;
+                if past >= BLOCK {
+                    continue 'blocks;
+                }
+                marks &= u32::MAX << past;
             }
             self.at = base + BLOCK;
         }
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(start..self.at - 1);
-                }
-                Some(byte) if byte >= 0x20 && byte != b'\\' => self.at += 1,
-                Some(_) => self.escape_or_control()?,
-                None => return Err(invalid(self.at, "the text ends inside a string")),
-            }
+    }
+
+    /// The next bytes; behind the end of the text there are quotes.
+    fn block(&self) -> [u8; BLOCK] {
+        let rest = &self.body[self.at..];
+        if let Some(block) = rest.first_chunk() {
+            return *block;
         }
+        let mut block = [b'"'; BLOCK];
+        block[..rest.len()].copy_from_slice(rest);
+        block
     }
 
     /// Steps over the plain text of a long string, up to a quote, a backslash or a control character.
@@ -448,7 +450,7 @@ impl<'a> Scanner<'a> {
         let rest = &self.body[self.at..];
         let text = &rest[..memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len())];
         let least = text.iter().fold(u8::MAX, |least, byte| least.min(*byte));
-        let control = || text.iter().position(|byte| *byte < 0x20);
+        let control = || text.iter().position(|byte| is_special(*byte));
         self.at += (least < 0x20).then(control).flatten().unwrap_or(text.len());
     }
 
@@ -513,33 +515,30 @@ const BLOCK: usize = 32;
 pub(crate) fn plain_length(text: &[u8]) -> usize {
     let (blocks, rest) = text.as_chunks::<BLOCK>();
     for (number, block) in blocks.iter().enumerate() {
-        for (index, marks) in specials(block).into_iter().enumerate() {
-            if marks != 0 {
-                return number * BLOCK + index * 8 + marks.trailing_zeros() as usize / 8;
-            }
+        let marks = specials(block);
+        if marks != 0 {
+            return number * BLOCK + marks.trailing_zeros() as usize;
         }
     }
-    let special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
-    text.len() - rest.len() + rest.iter().position(special).unwrap_or(rest.len())
+    text.len() - rest.len() + rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len())
 }
 
-/// Per eight bytes a word in which the highest bit of each byte says that it is a quote, a backslash or a
-/// control character. The first loop has the shape that the compiler turns into byte-wise vector compares.
-#[expect(clippy::needless_bitwise_bool, reason = "this is what gets vectorised")]
+/// A quote, a backslash or a control character.
+fn is_special(byte: u8) -> bool {
+    byte < 0x20 || matches!(byte, b'"' | b'\\')
+}
+
+/// A bit for each byte, the lowest for the first: whether [`is_special`] says so.
 #[inline]
-fn specials(block: &[u8; BLOCK]) -> [u64; BLOCK / 8] {
-    let mut flags = [0_u8; BLOCK];
-    for index in 0..BLOCK {
-        let byte = block[index];
-        flags[index] = u8::from((byte == b'"') | (byte == b'\\') | (byte < 0x20)) << 7;
-    }
-    let (words, _) = flags.as_chunks::<8>();
-    [
-        u64::from_le_bytes(words[0]),
-        u64::from_le_bytes(words[1]),
-        u64::from_le_bytes(words[2]),
-        u64::from_le_bytes(words[3]),
-    ]
+fn specials(block: &[u8; BLOCK]) -> u32 {
+    let half = |bytes: &[u8; BLOCK / 2]| {
+        let bytes = u8x16::new(*bytes);
+        let control = bytes.min(u8x16::splat(0x1F)).simd_eq(bytes);
+        let special = control | bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\'));
+        special.to_bitmask()
+    };
+    let (halves, _) = block.as_chunks();
+    half(&halves[0]) | half(&halves[1]) << (BLOCK / 2)
 }
 
 #[cfg(test)]

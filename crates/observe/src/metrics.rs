@@ -3,7 +3,6 @@
 
 mod labels;
 
-use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -61,7 +60,7 @@ pub struct Metrics {
     attempts: Family<TargetLabels, Counter>,
     hops: Family<HopLabels, Counter>,
     records_dropped: Counter,
-    handles: Mutex<HashMap<Key, Handles>>,
+    handles: Mutex<foldhash::HashMap<Key, Handles>>,
     /// Requests that are being served.
     pub requests_in_flight: Gauge<i64, std::sync::atomic::AtomicI64>,
     /// Open client connections.

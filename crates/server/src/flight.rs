@@ -7,10 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 use millgate_config::PredictionPrice;
-use millgate_policy::{Amounts, Measure, Reservation};
+use millgate_policy::{Amounts, Measure, Now, Reservation};
 use millgate_provider::Price;
 use millgate_types::{Dialect, Exchange, Fault, Money, Operation, Outcome, RequestId, Settlement, Usage};
 
+use crate::keys::unix_ms;
 use crate::shared::Holding;
 use crate::{Gateway, admit};
 
@@ -29,6 +30,8 @@ pub(crate) struct Flight {
     /// The records of this request's hops, from the first one on.
     hops: Option<Arc<Hops>>,
     began: Instant,
+    /// The same by the wall clock, in milliseconds since 1970.
+    began_ms: i64,
     /// Headers that a refusal carries: `Allow`, `x-ratelimit-*`.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// What the target's tokens cost.
@@ -50,6 +53,7 @@ impl Flight {
         record.path = path[..cut].into();
         record.peer = Some(peer);
         Self {
+            began_ms: unix_ms(record.started),
             record: Some(Box::new(record)),
             gateway: Arc::clone(gateway),
             parent: None,
@@ -94,6 +98,16 @@ impl Flight {
 
     pub(crate) fn request_id(&self) -> RequestId {
         self.record.as_ref().expect("the record leaves only with the flight itself").request_id
+    }
+
+    /// The present, as limits see it. The wall clock was read when the request came.
+    pub(crate) fn clock(&self) -> Now {
+        self.clock_at(Instant::now())
+    }
+
+    fn clock_at(&self, now: Instant) -> Now {
+        let since = now.duration_since(self.began).as_millis() as i64;
+        self.gateway.clock_at(now, self.began_ms + since)
     }
 
     /// Notes the first byte from the upstream or model; later calls change nothing.
@@ -147,7 +161,7 @@ impl Flight {
 
     /// Lets go what was reserved since, for a try that used nothing.
     pub(crate) fn let_go(&mut self, (here, shared): (usize, usize)) {
-        let now = self.gateway.clock();
+        let now = self.clock();
         self.holding.split_off(shared).settle(&Amounts::default());
         let mut tried = self.reservation.split_off(here);
         tried.landed(now);
@@ -179,7 +193,7 @@ impl Flight {
         self.bounds.output_tokens += more;
         let cost = self.price.as_ref().and_then(|price| price.most(0, more));
         self.bounds.cost += cost.and_then(|cost| u64::try_from(cost.0).ok()).unwrap_or(0);
-        let now = self.gateway.clock();
+        let now = self.clock();
         let extended = self.reservation.extend(&self.bounds, now);
         extended.map_err(|refused| admit::exceeded(&refused, self))
     }
@@ -208,7 +222,7 @@ impl Drop for Flight {
         if let Some(mut record) = self.record.take() {
             let now = Instant::now();
             record.duration = now.duration_since(self.began);
-            self.reservation.landed(self.gateway.clock_at(now));
+            self.reservation.landed(self.clock_at(now));
             self.holding.landed();
             if !self.reservation.is_empty() {
                 let (held, gateway) = (std::mem::take(&mut self.reservation), Arc::downgrade(&self.gateway));
@@ -282,6 +296,7 @@ impl Departures {
         record.operation = Some(operation);
         record.attempts = 1;
         Flight {
+            began_ms: unix_ms(record.started),
             record: Some(Box::new(record)),
             gateway: Arc::clone(&self.gateway),
             parent: Some((Arc::clone(&self.hops), self.merge)),

@@ -338,17 +338,22 @@ impl Gateway {
 
     /// The present, as breakers and keys see it: never 0.
     pub(crate) fn millis(&self) -> Millis {
-        self.epoch.elapsed().as_millis() as Millis + 1
+        self.millis_at(Instant::now())
+    }
+
+    /// The same where the clock was read already.
+    pub(crate) fn millis_at(&self, now: Instant) -> Millis {
+        now.duration_since(self.epoch).as_millis() as Millis + 1
     }
 
     /// The present, as limits see it.
     pub(crate) fn clock(&self) -> Now {
-        self.clock_at(Instant::now())
+        self.clock_at(Instant::now(), now_ms())
     }
 
-    /// The same where the monotonic clock was read already.
-    pub(crate) fn clock_at(&self, now: Instant) -> Now {
-        Now { monotonic: now.duration_since(self.epoch).as_nanos() as u64, wall_ms: now_ms() }
+    /// The same where the clocks were read already.
+    pub(crate) fn clock_at(&self, now: Instant, wall_ms: i64) -> Now {
+        Now { monotonic: now.duration_since(self.epoch).as_nanos() as u64, wall_ms }
     }
 }
 

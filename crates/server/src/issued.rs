@@ -296,7 +296,7 @@ struct Secret {
 /// All keys at one moment.
 #[derive(Clone, Default)]
 pub(crate) struct Known {
-    by_hash: HashMap<[u8; 32], Secret>,
+    by_hash: foldhash::HashMap<[u8; 32], Secret>,
     by_id: BTreeSet<ById>,
     pub(crate) directory: Arc<Directory>,
 }

@@ -13,6 +13,7 @@ use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use futures_util::task::AtomicWaker;
 use http::Request;
 use hyper::body::Incoming;
@@ -436,9 +437,9 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let done = Done { connection: Arc::clone(&connection) };
         let (gateway, certificate) = (Arc::clone(&gateway), certificate.clone());
         // Boxed, because hyper keeps room for this future as long as the connection lives: idle connections
-        // and open streams should not pay for it.
-        Box::pin(async move {
-            let response = pipeline::serve(gateway, peer, certificate, request).await;
+        // and open streams should not pay for it. Not wrapped in another one, which would move it into itself.
+        let serving = Box::pin(pipeline::serve(gateway, peer, certificate, request));
+        serving.map(|response| {
             Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _done: done }))
         })
     });

@@ -29,7 +29,7 @@ use crate::identity::Identity;
 use crate::keys::{Keys, now_ms};
 use crate::limits::{Asked, Who};
 use crate::native::Native;
-use crate::reply::{Reply, ReplyBody, names};
+use crate::reply::{Reply, ReplyBody, names, value};
 use crate::snapshot::{Endpoint, Shown, Snapshot, Target};
 use crate::surface::{self, Surface};
 use crate::tls::ClientCertificate;
@@ -120,7 +120,8 @@ async fn handle(
             let asked = Asked { head, model: "", stream: false, bulk: false };
             let who = Who::of(&identity, peer, &native.label).target(&native.target).asked(asked);
             let allowance = admit::unread(gateway, &native.rules, &who, flight).await?;
-            let headers = allowance.headers().collect();
+            let mut headers = Vec::new();
+            allowance.tell(|name, value| headers.push((name, value)));
             let call = dispatch::NativeCall { native, identity: Arc::clone(&identity), path, body, headers };
             return Ok(Box::pin(dispatch::native(snapshot, call, head, flight)).await);
         }
@@ -132,8 +133,13 @@ async fn handle(
     }
     let decoded = decode(snapshot, addressed, identity, head, body, flight).await?;
     capture(gateway, snapshot, &decoded, flight);
-    let planned = admit(gateway, plan(decoded, flight)?, peer, head, flight).await?;
-    dispatch::dispatch(snapshot, planned, head, flight).await
+    let routed = plan(decoded, flight)?;
+    // Pinned here, both: futures of this size are not moved for nothing.
+    let planned = {
+        let admitted = pin!(admit(gateway, routed, peer, head, flight));
+        admitted.await?
+    };
+    pin!(dispatch::dispatch(snapshot, planned, head, flight)).await
 }
 
 /// Refuses what could not be recorded, where that is wanted.
@@ -523,13 +529,11 @@ pub(crate) fn name_of(step: &Step<Target>) -> &Arc<str> {
 /// Adds what every answer of an endpoint says about itself.
 pub(crate) fn label(mut reply: Reply, planned: &Planned, step: &Step<Target>) -> Reply {
     reply.headers.insert(names::ENDPOINT, planned.call.endpoint.header.clone());
-    let header = match step {
-        Step::Target(target) => Ok(target.header.clone()),
-        Step::Graph(graph) => HeaderValue::from_str(&graph.label),
+    let target = match step {
+        Step::Target(target) => target.header.clone(),
+        Step::Graph(graph) => value(graph.label.as_bytes()),
     };
-    reply.headers.extend(header.map(|header| (names::TARGET, header)));
-    for (name, value) in planned.allowance.headers() {
-        reply.headers.insert(name, value);
-    }
+    reply.headers.insert(names::TARGET, target);
+    planned.allowance.tell(|name, value| drop(reply.headers.insert(name, value)));
     reply
 }

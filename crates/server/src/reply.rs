@@ -2,8 +2,9 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use millgate_types::{Dialect, Fault, code};
@@ -135,21 +136,20 @@ impl Reply {
         record.status = self.status.as_u16();
         record.stream = matches!(self.body, Content::Stream(_));
         let mut headers = self.headers;
-        let mut values = Values::default();
-        headers.insert(names::REQUEST_ID, values.add(&record.request_id.hex()));
+        headers.insert(names::REQUEST_ID, value(&record.request_id.hex()));
         if record.attempts > 0 {
             let once = HeaderValue::from_static("1");
-            let attempts = if record.attempts == 1 { once } else { values.number(record.attempts.into()) };
+            let attempts = if record.attempts == 1 { once } else { number(record.attempts.into()) };
             headers.insert(names::ATTEMPTS, attempts);
         }
         let (usage, cost) = record.totals();
         if let Some(cost) = cost.filter(|_| matches!(self.body, Content::Whole(_))) {
-            headers.insert(names::COST, values.add(cost.text(&mut [0; 21])));
+            headers.insert(names::COST, value(cost.text(&mut [0; 21])));
         }
         if cost.is_none() && usage.total() > 0 && matches!(self.body, Content::Whole(_)) {
             headers.insert(names::UNPRICED, HeaderValue::from_static("true"));
         }
-        headers.insert(names::CONFIG, values.number(record.config_generation));
+        headers.insert(names::CONFIG, number(record.config_generation));
         let mut response = Response::new(ReplyBody { content: Some(self.body), flight });
         *response.status_mut() = self.status;
         *response.headers_mut() = headers;
@@ -157,32 +157,25 @@ impl Reply {
     }
 }
 
-/// Makes header values that share one allocation; each by itself would have its own.
-#[derive(Default)]
-pub(crate) struct Values(BytesMut);
-
-impl Values {
-    /// Bytes for some values.
-    const PIECE: usize = 96;
-
-    /// A text of visible ASCII; empty where it is none.
-    pub(crate) fn add(&mut self, text: &[u8]) -> HeaderValue {
-        if self.0.capacity() < text.len() {
-            self.0.reserve(Self::PIECE.max(text.len()));
-        }
-        self.0.extend_from_slice(text);
-        let value = HeaderValue::from_maybe_shared(self.0.split().freeze());
-        value.unwrap_or(HeaderValue::from_static(""))
-    }
-
-    pub(crate) fn number(&mut self, number: u64) -> HeaderValue {
-        self.add(itoa::Buffer::new().format(number).as_bytes())
-    }
+/// A text of visible ASCII as a header's value; empty where it is none.
+pub(crate) fn value(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A number as a header's value. `HeaderValue::from` allocates twice for it.
 pub(crate) fn number(number: u64) -> HeaderValue {
-    HeaderValue::from_str(itoa::Buffer::new().format(number)).unwrap_or(HeaderValue::from_static("0"))
+    value(itoa::Buffer::new().format(number).as_bytes())
+}
+
+/// A time as a header's value: `1500ms`.
+pub(crate) fn millis(time: Duration) -> HeaderValue {
+    let mut text = [0; 22];
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(time.as_millis() as u64).as_bytes();
+    let length = digits.len() + 2;
+    text[..digits.len()].copy_from_slice(digits);
+    text[digits.len()..length].copy_from_slice(b"ms");
+    value(&text[..length])
 }
 
 /// After these the rest of the connection cannot be trusted, or the caller should go elsewhere.

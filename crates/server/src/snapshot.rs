@@ -263,7 +263,7 @@ pub(crate) struct Snapshot {
     pub(crate) generation: u64,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     pub(crate) webhooks: Webhooks,
-    by_name: HashMap<Arc<str>, Arc<Endpoint>>,
+    by_name: foldhash::HashMap<Arc<str>, Arc<Endpoint>>,
     /// Endpoints whose names hold a `*`, the longest first.
     patterns: Vec<Arc<Endpoint>>,
     by_path: HashMap<String, Arc<Endpoint>>,
@@ -272,7 +272,7 @@ pub(crate) struct Snapshot {
     /// The endpoint for moderation calls that name none, as OpenAI's may: the only one there is.
     pub(crate) moderations: Option<Arc<Endpoint>>,
     natives: HashMap<String, Arc<Native>>,
-    keys: Option<HashMap<[u8; 32], Arc<Identity>>>,
+    keys: Option<foldhash::HashMap<[u8; 32], Arc<Identity>>>,
     /// Who else may call; `None`: nobody.
     pub(crate) sign_on: Option<Arc<SignOn>>,
     /// Everybody where no keys are asked for: on this machine, and elsewhere.

@@ -19,7 +19,11 @@ static PAIRS: [[u8; 2]; 256] = {
 /// The digits of `bytes`, two each.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|byte| pair(*byte)).map(char::from).collect()
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.extend(PAIRS[usize::from(*byte)].map(char::from));
+    }
+    text
 }
 
 /// The same without allocating, for sixteen bytes.

@@ -1,8 +1,9 @@
 //! Idle connections, kept in the thread that made them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use crate::connection::Connection;
 use crate::watchdog;

@@ -89,7 +89,7 @@ pub(crate) fn reported_cost(usage: &Map<String, Value>) -> Option<Money> {
     }
 }
 
-/// Reads the text of a usage object. The usual shape is read in place; anything else goes the long way.
+/// Reads the text of a usage object, which is known to be JSON. The usual shape is read in place; anything else goes the long way.
 pub(crate) fn read_text(text: &[u8]) -> Option<Usage> {
     plain(text).or_else(|| read(&serde_json::from_slice(text).ok()?))
 }
@@ -99,9 +99,12 @@ fn plain(text: &[u8]) -> Option<Usage> {
     let (mut prompt, mut completion, mut total) = (None, None, None);
     let (mut cached, mut audio_input, mut reasoning, mut audio_output) = (0, 0, 0, 0);
     let mut usual = true;
-    scan::visit(text, |name, kind, value| match name {
+    scan::visit_inner(text, |name, kind, value| match name {
         b"prompt_tokens" => prompt = tokens(value),
-        b"completion_tokens" => (completion, usual) = (tokens(value), usual && tokens(value).is_some()),
+        b"completion_tokens" => {
+            completion = tokens(value);
+            usual &= completion.is_some();
+        }
         b"total_tokens" => total = tokens(value),
         b"prompt_tokens_details" | b"completion_tokens_details" if kind == scan::Kind::Object => {
             scan::visit_inner(value, |detail, _, value| {
@@ -120,8 +123,7 @@ fn plain(text: &[u8]) -> Option<Usage> {
             });
         }
         _ => usual = false,
-    })
-    .ok()?;
+    });
     let (prompt, completion, total) = (prompt?, completion.unwrap_or(0), total?);
     let sums = prompt + completion == total && total <= MAX_PLAIN;
     let fits = cached + audio_input <= prompt && reasoning + audio_output <= completion;

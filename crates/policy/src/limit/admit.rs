@@ -43,8 +43,8 @@ impl Refused {
 
     fn by(ask: &Ask, cell: &Cell, share: u64, retry_after: Option<Duration>, now: Now) -> Self {
         let Ask { limit, label } = ask.clone();
-        let (count, room) = (cell.count(&limit, &label, now), cell.room(&limit, &label, share, now));
-        Self { limit, label, amount: count.amount, room, retry_after, reset: count.reset }
+        let (tally, room) = (cell.tally(&limit, &label, now), cell.room(&limit, &label, share, now));
+        Self { limit, label, amount: tally.amount, room, retry_after, reset: tally.reset }
     }
 }
 
@@ -149,18 +149,18 @@ fn take(
     } else {
         cell.reserve(amount);
     }
-    let count = cell.count(limit, label, now);
+    let tally = cell.tally(limit, label, now);
     let remaining = match limit.span {
-        super::Span::Rolling { burst, .. } => burst.min(count.amount),
-        _ => count.amount,
+        super::Span::Rolling { burst, .. } => burst.min(tally.amount),
+        _ => tally.amount,
     };
     left(
         ask,
         Left {
             measure: limit.measure,
-            amount: count.amount,
-            remaining: remaining.saturating_sub(count.used).saturating_sub(count.reserved),
-            reset: count.reset,
+            amount: tally.amount,
+            remaining: remaining.saturating_sub(tally.used).saturating_sub(tally.reserved),
+            reset: tally.reset,
             exceeded,
         },
     );
@@ -195,7 +195,11 @@ impl Reservation {
 
     /// Takes over what another one holds.
     pub fn join(&mut self, mut other: Self) {
-        self.held.append(&mut other.held);
+        if self.held.is_empty() {
+            *self = other;
+        } else {
+            self.held.append(&mut other.held);
+        }
     }
 
     /// Reserves so much that `amounts` in all are covered: for calls of which nobody knew before how much they use. On an

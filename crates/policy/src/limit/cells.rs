@@ -1,10 +1,11 @@
 //! What was used, one cell for each of those that a limit tells apart.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
 use super::queue::Lines;
@@ -76,6 +77,15 @@ pub struct Count {
     pub ends_ms: Option<i64>,
 }
 
+/// The same of one cell: each call that is admitted looks at some.
+pub(super) struct Tally {
+    pub(super) amount: u64,
+    pub(super) used: u64,
+    pub(super) reserved: u64,
+    pub(super) reset: Duration,
+    ends_ms: Option<i64>,
+}
+
 /// The number of the next cells.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
@@ -84,7 +94,7 @@ impl Default for Cells {
         let empty = || Shard { cells: HashTable::new(), sweep_at: SWEEP_AT };
         let shards = (0..SHARDS).map(|_| Mutex::new(empty())).collect();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self { number, hasher: RandomState::new(), shards, lines: Lines::default() }
+        Self { number, hasher: RandomState::default(), shards, lines: Lines::default() }
     }
 }
 
@@ -107,7 +117,10 @@ impl Cells {
         let mut counts = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            counts.extend(shard.cells.iter().map(|(label, cell)| cell.count(limit, label, now)));
+            counts.extend(shard.cells.iter().map(|(label, cell)| {
+                let Tally { amount, used, reserved, reset, ends_ms } = cell.tally(limit, label, now);
+                Count { label: label.clone(), amount, used, reserved, reset, ends_ms }
+            }));
         }
         counts.retain(|count| count.used > 0 || count.reserved > 0);
         counts.sort_by(|one, other| one.label.cmp(&other.label));
@@ -274,7 +287,7 @@ impl Cell {
         })
     }
 
-    pub(super) fn count(&self, limit: &Limit, label: &str, now: Now) -> Count {
+    pub(super) fn tally(&self, limit: &Limit, label: &str, now: Now) -> Tally {
         let amount = limit.amount_for(label);
         let left = self.until.saturating_sub(fine(now));
         let (used, ends_ms) = match &limit.span {
@@ -289,8 +302,7 @@ impl Cell {
                 (u64::try_from(used).unwrap_or(u64::MAX), None)
             }
         };
-        let (reserved, reset) = (self.reserved, coarse(left));
-        Count { label: label.into(), amount, used, reserved, reset, ends_ms }
+        Tally { amount, used, reserved: self.reserved, reset: coarse(left), ends_ms }
     }
 }
 

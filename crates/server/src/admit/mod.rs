@@ -239,7 +239,7 @@ impl<'a> Admission<'a> {
         flight: &mut Flight,
     ) -> Result<Allowance, Option<Refused>> {
         let (gateway, asks) = (self.gateway, &self.asks[..]);
-        let now = gateway.clock();
+        let now = flight.clock();
         let mut allowance = Allowance::default();
         let mut note = |ask: &Ask, left: Left| {
             // One that refuses nobody is nothing to reckon with.

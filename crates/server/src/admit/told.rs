@@ -1,6 +1,5 @@
 //! What callers are told of their limits.
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -8,7 +7,7 @@ use millgate_policy::{Left, Measure, Refused, Span};
 use millgate_types::{Fault, code};
 
 use crate::flight::Flight;
-use crate::reply::{Values, names, number};
+use crate::reply::{millis, names, number};
 
 /// The wait that is advised where the room hangs on calls that are under way.
 const SOON: Duration = Duration::from_secs(1);
@@ -34,27 +33,21 @@ impl Allowance {
         }
     }
 
-    /// `x-ratelimit-*` as OpenAI writes them, and the bound that was put on the answer.
-    pub(crate) fn headers(self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        let mut values = Values::default();
-        let mut of = |left: Option<Left>, names: [HeaderName; 3]| {
-            let told = left.map(|left| {
-                [values.number(left.amount), values.number(left.remaining), reset(left.reset, &mut values)]
-            });
-            told.into_iter().flat_map(move |told| names.clone().into_iter().zip(told))
-        };
-        let requests = of(self.requests, [names::LIMIT, names::REMAINING, names::RESET]);
-        let tokens = of(self.tokens, [names::TOKENS_LIMIT, names::TOKENS_REMAINING, names::TOKENS_RESET]);
-        requests.chain(tokens).chain(self.capped.map(|most| (names::MAX_TOKENS, number(most))))
+    /// Tells `x-ratelimit-*` as OpenAI writes them, and the bound that was put on the answer.
+    pub(crate) fn tell(&self, mut to: impl FnMut(HeaderName, HeaderValue)) {
+        for (left, [limit, remaining, reset]) in [
+            (&self.requests, [names::LIMIT, names::REMAINING, names::RESET]),
+            (&self.tokens, [names::TOKENS_LIMIT, names::TOKENS_REMAINING, names::TOKENS_RESET]),
+        ] {
+            let Some(left) = left else { continue };
+            to(limit, number(left.amount));
+            to(remaining, number(left.remaining));
+            to(reset, millis(left.reset));
+        }
+        if let Some(most) = self.capped {
+            to(names::MAX_TOKENS, number(most));
+        }
     }
-}
-
-fn reset(reset: Duration, values: &mut Values) -> HeaderValue {
-    let mut space = [0; 22];
-    let mut left = &mut space[..];
-    let _fits = write!(left, "{}ms", reset.as_millis() as u64);
-    let unused = left.len();
-    values.add(&space[..space.len() - unused])
 }
 
 /// The answer to a call that does not fit.
@@ -63,7 +56,7 @@ pub(crate) fn exceeded(refused: &Refused, flight: &mut Flight) -> Fault {
     let mut none = Allowance::default();
     let (measure, amount, reset) = (limit.measure, refused.amount, refused.reset);
     none.note(Left { measure, amount, remaining: 0, reset, exceeded: true });
-    flight.headers.extend(none.headers());
+    none.tell(|name, value| flight.headers.push((name, value)));
     let whose = if refused.label.is_empty() || limit.budget {
         String::new()
     } else {

@@ -147,13 +147,17 @@ impl Attempt<'_> {
         if let Some(lease) = self.lease {
             lease.learn(response.headers());
         }
-        let response = self.check(response).await?;
+        if !is_answer(&response) {
+            return Err(Box::pin(self.failure(response)).await);
+        }
         if way.stream {
-            Box::pin(self.stream(response, way, flight)).await
-        } else if !way.rest.is_empty() {
-            Box::pin(self.batched(response, way, flight)).await
+            return Box::pin(self.stream(response, way, flight)).await;
+        }
+        let (head, body) = self.collect(response).await?;
+        if way.rest.is_empty() {
+            self.whole(&head, &body, way, translated, flight)
         } else {
-            self.whole(response, way, translated, flight).await
+            Box::pin(self.batched(&head, &body, way, flight)).await
         }
     }
 
@@ -314,24 +318,15 @@ impl Attempt<'_> {
         }
     }
 
-    /// Turns everything that is not an answer into a fault.
-    async fn check(&self, response: Response<AnswerBody>) -> Result<Response<AnswerBody>, Fault> {
-        let status = response.status();
-        if !status.is_success() {
-            return Err(Box::pin(self.failure(response)).await);
-        }
-        if is_encoded(response.headers()) {
-            let public = "the provider's answer is compressed, which nobody asked for";
-            return Err(Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public)
-                .with_upstream_status(status.as_u16()));
-        }
-        Ok(response)
-    }
-
-    /// What a response that is no answer says.
+    /// What a response says that is no answer.
     async fn failure(&self, response: Response<AnswerBody>) -> Fault {
         let status = response.status();
         let (head, body) = response.into_parts();
+        if status.is_success() {
+            let public = "the provider's answer is compressed, which nobody asked for";
+            return Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public)
+                .with_upstream_status(status.as_u16());
+        }
         if status.is_redirection() {
             let public = "the provider answered with a redirect, which is never followed";
             return Fault::upstream(code::UPSTREAM_ERROR, Retry::NextTarget, public)
@@ -344,21 +339,21 @@ impl Attempt<'_> {
 
     // ---- whole answers ------------------------------------------------------------------------------
 
-    async fn whole(
+    fn whole(
         &self,
-        response: Response<AnswerBody>,
+        head: &response::Parts,
+        body: &Bytes,
         way: &Way<'_>,
         translated: &Translated,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
-        let (head, body) = self.collect(response).await?;
         if way.lane == Lane::Pass {
-            let usage = self.inspect(&head, &body, Some(codec(way.dialect).usage_member()))?;
-            let usage = usage.and_then(|usage| usage_of(way.dialect, &usage)).unwrap_or_default();
-            return Ok(self.counted(Reply::json(body.clone()), usage, &body, way, flight));
+            let usage = self.inspect(head, body, Some(codec(way.dialect).usage_member()))?;
+            let usage = usage.and_then(|usage| usage_of(way.dialect, usage)).unwrap_or_default();
+            return Ok(self.counted(Reply::json(body.clone()), usage, body, way, flight));
         }
         let counted = millgate_provider::counted(&head.headers);
-        let mut answer = self.decode_whole(&head, &body, way)?;
+        let mut answer = self.decode_whole(head, body, way)?;
         doubt::check(&mut answer, flight.request_id())?;
         if let Answer::Embedding(answer) = &mut answer {
             answer.usage = answer.usage.or(counted);
@@ -366,7 +361,7 @@ impl Attempt<'_> {
         translated.settle(&mut answer)?;
         let usage = answer.usage().unwrap_or_default();
         let text = codec(self.planned.call.dialect).encode_answer(&answer, &self.context(way, flight));
-        Ok(self.counted(Reply::json(text), usage, &body, way, flight))
+        Ok(self.counted(Reply::json(text), usage, body, way, flight))
     }
 
     /// Notes what a whole answer consumed. What the provider has not said is counted behind it.
@@ -396,12 +391,12 @@ impl Attempt<'_> {
 
     /// An answer must be one JSON object and not an error in disguise. Gives the text of its top-level member
     /// `wanted`.
-    fn inspect(
+    fn inspect<'b>(
         &self,
         head: &response::Parts,
-        body: &Bytes,
+        body: &'b Bytes,
         wanted: Option<&str>,
-    ) -> Result<Option<Bytes>, Fault> {
+    ) -> Result<Option<&'b [u8]>, Fault> {
         let is_html = is_of_type(&head.headers, "text/html");
         let (mut error, mut answer, mut found) = (false, false, None);
         if !is_html {
@@ -410,7 +405,7 @@ impl Attempt<'_> {
                 b"error" => error = true,
                 b"choices" | b"content" | b"data" | b"results" => answer = true,
                 name if wanted.is_some_and(|wanted| wanted.as_bytes() == name) => {
-                    found = Some(body.slice_ref(text));
+                    found = Some(text);
                 }
                 _ => {}
             })
@@ -494,6 +489,11 @@ impl Attempt<'_> {
         let beat = codec(self.planned.call.dialect).heartbeat();
         Reply::stream(Box::new(Alive::new(pieces, beat, self.heartbeat)))
     }
+}
+
+/// Whether it is neither a failure nor something that cannot be read.
+fn is_answer(response: &Response<AnswerBody>) -> bool {
+    response.status().is_success() && !is_encoded(response.headers())
 }
 
 fn slow_start() -> Fault {

@@ -53,12 +53,13 @@ impl Tries<'_> {
         let (mut tried, mut retries) = (0, 0);
         loop {
             let held = flight.held();
+            let now = if tried == 0 { began } else { Instant::now() };
             let wanted = Wanted {
                 model: self.model,
                 tokens: about(&self.planned.call),
                 spare: self.spare,
                 in_order: false,
-                now: gateway.millis(),
+                now: gateway.millis_at(now),
             };
             let lease = match standing.lease(&gateway, &wanted, passed) {
                 Ok(lease) => lease,

@@ -3,21 +3,21 @@
 
 mod budgets;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use millgate_config::LedgerMode;
 use millgate_store::{LedgerBatch, LedgerRow, SLOT_MS, Spender, Store, StoreError, UsageSum};
 use millgate_types::{Exchange, Operation, Outcome, Owner, RequestId};
 use tokio::sync::{Notify, oneshot};
 
-use crate::keys::{Keys, now_ms};
+use crate::keys::{Keys, now_ms, unix_ms};
 
 pub(crate) use budgets::Begun;
 use budgets::Budgets;
@@ -59,11 +59,11 @@ struct State {
     /// Of calls that cost something.
     rows: Vec<LedgerRow>,
     /// Of all calls, by where their names stand.
-    sums: HashMap<Same, (Names, UsageSum)>,
+    sums: foldhash::HashMap<Same, (Names, UsageSum)>,
     /// A batch that was made and could be put nowhere.
     stuck: Option<LedgerBatch>,
     /// Calls under way that have reserved something.
-    open: HashMap<RequestId, Open>,
+    open: foldhash::HashMap<RequestId, Open>,
     closed: Vec<String>,
     /// Calls that begin when the store knows of them.
     awaiting: Vec<oneshot::Sender<()>>,
@@ -156,7 +156,7 @@ impl Ledger {
 
     /// Notes a call under way and what it has reserved, in nano-USD.
     pub(crate) fn begin(&self, record: &Exchange, reserved: u64) {
-        let at_ms = millis(record.started);
+        let at_ms = unix_ms(record.started);
         let open = || Open { names: Names::of(record, record), at_ms, reserved, known: false };
         self.state().open.entry(record.request_id).or_insert_with(open);
     }
@@ -171,7 +171,7 @@ impl Ledger {
 
     /// Notes what a finished call used.
     pub(crate) fn record(&self, exchange: &Exchange) {
-        let at_ms = millis(exchange.started + exchange.duration);
+        let at_ms = unix_ms(exchange.started + exchange.duration);
         let mut state = self.state();
         if state.open.remove(&exchange.request_id).is_some_and(|open| open.known) {
             state.closed.push(exchange.request_id.text());
@@ -461,11 +461,6 @@ async fn waited(ledger: &Weak<Ledger>) -> Option<Arc<Ledger>> {
     let _either = tokio::time::timeout(PAUSE, ledger.wanted.notified()).await;
     // Nobody else may hold it by now: then there is nothing to write for.
     (Arc::strong_count(&ledger) > 1).then_some(ledger)
-}
-
-/// Milliseconds since 1970.
-fn millis(at: SystemTime) -> i64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -2,11 +2,11 @@
 //! answer. What was consumed before one of them fails is in the record all the same.
 
 use bytes::Bytes;
-use http::Response;
+use http::response;
 use millgate_dialect::{Quirks, codec};
 use millgate_types::{Answer, Call, Dialect, EmbeddingCall, Fault, Prompt, Usage};
 
-use super::{AnswerBody, Attempt, Way};
+use super::{Attempt, Way, is_answer};
 use crate::flight::Flight;
 use crate::reply::Reply;
 
@@ -30,20 +30,22 @@ pub(super) fn split(
 }
 
 impl Attempt<'_> {
-    /// The answers of all requests as one.
+    /// The answers of all requests as one; that to the first is there.
     pub(super) async fn batched(
         &self,
-        first: Response<AnswerBody>,
+        head: &response::Parts,
+        body: &Bytes,
         way: &Way<'_>,
         flight: &mut Flight,
     ) -> Result<Reply, Fault> {
-        let (head, body) = self.collect(first).await?;
-        let mut whole = self.decode_whole(&head, &body, way)?;
+        let mut whole = self.decode_whole(head, body, way)?;
         let mut usage = whole.usage().unwrap_or_default();
         flight.consumed(usage);
         for body in &way.rest {
             let response = self.send(way, body.clone()).await?;
-            let response = self.check(response).await?;
+            if !is_answer(&response) {
+                return Err(self.failure(response).await);
+            }
             let (head, body) = self.collect(response).await?;
             let more = self.decode_whole(&head, &body, way)?;
             usage = usage.plus(&more.usage().unwrap_or_default());
