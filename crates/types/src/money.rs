@@ -20,18 +20,28 @@ impl Money {
 
     /// What [`Display`](fmt::Display) shows, written into `space`, without its cost.
     pub fn text(self, space: &mut [u8; 21]) -> &[u8] {
-        // Sign, ten digits, point, nine digits.
-        *space = *b"-0000000000.000000000";
-        let mut nanos = self.0.unsigned_abs();
-        for slot in space.iter_mut().rev().filter(|slot| **slot == b'0') {
-            *slot = b'0' + (nanos % 10) as u8;
-            nanos /= 10;
+        // At most: sign, ten digits, point, nine digits.
+        let nanos = self.0.unsigned_abs();
+        let (mut dollars, mut fraction) = (nanos / 1_000_000_000, (nanos % 1_000_000_000) as u32);
+        for digit in space[12..].iter_mut().rev() {
+            *digit = b'0' + (fraction % 10) as u8;
+            fraction /= 10;
         }
-        let zeros = space[1..10].iter().take_while(|digit| **digit == b'0').count();
+        let mut first = 11;
+        space[first] = b'.';
+        loop {
+            first -= 1;
+            space[first] = b'0' + (dollars % 10) as u8;
+            dollars /= 10;
+            if dollars == 0 {
+                break;
+            }
+        }
         if self.0 < 0 {
-            space[zeros] = b'-';
+            first -= 1;
+            space[first] = b'-';
         }
-        &space[zeros + usize::from(self.0 >= 0)..]
+        &space[first..]
     }
 }
 

@@ -91,7 +91,11 @@ impl Outbox {
         };
         match length {
             Some(0) if source.is_none() && (method == Method::GET || method == Method::HEAD) => {}
-            Some(length) => drop(write!(front, "content-length: {length}\r\n")),
+            Some(length) => {
+                front.extend_from_slice(b"content-length: ");
+                front.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+                front.extend_from_slice(b"\r\n");
+            }
             None => front.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         }
         front.extend_from_slice(b"\r\n");
