@@ -36,6 +36,8 @@ enum Command {
     },
     /// Measure against nginx on this machine and write docs/benchmarks.md.
     Bench(bench::Arguments),
+    /// Count the instructions that a request takes, by function.
+    Count(bench::Count),
     /// Write the generated files.
     Gen {
         /// Only say whether they are up to date.
@@ -59,6 +61,7 @@ fn main() -> anyhow::Result<()> {
         Command::Dist { rehearse: false } => dist::dist().map(drop),
         Command::Dist { rehearse: true } => dist::rehearse(),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Count(arguments) => bench::count(&arguments),
         Command::Gen { check } => generate::generate(check),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Python { flavours } => {

@@ -3,6 +3,7 @@
 
 mod cases;
 mod company;
+mod count;
 mod environment;
 mod measure;
 mod rollouts;
@@ -21,6 +22,7 @@ use serde::Deserialize;
 use crate::shell::{Process, command, ensure_apt, has, output, root, say, section};
 use crate::{dist, python, test};
 
+pub(crate) use count::{Arguments as Count, count};
 pub(crate) use train::train;
 
 #[derive(Args)]
@@ -50,6 +52,8 @@ pub(super) struct Bench {
     millgate: PathBuf,
     /// Where it writes down what it counts, if it does.
     profiles: Option<PathBuf>,
+    /// Where its instructions are counted, if they are.
+    counts: Option<PathBuf>,
     folder: tempfile::TempDir,
     seconds: f64,
     rounds: usize,
@@ -156,6 +160,7 @@ impl Bench {
             programs: programs.to_owned(),
             millgate: millgate.to_owned(),
             profiles: None,
+            counts: None,
             folder: tempfile::tempdir()?,
             seconds,
             rounds,
@@ -232,7 +237,16 @@ impl Bench {
         if arguments.first() != Some(&"demo") {
             all.extend(["--data-dir", &data]);
         }
-        let mut command = pinned(0, &self.millgate, &all);
+        let counts = self.counts.as_ref().map(|counts| format!("--callgrind-out-file={}", counts.display()));
+        let mut command = match &counts {
+            None => pinned(0, &self.millgate, &all),
+            Some(counts) => {
+                let millgate = self.millgate.display().to_string();
+                let how =
+                    ["--tool=callgrind", "--instr-atstart=no", "--separate-threads=yes", counts, &millgate];
+                pinned(0, "valgrind", &[&how, &all[..]].concat())
+            }
+        };
         if let Some(profiles) = &self.profiles {
             command.env("LLVM_PROFILE_FILE", profiles.join("%p.profraw"));
         }
