@@ -137,6 +137,33 @@ def test_in_durable_mode_kills_at_random_moments_lose_nothing(tmp_path, fake):
         child.stop()
 
 
+def test_in_durable_mode_a_killed_stream_counts_with_more_than_it_had_told(tmp_path, fake):
+    """Nobody said how long it may be: more than was assumed at first is written down before it comes."""
+    text = config(fake, "ledger: { mode: durable }").replace(
+        "endpoints:\n", "endpoints:\n  - { name: long, type: llm/v1/chat, route: openai/chunks-6000-1ms }\n"
+    )
+    child = Gateway(tmp_path, text, name="stream")
+    body = {"model": "long", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    headers = {"Authorization": f"Bearer {OWNER}"}
+    told = 0
+    with pytest.raises(httpx.TransportError):
+        with httpx.stream("POST", f"{child.url}/v1/chat/completions", json=body, headers=headers, timeout=30) as answer:
+            for line in answer.iter_lines():
+                told += line.startswith("data:")
+                if told == 2500:
+                    child.process.kill()
+    child.process.wait()
+    child = Gateway(tmp_path, text, name="stream-after")
+    try:
+        (row,) = admin(child.url, "usage?by=endpoint")["rows"]
+        # A chunk counts as a token of 10,000 nano-USD.
+        assert row["group"]["endpoint"] == "long" and row["requests"] == 1, row
+        assert told * 10_000 <= row["cost_nano_usd"] <= (told + 2_000) * 10_000, (told, row)
+        print(f"a stream without max_tokens, killed after {told} tokens: {row['cost_nano_usd'] // 10_000} are in the ledger")
+    finally:
+        child.stop()
+
+
 def test_the_sdk_sees_limits_and_people_see_usage(tmp_path, fake):
     limits = "limits: [ { requests: 3, per: hour, by: key }, { tokens: 100000, per: day, window: calendar, by: team } ]"
     child = Gateway(tmp_path, config(fake, limits))

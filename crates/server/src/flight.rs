@@ -17,6 +17,8 @@ use crate::{Gateway, admit};
 
 /// Tokens of a stream that are reserved at a time.
 const STEP: u64 = 256;
+/// Tokens of a stream that are written down before they come, where nothing may be lost: they last until that is done.
+const AHEAD: u64 = 256;
 /// Longest path kept in a record, in bytes.
 const PATH_LIMIT: usize = 256;
 
@@ -42,6 +44,8 @@ pub(crate) struct Flight {
     holding: Holding,
     /// How much of it that is at most.
     bounds: Amounts,
+    /// Tokens of the answer, and their cost in nano-USD, that are written down or about to be.
+    announced: (u64, u64),
 }
 
 impl Flight {
@@ -64,6 +68,7 @@ impl Flight {
             reservation: Reservation::default(),
             holding: Holding::default(),
             bounds: Amounts::default(),
+            announced: (0, 0),
         }
     }
 
@@ -149,6 +154,7 @@ impl Flight {
     /// Writes down what the call may cost at most, in nano-USD, and waits until that is done. `false`: it cannot be.
     pub(crate) async fn announce(&mut self, cost: u64) -> bool {
         let Some(ledger) = self.gateway.ledger.clone() else { return true };
+        self.announced = (self.bounds.output_tokens, cost);
         let record = self.record.as_ref().expect("the record leaves only with the flight itself");
         ledger.begin(record, cost);
         ledger.known().await
@@ -186,6 +192,7 @@ impl Flight {
     /// Notes how many tokens of an answer have streamed by. Where that is more than is reserved, more is; a limit that has
     /// no more is the fault that cuts the stream.
     pub(crate) fn streamed(&mut self, tokens: u64) -> Result<(), Fault> {
+        self.announce_ahead(tokens);
         if self.reservation.is_empty() || tokens <= self.bounds.output_tokens {
             return Ok(());
         }
@@ -196,6 +203,22 @@ impl Flight {
         let now = self.clock();
         let extended = self.reservation.extend(&self.bounds, now);
         extended.map_err(|refused| admit::exceeded(&refused, self))
+    }
+
+    /// Has more written down before it comes, where nothing may be lost.
+    fn announce_ahead(&mut self, tokens: u64) {
+        let (written, cost) = self.announced;
+        // A call that was not announced costs nothing, or may be lost.
+        if cost == 0 || tokens + AHEAD <= written {
+            return;
+        }
+        let more = tokens + AHEAD + STEP - written;
+        let dearer = self.price.as_ref().and_then(|price| price.most(0, more));
+        let dearer = dearer.and_then(|cost| u64::try_from(cost.0).ok()).unwrap_or(0);
+        self.announced = (written + more, cost + dearer);
+        if let Some(ledger) = &self.gateway.ledger {
+            ledger.raise(self.request_id(), self.announced.1);
+        }
     }
 
     /// Notes a fault that the caller gets to see.
@@ -307,6 +330,7 @@ impl Departures {
             reservation: Reservation::default(),
             holding: Holding::default(),
             bounds: Amounts::default(),
+            announced: (0, 0),
         }
     }
 }

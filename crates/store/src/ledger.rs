@@ -143,7 +143,11 @@ static ROWS: LazyLock<Many> = LazyLock::new(|| {
     Many::new(before, 9, "")
 });
 static OPENED: LazyLock<Many> = LazyLock::new(|| {
-    Many::new("INSERT INTO ledger_open (id, replica, row) VALUES", 3, " ON CONFLICT (id) DO NOTHING")
+    Many::new(
+        "INSERT INTO ledger_open (id, replica, row) VALUES",
+        3,
+        " ON CONFLICT (id) DO UPDATE SET row = excluded.row",
+    )
 });
 static CLOSED: LazyLock<Many> = LazyLock::new(|| Many::new("DELETE FROM ledger_open WHERE id IN (", 1, ")"));
 

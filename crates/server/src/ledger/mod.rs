@@ -161,6 +161,14 @@ impl Ledger {
         self.state().open.entry(record.request_id).or_insert_with(open);
     }
 
+    /// Notes that a call under way may cost more than it had reserved, and has the store know of that soon.
+    pub(crate) fn raise(&self, id: RequestId, reserved: u64) {
+        if let Some(open) = self.state().open.get_mut(&id).filter(|open| open.reserved < reserved) {
+            (open.reserved, open.known) = (reserved, false);
+            self.wanted.notify_one();
+        }
+    }
+
     /// Waits until the store knows of all calls that have begun so far. `false`: it cannot be written.
     pub(crate) async fn known(&self) -> bool {
         let (written, known) = oneshot::channel();
