@@ -164,6 +164,27 @@ def test_in_durable_mode_a_killed_stream_counts_with_more_than_it_had_told(tmp_p
         child.stop()
 
 
+def test_in_durable_mode_streams_that_end_while_more_is_written_down_count_once(tmp_path, fake):
+    text = config(fake, "ledger: { mode: durable }").replace(
+        "endpoints:\n", "endpoints:\n  - { name: long, type: llm/v1/chat, route: openai/chunks-1500-0ms }\n"
+    )
+    child = Gateway(tmp_path, text, name="ends")
+    body = {"model": "long", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    headers = {"Authorization": f"Bearer {OWNER}"}
+    for _ in range(20):
+        answer = httpx.post(f"{child.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+        assert answer.status_code == 200 and "[DONE]" in answer.text
+    time.sleep(1)
+    child.process.kill()
+    child.process.wait()
+    child = Gateway(tmp_path, text, name="ends-after")
+    try:
+        (row,) = admin(child.url, "usage?by=endpoint")["rows"]
+        assert row["requests"] == 20, row
+    finally:
+        child.stop()
+
+
 def test_the_sdk_sees_limits_and_people_see_usage(tmp_path, fake):
     limits = "limits: [ { requests: 3, per: hour, by: key }, { tokens: 100000, per: day, window: calendar, by: team } ]"
     child = Gateway(tmp_path, config(fake, limits))

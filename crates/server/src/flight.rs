@@ -44,7 +44,8 @@ pub(crate) struct Flight {
     holding: Holding,
     /// How much of it that is at most.
     bounds: Amounts,
-    /// Tokens of the answer, and their cost in nano-USD, that are written down or about to be.
+    /// Tokens of an answer of which nobody said how long it may be, and the call's cost in nano-USD with them, that are
+    /// written down or about to be.
     announced: (u64, u64),
 }
 
@@ -152,9 +153,12 @@ impl Flight {
     }
 
     /// Writes down what the call may cost at most, in nano-USD, and waits until that is done. `false`: it cannot be.
-    pub(crate) async fn announce(&mut self, cost: u64) -> bool {
+    /// `assumed`: nobody said how long its answer may be.
+    pub(crate) async fn announce(&mut self, cost: u64, assumed: bool) -> bool {
         let Some(ledger) = self.gateway.ledger.clone() else { return true };
-        self.announced = (self.bounds.output_tokens, cost);
+        if assumed {
+            self.announced = (self.bounds.output_tokens, cost);
+        }
         let record = self.record.as_ref().expect("the record leaves only with the flight itself");
         ledger.begin(record, cost);
         ledger.known().await
@@ -208,7 +212,7 @@ impl Flight {
     /// Has more written down before it comes, where nothing may be lost.
     fn announce_ahead(&mut self, tokens: u64) {
         let (written, cost) = self.announced;
-        // A call that was not announced costs nothing, or may be lost.
+        // Another call costs nothing, may be lost, or is written down with all that it may cost.
         if cost == 0 || tokens + AHEAD <= written {
             return;
         }

@@ -54,7 +54,8 @@ pub(crate) async fn endpoint(
     admission.knows_what_was_spent()?;
     let allowance = admission.within(&mut bounds, routed, flight).await?;
     // What nobody may lose stands in the store before it is spent.
-    if gateway.is_durable() && bounds.amounts.cost > 0 && !flight.announce(bounds.amounts.cost).await {
+    let (cost, assumed) = (bounds.amounts.cost, bounds.most().is_none());
+    if gateway.is_durable() && cost > 0 && !flight.announce(cost, assumed).await {
         return Err(unknown("what is spent cannot be written down, and the ledger is to lose nothing"));
     }
     Ok(allowance)

@@ -157,7 +157,10 @@ impl Ledger {
     /// Notes a call under way and what it has reserved, in nano-USD.
     pub(crate) fn begin(&self, record: &Exchange, reserved: u64) {
         let at_ms = unix_ms(record.started);
-        let open = || Open { names: Names::of(record, record), at_ms, reserved, known: false };
+        let open = || {
+            let names = Names::of(record, record);
+            Open { names, at_ms, reserved, known: false, told: false }
+        };
         self.state().open.entry(record.request_id).or_insert_with(open);
     }
 
@@ -181,7 +184,7 @@ impl Ledger {
     pub(crate) fn record(&self, exchange: &Exchange) {
         let at_ms = unix_ms(exchange.started + exchange.duration);
         let mut state = self.state();
-        if state.open.remove(&exchange.request_id).is_some_and(|open| open.known) {
+        if state.open.remove(&exchange.request_id).is_some_and(|open| open.told) {
             state.closed.push(exchange.request_id.text());
         }
         if exchange.attempts == 0 || exchange.endpoint.is_none() {
@@ -203,7 +206,7 @@ impl Ledger {
                 let mut state = self.state();
                 let mut opened = Vec::new();
                 for (id, open) in state.open.iter_mut().filter(|(_, open)| !open.known) {
-                    open.known = true;
+                    (open.known, open.told) = (true, true);
                     opened.push(open.row(*id));
                 }
                 let batch = state.batch();
@@ -403,8 +406,10 @@ struct Open {
     at_ms: i64,
     /// Nano-USD.
     reserved: u64,
-    /// The store knows of it.
+    /// The store knows of it, and how much it has reserved.
     known: bool,
+    /// The store may have a row of it, perhaps of what it had reserved before: that row must go with the call.
+    told: bool,
 }
 
 impl Open {
