@@ -18,6 +18,7 @@ const PARTS: &[(&str, Part)] = &[
     }),
     ("dependencies", || {
         supply::check()?;
+        supply::check_fuzz_lock()?;
         if has("cargo-deny") {
             run(&mut cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::shell::{cargo, output, root, say};
 
@@ -86,6 +86,15 @@ pub(crate) fn check() -> Result<()> {
     }
     say(&format!("{} packages: licences, bans, sources and doubles are as they should be", versions.len()));
     Ok(())
+}
+
+/// The fuzz targets are a workspace of their own: their lock file stays behind when a crate of ours gets a new
+/// dependency, and without this the fuzz run would be the first to say so.
+pub(crate) fn check_fuzz_lock() -> Result<()> {
+    let manifest = root().join("fuzz/Cargo.toml").display().to_string();
+    output(&mut cargo(&["tree", "--locked", "--depth", "0", "--manifest-path", &manifest]))
+        .map(drop)
+        .context("fuzz/Cargo.lock is out of date: cargo update --workspace --manifest-path fuzz/Cargo.toml")
 }
 
 /// Whether a licence expression can be satisfied.
