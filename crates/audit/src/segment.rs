@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use millgate_types::{hex, unhex};
+use millgate_types::{hex, hex_into, unhex};
 use serde::{Deserialize, Serialize};
 
 use crate::AuditError;
@@ -26,9 +26,13 @@ pub(crate) struct Line<'a> {
 
 /// Appends a line.
 pub(crate) fn write_line(seq: u64, mac: &Mac, record: &[u8], out: &mut Vec<u8>) {
-    let _infallible = write!(out, "{{\"seq\":{seq},\"mac\":\"{}\",\"record\":", hex(mac));
-    out.extend_from_slice(record);
-    out.extend_from_slice(b"}\n");
+    let mut digits = [0; 64];
+    hex_into(mac, &mut digits);
+    let mut number = itoa::Buffer::new();
+    let seq = number.format(seq).as_bytes();
+    for part in [&b"{\"seq\":"[..], seq, b",\"mac\":\"", &digits, b"\",\"record\":", record, b"}\n"] {
+        out.extend_from_slice(part);
+    }
 }
 
 /// Reads a line without its end, exactly as it is written.

@@ -6,22 +6,29 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use millgate_types::Exchange;
 
+/// The name of a member, ready to be copied. The first one's comma becomes the object's brace.
+macro_rules! member {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
+
 /// Appends one line. Fields that are not known are left out.
 pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
-    let mut line = Line { out, first: true };
-    line.out.push(b'{');
-    line.raw("time", &timestamp(exchange.started));
-    line.raw("request_id", &exchange.request_id.hex());
-    line.text("method", exchange.method.as_str());
-    line.text("path", &exchange.path);
-    line.number("status", u64::from(exchange.status));
-    line.text("outcome", exchange.outcome.name());
-    line.number("duration_us", exchange.duration.as_micros() as u64);
+    let begin = out.len();
+    let mut line = Line { out };
+    line.raw(member!("time"), &timestamp(exchange.started));
+    line.raw(member!("request_id"), &exchange.request_id.hex());
+    line.text(member!("method"), exchange.method.as_str());
+    line.text(member!("path"), &exchange.path);
+    line.number(member!("status"), u64::from(exchange.status));
+    line.text(member!("outcome"), exchange.outcome.name());
+    line.number(member!("duration_us"), exchange.duration.as_micros() as u64);
     if let Some(first) = exchange.time_to_first_byte {
-        line.number("first_byte_us", first.as_micros() as u64);
+        line.number(member!("first_byte_us"), first.as_micros() as u64);
     }
     if let Some(peer) = exchange.peer {
-        line.key("peer");
+        line.key(member!("peer"));
         line.out.push(b'"');
         match peer {
             // Written by hand: the usual kind, and formatting is a third of the line's cost.
@@ -38,16 +45,16 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
         line.out.push(b'"');
     }
     let texts = [
-        ("principal", exchange.principal.as_deref()),
-        ("endpoint", exchange.endpoint.as_deref()),
-        ("target", exchange.target.as_deref()),
-        ("model_version", exchange.model_version.as_deref()),
-        ("dialect", exchange.dialect.map(millgate_types::Dialect::name)),
-        ("operation", exchange.operation.map(millgate_types::Operation::name)),
-        ("lane", exchange.lane.map(millgate_types::Lane::name)),
-        ("code", exchange.code.map(|code| code.name)),
-        ("source", exchange.fault_source.map(millgate_types::Source::name)),
-        ("detail", exchange.fault_detail.as_deref()),
+        (member!("principal"), exchange.principal.as_deref()),
+        (member!("endpoint"), exchange.endpoint.as_deref()),
+        (member!("target"), exchange.target.as_deref()),
+        (member!("model_version"), exchange.model_version.as_deref()),
+        (member!("dialect"), exchange.dialect.map(millgate_types::Dialect::name)),
+        (member!("operation"), exchange.operation.map(millgate_types::Operation::name)),
+        (member!("lane"), exchange.lane.map(millgate_types::Lane::name)),
+        (member!("code"), exchange.code.map(|code| code.name)),
+        (member!("source"), exchange.fault_source.map(millgate_types::Source::name)),
+        (member!("detail"), exchange.fault_detail.as_deref()),
     ];
     for (name, value) in texts {
         if let Some(value) = value {
@@ -55,22 +62,22 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
         }
     }
     if exchange.stream {
-        line.key("stream");
+        line.key(member!("stream"));
         line.out.extend_from_slice(b"true");
     }
     let usage = &exchange.usage;
     let numbers = [
-        ("attempts", u64::from(exchange.attempts)),
-        ("waited_us", exchange.waited.as_micros() as u64),
-        ("bytes_in", exchange.bytes_in),
-        ("bytes_out", exchange.bytes_out),
-        ("rows", exchange.rows),
-        ("input_tokens", usage.input),
-        ("cache_read_tokens", usage.cache_read),
-        ("cache_write_tokens", usage.cache_write),
-        ("output_tokens", usage.output),
-        ("reasoning_tokens", usage.reasoning),
-        ("search_units", usage.billed.map_or(0, |billed| billed.search_units)),
+        (member!("attempts"), u64::from(exchange.attempts)),
+        (member!("waited_us"), exchange.waited.as_micros() as u64),
+        (member!("bytes_in"), exchange.bytes_in),
+        (member!("bytes_out"), exchange.bytes_out),
+        (member!("rows"), exchange.rows),
+        (member!("input_tokens"), usage.input),
+        (member!("cache_read_tokens"), usage.cache_read),
+        (member!("cache_write_tokens"), usage.cache_write),
+        (member!("output_tokens"), usage.output),
+        (member!("reasoning_tokens"), usage.reasoning),
+        (member!("search_units"), usage.billed.map_or(0, |billed| billed.search_units)),
     ];
     for (name, value) in numbers {
         if value != 0 {
@@ -78,53 +85,54 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
         }
     }
     if usage.estimated {
-        line.key("usage_estimated");
+        line.key(member!("usage_estimated"));
         line.out.extend_from_slice(b"true");
     }
     if exchange.cost.is_none() && usage.total() > 0 {
-        line.key("cost_usd");
+        line.key(member!("cost_usd"));
         line.out.extend_from_slice(b"null");
     }
     if let Some(cost) = exchange.cost {
-        line.key("cost_usd");
+        line.key(member!("cost_usd"));
         line.out.push(b'"');
         line.out.extend_from_slice(cost.text(&mut [0; 21]));
         line.out.push(b'"');
     }
     if !exchange.hops.is_empty() {
-        line.key("hops");
+        line.key(member!("hops"));
         for (index, hop) in exchange.hops.iter().enumerate() {
             line.out.push(if index == 0 { b'[' } else { b',' });
             write_hop(hop, line.out);
         }
         line.out.push(b']');
     }
-    line.number("config", exchange.config_generation);
+    line.number(member!("config"), exchange.config_generation);
     out.extend_from_slice(b"}\n");
+    out[begin] = b'{';
 }
 
 /// A target that was asked inside a chain, ensemble or switch.
 fn write_hop(hop: &Exchange, out: &mut Vec<u8>) {
-    out.push(b'{');
-    let mut line = Line { out, first: true };
+    let begin = out.len();
+    let mut line = Line { out };
     let texts = [
-        ("target", hop.target.as_deref()),
-        ("model_version", hop.model_version.as_deref()),
-        ("outcome", Some(hop.outcome.name())),
-        ("code", hop.code.map(|code| code.name)),
-        ("detail", hop.fault_detail.as_deref()),
+        (member!("target"), hop.target.as_deref()),
+        (member!("model_version"), hop.model_version.as_deref()),
+        (member!("outcome"), Some(hop.outcome.name())),
+        (member!("code"), hop.code.map(|code| code.name)),
+        (member!("detail"), hop.fault_detail.as_deref()),
     ];
     for (name, value) in texts {
         if let Some(value) = value {
             line.text(name, value);
         }
     }
-    line.number("duration_us", hop.duration.as_micros() as u64);
+    line.number(member!("duration_us"), hop.duration.as_micros() as u64);
     let usage = &hop.usage;
     let numbers = [
-        ("rows", hop.rows),
-        ("input_tokens", usage.prompt_total()),
-        ("output_tokens", usage.completion_total()),
+        (member!("rows"), hop.rows),
+        (member!("input_tokens"), usage.prompt_total()),
+        (member!("output_tokens"), usage.completion_total()),
     ];
     for (name, value) in numbers {
         if value != 0 {
@@ -132,45 +140,41 @@ fn write_hop(hop: &Exchange, out: &mut Vec<u8>) {
         }
     }
     if let Some(cost) = hop.cost {
-        line.raw("cost_usd", cost.text(&mut [0; 21]));
+        line.raw(member!("cost_usd"), cost.text(&mut [0; 21]));
     }
-    line.out.push(b'}');
+    out.push(b'}');
+    out[begin] = b'{';
 }
 
 struct Line<'a> {
     out: &'a mut Vec<u8>,
-    first: bool,
 }
 
 impl Line<'_> {
-    fn key(&mut self, name: &str) {
-        if !self.first {
-            self.out.push(b',');
-        }
-        self.first = false;
-        self.out.push(b'"');
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
+    fn key(&mut self, member: &str) {
+        self.out.extend_from_slice(member.as_bytes());
     }
 
     /// A value that needs no escaping.
-    fn raw(&mut self, name: &str, value: &[u8]) {
-        self.key(name);
+    fn raw(&mut self, member: &str, value: &[u8]) {
+        self.key(member);
         self.out.push(b'"');
         self.out.extend_from_slice(value);
         self.out.push(b'"');
     }
 
-    fn text(&mut self, name: &str, value: &str) {
-        if value.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\') {
-            return self.raw(name, value.as_bytes());
+    fn text(&mut self, member: &str, value: &str) {
+        // Every byte is looked at: without an early end, many are looked at at once.
+        let is_plain = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+        if value.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
+            return self.raw(member, value.as_bytes());
         }
-        self.key(name);
+        self.key(member);
         let _infallible = serde_json::to_writer(&mut *self.out, value);
     }
 
-    fn number(&mut self, name: &str, value: u64) {
-        self.key(name);
+    fn number(&mut self, member: &str, value: u64) {
+        self.key(member);
         self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 }

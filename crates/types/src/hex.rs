@@ -19,20 +19,16 @@ static PAIRS: [[u8; 2]; 256] = {
 /// The digits of `bytes`, two each.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        text.extend(PAIRS[usize::from(*byte)].map(char::from));
-    }
-    text
+    let mut text = vec![0; 2 * bytes.len()];
+    hex_into(bytes, &mut text);
+    String::from_utf8(text).unwrap_or_default()
 }
 
-/// The same without allocating, for sixteen bytes.
-pub(crate) fn digits(bytes: [u8; 16]) -> [u8; 32] {
-    let mut out = [0; 32];
+/// The same without allocating, into a place for twice as many digits as there are bytes.
+pub fn hex_into(bytes: &[u8], out: &mut [u8]) {
     for (two, byte) in out.chunks_exact_mut(2).zip(bytes) {
-        two.copy_from_slice(&PAIRS[usize::from(byte)]);
+        two.copy_from_slice(&PAIRS[usize::from(*byte)]);
     }
-    out
 }
 
 /// Reads what [`hex`] wrote, capitals too; `None` for another length or anything that is no digit.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::hex::digits;
+use crate::hex::hex_into;
 
 /// The id we give every request: 128 random bits, written as 32 hexadecimal digits in `x-request-id`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,7 +18,9 @@ impl RequestId {
     /// The id's 32 lower-case hexadecimal digits, without allocating.
     #[must_use]
     pub fn hex(self) -> [u8; 32] {
-        digits(self.0.to_be_bytes())
+        let mut digits = [0; 32];
+        hex_into(&self.0.to_be_bytes(), &mut digits);
+        digits
     }
 
     /// The same as a text.

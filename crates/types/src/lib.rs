@@ -26,7 +26,7 @@ pub use call::{
 pub use content::{Captured, ContentPolicy};
 pub use exchange::{Exchange, Lane, Outcome, Settlement, Unsettled};
 pub use fault::{BoxError, CODES, Code, Fault, FieldError, Retry, Source, code, pointer};
-pub use hex::{hex, unhex};
+pub use hex::{hex, hex_into, unhex};
 pub use id::RequestId;
 pub use model_ref::{ModelRef, ModelRefError, VersionSelector};
 pub use moderation::{Judgement, ModerationAnswer, ModerationCall, ModerationInput};
