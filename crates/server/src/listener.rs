@@ -437,8 +437,10 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let done = Done { connection: Arc::clone(&connection) };
         let (gateway, certificate) = (Arc::clone(&gateway), certificate.clone());
         // Boxed, because hyper keeps room for this future as long as the connection lives: idle connections
-        // and open streams should not pay for it. Not wrapped in another one, which would move it into itself.
-        let serving = Box::pin(pipeline::serve(gateway, peer, certificate, request));
+        // and open streams should not pay for it. Not wrapped in another one, which would move it into itself, and
+        // made in its place: `Box::pin` would copy all of it there, most of which nobody has written to yet.
+        let place = Box::new_uninit();
+        let serving = Box::into_pin(Box::write(place, pipeline::serve(gateway, peer, certificate, request)));
         serving.map(|response| {
             Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _done: done }))
         })

@@ -1,8 +1,10 @@
 //! The spend ledger: what calls used and cost, appended and never changed, and sums of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
+use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use sqlx::any::AnyRow;
@@ -72,7 +74,7 @@ pub struct LedgerRow {
     pub spender: Arc<Spender>,
     /// `completed`, `failed`, `cancelled`; `lost`: the process died before it was known, and what had been reserved
     /// counts; `gap`: a process died, and what it did within its last second may be missing.
-    pub outcome: String,
+    pub outcome: Cow<'static, str>,
     /// Tokens of the prompt.
     pub input_tokens: i64,
     /// Tokens of the answer.
@@ -176,7 +178,7 @@ async fn note_spenders(
     rows: &[LedgerRow],
 ) -> Result<HashMap<usize, i64>, sqlx::Error> {
     let distinct: HashMap<usize, &Spender> = rows.iter().map(|row| (place(row), &*row.spender)).collect();
-    let mut ids = HashMap::with_capacity(distinct.len());
+    let mut ids = HashMap::default();
     for (at, spender) in distinct {
         let id = spender.id();
         ids.insert(at, id);
@@ -211,7 +213,7 @@ async fn insert(connection: &mut AnyConnection, kind: &str, rows: &[LedgerRow]) 
             .bind(&row.id)
             .bind(row.at_ms)
             .bind(ids[&place(row)])
-            .bind(&row.outcome)
+            .bind(&*row.outcome)
             .bind(row.input_tokens)
             .bind(row.output_tokens)
             .bind(row.rows)
@@ -398,7 +400,7 @@ impl Store {
                     .fetch_optional(&mut *transaction)
                     .await?;
                 if ended.is_none() {
-                    rows.push(LedgerRow { outcome: "lost".to_owned(), at_ms: now_ms, ..row });
+                    rows.push(LedgerRow { outcome: "lost".into(), at_ms: now_ms, ..row });
                 }
             }
             let calls = rows.len();
@@ -406,7 +408,7 @@ impl Store {
             rows.push(LedgerRow {
                 id: format!("gap-{replica}"),
                 at_ms: now_ms,
-                outcome: "gap".to_owned(),
+                outcome: "gap".into(),
                 ..LedgerRow::default()
             });
             insert(&mut transaction, self.kind, &rows).await?;
@@ -501,7 +503,7 @@ impl Store {
                 id: row.try_get("id")?,
                 at_ms: row.try_get("at_ms")?,
                 spender: spender(row)?,
-                outcome: row.try_get("outcome")?,
+                outcome: row.try_get::<String, _>("outcome")?.into(),
                 input_tokens: row.try_get("input_tokens")?,
                 output_tokens: row.try_get("output_tokens")?,
                 rows: row.try_get("predicted")?,

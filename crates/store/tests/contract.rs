@@ -161,7 +161,7 @@ fn spent(id: &str, at_ms: i64, team: &str, cost: Option<i64>) -> LedgerRow {
             operation: "chat".to_owned(),
             ..Spender::default()
         }),
-        outcome: "completed".to_owned(),
+        outcome: "completed".into(),
         input_tokens: 9,
         output_tokens: 7,
         rows: 0,

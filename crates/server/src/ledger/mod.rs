@@ -314,7 +314,7 @@ impl State {
         }
         let id = exchange.request_id;
         let id = if number == 0 { id.text() } else { format!("{id}.{number}") };
-        let outcome = hop.outcome.name().to_owned();
+        let outcome = hop.outcome.name().into();
         let row = LedgerRow { id, spender: Arc::clone(&sum.spender), outcome, ..used };
         if self.rows.len() < WAITING { self.rows.push(row) } else { self.lost += 1 }
     }
@@ -419,7 +419,7 @@ impl Open {
             id: id.text(),
             at_ms: self.at_ms,
             spender: Arc::new(self.names.spender()),
-            outcome: "lost".to_owned(),
+            outcome: "lost".into(),
             cost: i64::try_from(self.reserved).ok(),
             ..LedgerRow::default()
         }
