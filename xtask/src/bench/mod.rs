@@ -242,9 +242,7 @@ impl Bench {
             None => pinned(0, &self.millgate, &all),
             Some(counts) => {
                 let millgate = self.millgate.display().to_string();
-                let how =
-                    ["--tool=callgrind", "--instr-atstart=no", "--separate-threads=yes", counts, &millgate];
-                pinned(0, "valgrind", &[&how, &all[..]].concat())
+                pinned(0, "valgrind", &[count::CALLGRIND, &[counts, &millgate], &all[..]].concat())
             }
         };
         if let Some(profiles) = &self.profiles {
