@@ -23,7 +23,7 @@ const QUEUE: usize = 16 << 20;
 /// Records of one write.
 const BATCH: usize = 4096;
 /// Records that nobody waits for are gathered for this long: each write costs two waits for the disk.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(200);
 /// Pause after a write that failed.
 const PAUSE: Duration = Duration::from_millis(500);
 

@@ -22,8 +22,8 @@ use crate::keys::{Keys, now_ms, unix_ms};
 pub(crate) use budgets::Begun;
 use budgets::Budgets;
 
-/// Pause between two writes.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Pause between two writes: with what the observer gathers, less than half of the second that a process which dies may lose.
+const PAUSE: Duration = Duration::from_millis(400);
 /// Pause between two looks at what dead writers left.
 const LOOK: Duration = Duration::from_secs(20);
 /// A writer that was not seen for this long is dead.
