@@ -445,7 +445,7 @@ async fn follow(ledger: Weak<Ledger>) {
     loop {
         let Some(ledger) = waited(&ledger).await else { return };
         if ledger.write().await.is_err() {
-            tokio::time::sleep(4 * PAUSE).await;
+            tokio::time::sleep(2 * PAUSE).await;
             continue;
         }
         let lost = mem::take(&mut ledger.state().lost);
