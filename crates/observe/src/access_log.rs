@@ -19,10 +19,10 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
     let mut line = Line { out };
     line.raw(member!("time"), &timestamp(exchange.started));
     line.raw(member!("request_id"), &exchange.request_id.hex());
-    line.text(member!("method"), exchange.method.as_str());
+    line.raw(member!("method"), exchange.method.as_str().as_bytes());
     line.text(member!("path"), &exchange.path);
     line.number(member!("status"), u64::from(exchange.status));
-    line.text(member!("outcome"), exchange.outcome.name());
+    line.raw(member!("outcome"), exchange.outcome.name().as_bytes());
     line.number(member!("duration_us"), exchange.duration.as_micros() as u64);
     if let Some(first) = exchange.time_to_first_byte {
         line.number(member!("first_byte_us"), first.as_micros() as u64);
@@ -49,16 +49,23 @@ pub(crate) fn write(exchange: &Exchange, out: &mut Vec<u8>) {
         (member!("endpoint"), exchange.endpoint.as_deref()),
         (member!("target"), exchange.target.as_deref()),
         (member!("model_version"), exchange.model_version.as_deref()),
-        (member!("dialect"), exchange.dialect.map(millgate_types::Dialect::name)),
-        (member!("operation"), exchange.operation.map(millgate_types::Operation::name)),
-        (member!("lane"), exchange.lane.map(millgate_types::Lane::name)),
-        (member!("code"), exchange.code.map(|code| code.name)),
-        (member!("source"), exchange.fault_source.map(millgate_types::Source::name)),
         (member!("detail"), exchange.fault_detail.as_deref()),
     ];
     for (name, value) in texts {
         if let Some(value) = value {
             line.text(name, value);
+        }
+    }
+    let words = [
+        (member!("dialect"), exchange.dialect.map(millgate_types::Dialect::name)),
+        (member!("operation"), exchange.operation.map(millgate_types::Operation::name)),
+        (member!("lane"), exchange.lane.map(millgate_types::Lane::name)),
+        (member!("code"), exchange.code.map(|code| code.name)),
+        (member!("source"), exchange.fault_source.map(millgate_types::Source::name)),
+    ];
+    for (name, word) in words {
+        if let Some(word) = word {
+            line.raw(name, word.as_bytes());
         }
     }
     if exchange.stream {
