@@ -10,7 +10,7 @@ mod scope;
 pub use graph::{ChainStep, Ensemble, Graph, Node, Switch};
 pub use limit::{
     Alert, Amounts, Ask, Calendar, Cells, Count, Exceeded, Full, Left, Limit, Measure, Now, Place, Priority,
-    Queue, Refused, Reservation, Span, Terms, admit,
+    Queue, Refused, Reservation, Span, Tally, Terms, admit,
 };
 pub use route::{Route, Step};
 pub use scope::{Glob, Scope};

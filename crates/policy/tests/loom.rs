@@ -44,7 +44,7 @@ fn take(limits: &[Arc<Limit>], output_tokens: u64) -> Option<Reservation> {
 }
 
 fn used(limit: &Limit) -> (u64, u64) {
-    limit.counts(NOW).first().map_or((0, 0), |count| (count.used, count.reserved))
+    limit.counts(NOW).first().map_or((0, 0), |count| (count.tally.used, count.tally.reserved))
 }
 
 /// A call that reserves 2 tokens and uses 1: whether it was admitted.

@@ -65,6 +65,13 @@ pub(super) struct Cell {
 pub struct Count {
     /// Who.
     pub label: Box<str>,
+    /// What.
+    pub tally: Tally,
+}
+
+/// How a limit stands, in its own measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
     /// How much may be used.
     pub amount: u64,
     /// Used and settled, within the span.
@@ -75,15 +82,6 @@ pub struct Count {
     pub reset: Duration,
     /// The end of the calendar's window, in milliseconds since 1970.
     pub ends_ms: Option<i64>,
-}
-
-/// The same of one cell: each call that is admitted looks at some.
-pub(super) struct Tally {
-    pub(super) amount: u64,
-    pub(super) used: u64,
-    pub(super) reserved: u64,
-    pub(super) reset: Duration,
-    ends_ms: Option<i64>,
 }
 
 /// The number of the next cells.
@@ -117,12 +115,12 @@ impl Cells {
         let mut counts = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            counts.extend(shard.cells.iter().map(|(label, cell)| {
-                let Tally { amount, used, reserved, reset, ends_ms } = cell.tally(limit, label, now);
-                Count { label: label.clone(), amount, used, reserved, reset, ends_ms }
+            counts.extend(shard.cells.iter().filter_map(|(label, cell)| {
+                let tally = cell.tally(limit, label, now);
+                let is_used = tally.used > 0 || tally.reserved > 0;
+                is_used.then(|| Count { label: label.clone(), tally })
             }));
         }
-        counts.retain(|count| count.used > 0 || count.reserved > 0);
         counts.sort_by(|one, other| one.label.cmp(&other.label));
         counts
     }

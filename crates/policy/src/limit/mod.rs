@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use admit::{Ask, Left, Refused, Reservation, Terms, admit};
-pub use cells::{Cells, Count};
+pub use cells::{Cells, Count, Tally};
 pub use queue::{Full, Place, Priority, Queue};
 pub use window::{Calendar, Now, Span};
 

@@ -146,13 +146,13 @@ fn limits(context: &Context) -> Result<Answer, Fault> {
 }
 
 impl From<Count> for CountView {
-    fn from(count: Count) -> Self {
+    fn from(Count { label, tally }: Count) -> Self {
         Self {
-            who: count.label.into(),
-            amount: count.amount,
-            used: count.used,
-            reserved: count.reserved,
-            reset: count.reset.as_secs_f64(),
+            who: label.into(),
+            amount: tally.amount,
+            used: tally.used,
+            reserved: tally.reserved,
+            reset: tally.reset.as_secs_f64(),
         }
     }
 }
@@ -173,13 +173,13 @@ fn budgets(context: &Context) -> Result<Answer, Fault> {
         debug_assert_eq!(limit.measure, Measure::Cost);
         // Who had a sum of their own once is none of them any more.
         let is_for = |count: &Count| rule.whose().is_none() || limit.amounts.contains_key(&count.label);
-        let spent = limit.counts(now).into_iter().filter(is_for).map(|count| SpentView {
-            usd: usd(count.amount),
-            spent_usd: usd(count.used),
-            reserved_usd: usd(count.reserved),
-            percent: count.used as f64 * 100.0 / count.amount.max(1) as f64,
-            resets_ms: count.ends_ms,
-            who: count.label.into(),
+        let spent = limit.counts(now).into_iter().filter(is_for).map(|Count { label, tally }| SpentView {
+            usd: usd(tally.amount),
+            spent_usd: usd(tally.used),
+            reserved_usd: usd(tally.reserved),
+            percent: tally.used as f64 * 100.0 / tally.amount.max(1) as f64,
+            resets_ms: tally.ends_ms,
+            who: label.into(),
         });
         BudgetView {
             name: limit.name.to_string(),

@@ -161,7 +161,7 @@ fn window_start(limit: &Limit, now: Now) -> Option<i64> {
 /// Books what the ledger says that was spent. What was counted here meanwhile is in the ledger too.
 fn book(limit: &Limit, spent: impl IntoIterator<Item = (Arc<str>, u64)>, now: Now) {
     let counts = limit.counts(now);
-    let counted: HashMap<&str, u64> = counts.iter().map(|count| (&*count.label, count.used)).collect();
+    let counted: HashMap<&str, u64> = counts.iter().map(|count| (&*count.label, count.tally.used)).collect();
     for (label, cost) in spent {
         let known = counted.get(&*label).copied().unwrap_or(0);
         limit.book(&label, cost.saturating_sub(known), now);

@@ -126,9 +126,9 @@ fn threads_together_never_overshoot_any_of_several_limits() {
     });
     assert_eq!(admitted, 33);
     // Nothing was taken of one limit for a call that did not fit another.
-    assert_eq!(of_key.counts(at(1))[0].used, 33);
-    assert_eq!(of_all.counts(at(1))[0].used, 3300);
-    assert_eq!(budget.counts(at(1))[0].used, 990);
+    assert_eq!(of_key.counts(at(1))[0].tally.used, 33);
+    assert_eq!(of_all.counts(at(1))[0].tally.used, 3300);
+    assert_eq!(budget.counts(at(1))[0].tally.used, 990);
 }
 
 #[test]
@@ -166,10 +166,10 @@ fn a_call_that_grows_reserves_more_or_is_cut() {
     held.extend(&tokens(900), at(0)).unwrap();
     held.extend(&tokens(800), at(0)).unwrap();
     assert!(held.extend(&tokens(1100), at(0)).is_err());
-    assert_eq!(limit.counts(at(0))[0].reserved, 900);
+    assert_eq!(limit.counts(at(0))[0].tally.reserved, 900);
     held.settle(&tokens(950), at(0));
     let counts = limit.counts(at(0));
-    assert_eq!((counts[0].used, counts[0].reserved), (950, 0));
+    assert_eq!((counts[0].tally.used, counts[0].tally.reserved), (950, 0));
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn a_limit_that_only_counts_refuses_nobody() {
     strict.exceeded = Exceeded::Count;
     let shadow = Arc::new(strict);
     assert!((0..5).all(|_| requests(&shadow, "a", 0).is_ok()));
-    assert_eq!(shadow.counts(at(0))[0].used, 5);
+    assert_eq!(shadow.counts(at(0))[0].tally.used, 5);
 }
 
 #[test]
@@ -263,7 +263,7 @@ proptest! {
                     model.settled.push(used);
                 },
             }
-            let count = limit.counts(at(0)).first().map_or((0, 0), |count| (count.used, count.reserved));
+            let count = limit.counts(at(0)).first().map_or((0, 0), |count| (count.tally.used, count.tally.reserved));
             let live: u64 = model.live.iter().map(|(amount, _)| amount).sum();
             prop_assert_eq!(count, (model.settled.iter().sum(), live));
             prop_assert!(count.0 + count.1 <= 1000);
