@@ -87,7 +87,9 @@ impl Queue {
     /// The next records to write, once there are some; `None`: there are no more.
     fn next(&self) -> Option<Vec<Message>> {
         let idle = |waiting: &mut Waiting| waiting.messages.is_empty() && !waiting.closed;
-        let early = |waiting: &mut Waiting| !waiting.urgent && !waiting.closed;
+        // What the last write left is not made to wait again where it fills another one.
+        let early =
+            |waiting: &mut Waiting| !waiting.urgent && !waiting.closed && waiting.messages.len() < BATCH;
         let waiting = self.filled.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         let gathered = self.filled.wait_timeout_while(waiting, GATHER, early);
         let (mut waiting, _) = gathered.unwrap_or_else(PoisonError::into_inner);
