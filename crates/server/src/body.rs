@@ -1,17 +1,57 @@
 //! Reading a request's body, within its limits.
 
 use std::io::Read;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use millgate_types::{Fault, code};
 
 /// A decoded body may be this many times larger than the bytes that came.
 pub(crate) const MAX_RATIO: usize = 100;
+
+/// A request's body, by whichever version of HTTP it comes.
+pub(crate) enum RequestBody {
+    Http1(millgate_http1::Incoming),
+    Http2(hyper::body::Incoming),
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Http1(body) => {
+                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Self::Http2(body) => {
+                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
 
 /// Limits of a request's body.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +65,11 @@ pub(crate) struct BodyLimits {
 }
 
 /// Reads the body whole and decodes its `Content-Encoding`.
-pub(crate) async fn read(headers: &HeaderMap, body: Incoming, limits: &BodyLimits) -> Result<Bytes, Fault> {
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: RequestBody,
+    limits: &BodyLimits,
+) -> Result<Bytes, Fault> {
     let encoding = encoding(headers)?;
     if body.size_hint().lower() > limits.size as u64 {
         return Err(too_large(limits.size));
@@ -58,7 +102,7 @@ pub(crate) fn encoding(headers: &HeaderMap) -> Result<Encoding, Fault> {
     }
 }
 
-async fn gather(mut body: Incoming, limits: &BodyLimits) -> Result<Bytes, Fault> {
+async fn gather(mut body: RequestBody, limits: &BodyLimits) -> Result<Bytes, Fault> {
     let expected = body.size_hint().exact();
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
@@ -66,9 +110,9 @@ async fn gather(mut body: Incoming, limits: &BodyLimits) -> Result<Bytes, Fault>
     loop {
         // Most bodies came with their head: no timer for those.
         let ready = std::future::poll_fn(|context| {
-            std::task::Poll::Ready(match std::pin::Pin::new(&mut body).poll_frame(context) {
-                std::task::Poll::Ready(frame) => Some(frame),
-                std::task::Poll::Pending => None,
+            Poll::Ready(match Pin::new(&mut body).poll_frame(context) {
+                Poll::Ready(frame) => Some(frame),
+                Poll::Pending => None,
             })
         })
         .await;

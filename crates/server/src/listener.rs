@@ -15,22 +15,20 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::task::AtomicWaker;
-use http::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use http::{Request, Response};
+use hyper::server::conn::http2;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use millgate_http1::{MAX_HEAD, Refused, refresh_date};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
+use crate::body::RequestBody;
 use crate::reply::{BrokenOff, ReplyBody};
 use crate::tls::{ClientCertificate, Tls};
 use crate::{Gateway, pipeline};
 
-/// Headers of one request together, in bytes.
-const MAX_HEAD: usize = 64 << 10;
 /// HTTP/2 streams of one connection.
 const MAX_STREAMS: u32 = 100;
 /// A connection that waits for its next request is closed after this.
@@ -274,6 +272,7 @@ impl DataThread {
                 Some(_) = tasks.join_next() => {}
                 _ = sweep.tick() => {
                     TICKS.set(TICKS.get().wrapping_add(1));
+                    refresh_date();
                     millgate_upstream::Client.sweep();
                     live.retain(|connection| self.keep(connection));
                 }
@@ -342,33 +341,23 @@ trait Served: Future {
     fn finish(self: Pin<&mut Self>);
 }
 
-impl<I, S, B> Served for http1::Connection<I, S>
+/// HTTP/1.1, which looks at the order by itself.
+impl<F: Future<Output = ()>> Served for Pin<&mut F> {
+    fn finish(self: Pin<&mut Self>) {}
+}
+
+impl<I, S, B> Served for http2::Connection<I, S, TokioExecutor>
 where
     Self: Future,
-    S: HttpService<Incoming, ResBody = B>,
+    S: HttpService<hyper::body::Incoming, ResBody = B>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
     B: http_body::Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-impl<I, S, B> Served for Pin<Box<auto::Connection<'_, I, S, TokioExecutor>>>
-where
-    Self: Future,
-    S: HttpService<Incoming, ResBody = B>,
-    S::Future: 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: http_body::Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
     TokioExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
 {
     fn finish(self: Pin<&mut Self>) {
-        self.get_mut().as_mut().graceful_shutdown();
+        self.graceful_shutdown();
     }
 }
 
@@ -381,8 +370,8 @@ async fn drive(
     let Some(stream) = begin(stream, &connection).await else { return };
     let mut first = [0; 3];
     let Some(seen) = first_bytes(&stream, &connection, &mut first).await else { return };
-    // The preface of HTTP/2, or too little to tell.
-    let framed = b"PRI".starts_with(&first[..seen]);
+    // The preface of HTTP/2, which comes in one piece.
+    let framed = first[..seen] == *b"PRI";
     speak(gateway, stream, ticket.peer, None, connection, framed).await;
 }
 
@@ -419,7 +408,7 @@ async fn begin(stream: std::net::TcpStream, connection: &Connection) -> Option<T
     Some(stream)
 }
 
-/// Speaks HTTP until the connection ends; `framed`: HTTP/2, or one must look.
+/// Speaks HTTP until the connection ends; `framed`: HTTP/2.
 async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     gateway: Arc<Gateway>,
     stream: S,
@@ -428,41 +417,84 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     connection: Arc<Connection>,
     framed: bool,
 ) {
-    let service = service_fn(|request: Request<Incoming>| {
-        connection.enter(BUSY);
-        if request.version() == http::Version::HTTP_2 {
-            connection.framed.store(true, Ordering::Relaxed);
-        }
-        connection.requests.fetch_add(1, Ordering::Relaxed);
-        let done = Done { connection: Arc::clone(&connection) };
-        let (gateway, certificate) = (Arc::clone(&gateway), certificate.clone());
-        // Boxed, because hyper keeps room for this future as long as the connection lives: idle connections
-        // and open streams should not pay for it. Not wrapped in another one, which would move it into itself, and
-        // made in its place: `Box::pin` would copy all of it there, most of which nobody has written to yet.
-        let place = Box::new_uninit();
-        let serving = Box::into_pin(Box::write(place, pipeline::serve(gateway, peer, certificate, request)));
-        serving.map(|response| {
-            Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _done: done }))
-        })
-    });
-    let io = TokioIo::new(Watched { stream, connection: Arc::clone(&connection) });
     if framed {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        connection.framed.store(true, Ordering::Relaxed);
+        let service = service_fn(|request: Request<hyper::body::Incoming>| {
+            connection.enter(BUSY);
+            connection.requests.fetch_add(1, Ordering::Relaxed);
+            let done = Done { connection: Arc::clone(&connection) };
+            let request = request.map(RequestBody::Http2);
+            let serving = Box::pin(pipeline::serve(Arc::clone(&gateway), peer, certificate.clone(), request));
+            serving.map(|response| {
+                Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _done: done }))
+            })
+        });
+        let io = TokioIo::new(Watched { stream, connection: Arc::clone(&connection) });
+        let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
-            .http1()
-            .header_read_timeout(None)
-            .max_buf_size(MAX_HEAD)
-            .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEAD as u32)
             .keep_alive_interval(Duration::from_secs(30));
-        connection.run(Box::pin(builder.serve_connection(io, service))).await;
-    } else {
-        // Its limit of 100 header fields is the one we want; set by hand it costs more.
-        let mut builder = http1::Builder::new();
-        builder.header_read_timeout(None).max_buf_size(MAX_HEAD);
         connection.run(builder.serve_connection(io, service)).await;
+    } else {
+        let serve = |request: Request<millgate_http1::Incoming>| {
+            let request = request.map(RequestBody::Http1);
+            let (gateway, certificate) = (Arc::clone(&gateway), certificate.clone());
+            // Boxed, because room for this future is kept as long as the connection lives: idle connections and open
+            // streams should not pay for it. Made in its place: `Box::pin` would copy all of it there, most of which
+            // nobody has written to yet.
+            let place = Box::new_uninit();
+            Box::into_pin(Box::write(place, pipeline::serve(gateway, peer, certificate, request)))
+        };
+        let refuse = |refused| pipeline::refuse(&gateway, peer, refused);
+        let service = OneByOne { connection: &connection, serve, refuse };
+        let served = std::pin::pin!(millgate_http1::serve(stream, &service));
+        connection.run(served).await;
+    }
+}
+
+/// The requests of an HTTP/1.1 connection.
+struct OneByOne<'a, C, R> {
+    connection: &'a Connection,
+    serve: C,
+    refuse: R,
+}
+
+impl<C, R, F> millgate_http1::Service for OneByOne<'_, C, R>
+where
+    C: Fn(Request<millgate_http1::Incoming>) -> F,
+    F: Future<Output = Response<ReplyBody>> + Unpin,
+    R: Fn(Refused) -> Response<ReplyBody>,
+{
+    type Body = ReplyBody;
+    type Answer = F;
+
+    fn call(&self, request: Request<millgate_http1::Incoming>) -> F {
+        self.connection.enter(BUSY);
+        (self.serve)(request)
+    }
+
+    fn refuse(&self, refused: Refused) -> Response<ReplyBody> {
+        (self.refuse)(refused)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.connection.order.load(Ordering::Acquire) != SERVE
+    }
+
+    fn speaks(&self) {
+        if self.connection.state.load(Ordering::Relaxed) != HEAD {
+            self.connection.enter(HEAD);
+        }
+    }
+
+    fn waits(&self) {
+        self.connection.enter(IDLE);
+    }
+
+    fn works(&self) {
+        self.connection.enter(BUSY);
     }
 }
 
@@ -568,7 +600,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut std::task::Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> std::task::Poll<io::Result<usize>> {
-        millgate_upstream::poll_write_gathered(&mut self.stream, context, data)
+        millgate_http1::poll_write_gathered(&mut self.stream, context, data)
     }
 
     fn is_write_vectored(&self) -> bool {

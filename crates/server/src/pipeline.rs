@@ -17,12 +17,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use millgate_config::{AuditContent, AuditOnError, EndpointType};
+use millgate_http1::{MAX_FIELDS, MAX_HEAD, Refused, Why};
 use millgate_policy::Step;
 use millgate_types::{Captured, Dialect, Fault, Operation, Permission, Principal, code};
 
+use crate::body::RequestBody;
 use crate::dispatch::{self, Facts, Pins};
 use crate::flight::Flight;
 use crate::identity::Identity;
@@ -41,7 +42,7 @@ pub(crate) async fn serve(
     gateway: Arc<Gateway>,
     peer: IpAddr,
     certificate: Option<Arc<ClientCertificate>>,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Response<ReplyBody> {
     let snapshot = gateway.snapshot();
     let (head, body) = request.into_parts();
@@ -75,11 +76,36 @@ pub(crate) async fn serve(
     reply.into_response(flight)
 }
 
+/// Answers what could not be read as a request.
+pub(crate) fn refuse(gateway: &Arc<Gateway>, peer: IpAddr, refused: Refused) -> Response<ReplyBody> {
+    let (mut head, ()) = Request::new(()).into_parts();
+    let named = refused.line.is_some();
+    if let Some((method, target)) = refused.line {
+        (head.method, head.uri) = (method, target);
+    }
+    let mut flight = Flight::begin(gateway, &head, peer, gateway.snapshot().generation);
+    let record = flight.record();
+    if named {
+        record.dialect = Some(surface::read(head.uri.path()).dialect());
+    } else {
+        record.method = Method::from_bytes(b"-").unwrap_or_default();
+        record.path = "-".into();
+    }
+    let fault = match refused.why {
+        Why::Malformed(what) => Fault::client(code::BAD_FRAMING, what),
+        Why::TooLarge => Fault::client(
+            code::HEADERS_TOO_LARGE,
+            format!("a request's headers may have {} KiB and {MAX_FIELDS} fields", MAX_HEAD >> 10),
+        ),
+    };
+    Reply::fault(&fault, &mut flight).into_response(flight)
+}
+
 async fn handle(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
     head: &Parts,
-    body: Incoming,
+    body: RequestBody,
     peer: Peer<'_>,
     flight: &mut Flight,
 ) -> Result<Reply, Fault> {
@@ -401,7 +427,7 @@ async fn decode(
     addressed: Addressed,
     identity: Arc<Identity>,
     head: &Parts,
-    body: Incoming,
+    body: RequestBody,
     flight: &mut Flight,
 ) -> Result<Decoded, Fault> {
     let predict = addressed.endpoint.as_ref().is_some_and(|endpoint| endpoint.kind == EndpointType::Predict);

@@ -9,13 +9,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderMap;
 use http::request::Parts;
-use hyper::body::Incoming;
 use millgate_config::Config;
 use millgate_types::{Fault, ModelRef, code};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::body::{self, BodyLimits};
+use crate::body::{self, BodyLimits, RequestBody};
 use crate::reply::Reply;
 use crate::snapshot::Snapshot;
 
@@ -56,7 +55,7 @@ pub(crate) async fn receive(
     snapshot: &Snapshot,
     registry: &str,
     head: &Parts,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<Reply, Fault> {
     let known = snapshot.webhooks.0.get(registry);
     let key = known.ok_or_else(|| Fault::client(code::NOT_FOUND, "no webhooks are expected at this path"))?;

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use millgate_http1::Framing;
 use tokio::time::{Instant, Sleep};
 
 use crate::connection::Connection;
-use crate::head::Framing;
 use crate::{UpstreamError, pool};
 
 /// The body of an answer. Each frame is what one read brought, without the framing of the wire. Reading it to

@@ -1,15 +1,15 @@
 //! One connection: opened, asked, read. It owns no buffer: bytes are read into the thread's scratch memory and
 //! copied out as far as they came, so that a stream that waits weighs next to nothing.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
+use millgate_http1::poll_read_scratch;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -20,13 +20,6 @@ use crate::head::{self, Head, MAX_HEAD};
 use crate::outgoing::Outbox;
 use crate::watchdog::Watchdog;
 use crate::{Origin, UpstreamError, tls};
-
-/// Bytes read at once. What one read brought is handed on as one piece.
-const SCRATCH: usize = 64 << 10;
-
-thread_local! {
-    static SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
-}
 
 /// A live connection.
 pub(crate) struct Connection {
@@ -72,11 +65,7 @@ impl Connection {
         context: &mut Context<'_>,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Poll<io::Result<T>> {
-        SPACE.with_borrow_mut(|space| {
-            let mut buffer = ReadBuf::new(space);
-            ready!(Pin::new(&mut self.socket).poll_read(context, &mut buffer))?;
-            Poll::Ready(Ok(take(buffer.filled())))
-        })
+        poll_read_scratch(&mut self.socket, context, take)
     }
 
     /// Writes the request and reads the head of its answer, with the bytes that came behind it. An answer that

@@ -2,10 +2,9 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-
-use crate::chunked::Chunked;
+use millgate_http1::{Chunked, Framing, decimal};
 
 /// Header fields of one response.
 const MAX_FIELDS: usize = 128;
@@ -22,63 +21,6 @@ pub(crate) struct Head {
     pub(crate) keep_alive: bool,
     /// Its length in bytes.
     pub(crate) length: usize,
-}
-
-/// How the end of a body is known.
-#[derive(Clone, Debug)]
-pub(crate) enum Framing {
-    /// This many bytes are left.
-    Length(u64),
-    /// By its coding.
-    Chunked(Chunked),
-    /// The connection closes.
-    Close,
-}
-
-impl Framing {
-    /// Nothing more belongs to the body.
-    pub(crate) fn is_end(&self) -> bool {
-        match self {
-            Self::Length(left) => *left == 0,
-            Self::Chunked(chunked) => chunked.is_end(),
-            Self::Close => false,
-        }
-    }
-
-    /// What is wrong with the framing. The data before it was given out.
-    pub(crate) fn failure(&self) -> Option<&'static str> {
-        if let Self::Chunked(chunked) = self { chunked.failure() } else { None }
-    }
-
-    /// Takes what belongs to the body off `bytes` and gives its data.
-    pub(crate) fn take(&mut self, bytes: &mut Bytes) -> Bytes {
-        match self {
-            Self::Length(left) => {
-                let take = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-                *left -= take as u64;
-                bytes.split_to(take)
-            }
-            Self::Chunked(chunked) => {
-                let mut data = Vec::with_capacity(bytes.len());
-                let taken = chunked.push(bytes, &mut data);
-                bytes.advance(taken);
-                data.into()
-            }
-            Self::Close => std::mem::take(bytes),
-        }
-    }
-
-    /// The same for bytes in borrowed memory; those behind the body's end go to `rest`.
-    pub(crate) fn read(&mut self, bytes: &[u8], rest: &mut Bytes) -> Bytes {
-        let Self::Chunked(chunked) = self else {
-            *rest = Bytes::copy_from_slice(bytes);
-            return self.take(rest);
-        };
-        let mut data = Vec::with_capacity(bytes.len());
-        let taken = chunked.push(bytes, &mut data);
-        *rest = Bytes::copy_from_slice(&bytes[taken..]);
-        data.into()
-    }
 }
 
 /// Reads a response's head at the beginning of `bytes`. `None`: it is not all there. Header values share the
@@ -136,19 +78,13 @@ pub(crate) fn parse(bytes: &Bytes, method: &Method) -> Result<Option<Head>, &'st
             }
             // Both at once is how smuggling begins: the connection is not used again.
             keep_alive &= length.is_none();
-            Framing::Chunked(Chunked::new())
+            Framing::Chunked(Chunked::default())
         }
         (None, Some(length)) => Framing::Length(length),
         (None, None) => Framing::Close,
     };
     keep_alive &= !matches!(framing, Framing::Close);
     Ok(Some(Head { status, headers, framing, keep_alive, length }))
-}
-
-fn decimal(text: &[u8]) -> Option<u64> {
-    let text = text.trim_ascii();
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -4,11 +4,9 @@
 //! of providers or dialects; control-plane calls (registry, webhooks) do not come here.
 
 mod body;
-mod chunked;
 mod client;
 mod connection;
 mod error;
-mod gather;
 mod head;
 mod origin;
 mod outgoing;
@@ -19,7 +17,6 @@ mod watchdog;
 pub use body::{UpstreamBody, collect};
 pub use client::{Client, Deadlines};
 pub use error::UpstreamError;
-pub use gather::poll_write_gathered;
 pub use origin::Origin;
 pub use outgoing::{Outgoing, Payload, PayloadStream};
 

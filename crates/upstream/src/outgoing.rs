@@ -7,9 +7,10 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use http_body::Body;
+use millgate_http1::poll_write_gathered;
 use tokio::io::AsyncWrite;
 
-use crate::{Origin, poll_write_gathered};
+use crate::Origin;
 
 /// A request to an upstream. `Host` and the framing of the body are added.
 #[derive(Debug)]

@@ -27,7 +27,6 @@ use std::sync::{Arc, LazyLock};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use hyper::body::Incoming;
 use matchit::Router;
 use millgate_types::{Fault, Permission, Principal, code};
 use schemars::{Schema, SchemaGenerator};
@@ -37,7 +36,7 @@ pub(crate) use audit::call;
 pub(crate) use context::Context;
 use idempotency::{Come, Repeatable};
 
-use crate::body::{self, BodyLimits};
+use crate::body::{self, BodyLimits, RequestBody};
 use crate::flight::Flight;
 use crate::identity::Identity;
 use crate::reply::Reply;
@@ -164,7 +163,7 @@ pub(crate) async fn serve(
     snapshot: &Arc<Snapshot>,
     identity: Arc<Identity>,
     head: &Parts,
-    body: Incoming,
+    body: RequestBody,
     flight: &mut Flight,
 ) -> Result<Reply, Fault> {
     let path = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();

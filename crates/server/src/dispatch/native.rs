@@ -11,7 +11,6 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use millgate_credential::Unauthorized;
 use millgate_dialect::{Watch, codec, model_in, redact, scan, usage_of};
 use millgate_provider::ProviderKind;
@@ -25,6 +24,7 @@ use super::raw::Raw;
 use super::stream;
 use super::upload::{Progress, Upload, too_large, too_slow};
 use crate::admit;
+use crate::body::RequestBody;
 use crate::flight::Flight;
 use crate::identity::Identity;
 use crate::limits::Who;
@@ -72,7 +72,7 @@ pub(crate) struct NativeCall<'a> {
     pub(crate) identity: Arc<Identity>,
     /// Behind the entry's name.
     pub(crate) path: &'a str,
-    pub(crate) body: Incoming,
+    pub(crate) body: RequestBody,
     /// `x-ratelimit-*` for the answer.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }

@@ -11,11 +11,10 @@ use bytes::{Buf as _, Bytes};
 use flate2::write::MultiGzDecoder;
 use http::HeaderMap;
 use http_body::Body as _;
-use hyper::body::Incoming;
 use millgate_types::{Fault, code};
 use tokio::time::{Instant, Sleep};
 
-use crate::body::{self, Encoding, MAX_RATIO};
+use crate::body::{self, Encoding, MAX_RATIO, RequestBody};
 
 /// So much is decoded at a time.
 const PIECE: usize = 64 << 10;
@@ -26,7 +25,7 @@ const FREE: u64 = 1 << 20;
 /// A body on its way in.
 pub(super) struct Feed {
     /// `None`: all has come, or it broke.
-    body: Option<Incoming>,
+    body: Option<RequestBody>,
     /// The longest pause inside it.
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
@@ -35,7 +34,7 @@ pub(super) struct Feed {
 
 impl Feed {
     /// Fault: `unsupported_encoding`.
-    pub(super) fn new(headers: &HeaderMap, body: Incoming, idle: Duration) -> Result<Self, Fault> {
+    pub(super) fn new(headers: &HeaderMap, body: RequestBody, idle: Duration) -> Result<Self, Fault> {
         let unzip = match body::encoding(headers)? {
             Encoding::Identity => None,
             Encoding::Gzip => Some(Box::new(Unzip::new())),

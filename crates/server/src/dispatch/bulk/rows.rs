@@ -11,7 +11,6 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesOrdered, Stream};
 use http::HeaderValue;
 use http::request::Parts;
-use hyper::body::Incoming;
 use millgate_models::LiveModel;
 use millgate_policy::Step;
 use millgate_scoring::Signature;
@@ -26,6 +25,7 @@ use super::form::{self, Form, RowForm};
 use super::parquet::Batches;
 use super::spool;
 use crate::Gateway;
+use crate::body::RequestBody;
 use crate::dispatch::graph::{Body, Input, Run};
 use crate::flight::{Departures, Flight};
 use crate::pipeline::{Planned, label};
@@ -46,7 +46,7 @@ pub(crate) async fn bulk(
     planned: Planned,
     form: Form,
     head: &Parts,
-    body: Incoming,
+    body: RequestBody,
     flight: &mut Flight,
 ) -> Result<Reply, Fault> {
     let params = form::params(head)?;

@@ -26,7 +26,7 @@ enum State {
 
 /// Reads a chunked body. Any split of the same bytes gives the same data.
 #[derive(Clone, Debug)]
-pub(crate) struct Chunked {
+pub struct Chunked {
     state: State,
     /// Of the chunk: what is left of its data, or its size so far.
     left: u64,
@@ -34,24 +34,28 @@ pub(crate) struct Chunked {
     failure: Option<&'static str>,
 }
 
-impl Chunked {
-    pub(crate) fn new() -> Self {
+impl Default for Chunked {
+    fn default() -> Self {
         Self { state: State::Size(false), left: 0, overhead: 0, failure: None }
     }
+}
 
+impl Chunked {
     /// The last chunk and its trailers were read.
-    pub(crate) fn is_end(&self) -> bool {
+    #[must_use]
+    pub fn is_end(&self) -> bool {
         self.state == State::End
     }
 
     /// What is wrong with the coding; nothing is read from there on.
-    pub(crate) fn failure(&self) -> Option<&'static str> {
+    #[must_use]
+    pub fn failure(&self) -> Option<&'static str> {
         self.failure
     }
 
     /// Takes the next bytes and appends their data to `out`. Gives how many bytes were taken: all of them, but
     /// for those behind the end or a failure.
-    pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> usize {
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> usize {
         let mut at = 0;
         while at < bytes.len() && self.state != State::End && self.failure.is_none() {
             if self.state == State::Data {
@@ -118,7 +122,7 @@ mod tests {
     use super::*;
 
     fn read(bytes: &[u8], step: usize) -> Result<(Vec<u8>, bool, usize), &'static str> {
-        let (mut chunked, mut out, mut taken) = (Chunked::new(), Vec::new(), 0);
+        let (mut chunked, mut out, mut taken) = (Chunked::default(), Vec::new(), 0);
         for piece in bytes.chunks(step) {
             taken += chunked.push(piece, &mut out);
         }

@@ -1,0 +1,227 @@
+//! The server's side of a connection: requests are read, served and answered one behind the other.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::incoming::Incoming;
+use crate::lock;
+use crate::outgoing::{Asked, Coding, Outbox};
+use crate::request::{Head, Refused};
+use crate::wire::{Came, Wire};
+
+/// A caller that is still sending when its answer has left is listened to for so long: what it sends would otherwise
+/// make its system throw the answer away.
+const LINGER: Duration = Duration::from_secs(1);
+/// And for so many bytes.
+const LINGER_BYTES: usize = 1 << 20;
+
+/// Who serves the requests of a connection, and looks after it.
+pub trait Service {
+    /// The body of an answer. It is dropped before its last bytes leave.
+    type Body: Body<Data = Bytes>;
+    /// An answer to come. It is dropped when the caller goes away.
+    type Answer: Future<Output = Response<Self::Body>> + Unpin;
+
+    /// Serves a request. From here on the connection is busy.
+    fn call(&self, request: Request<Incoming>) -> Self::Answer;
+
+    /// Answers a request that is not served. The connection closes behind it.
+    fn refuse(&self, refused: Refused) -> Response<Self::Body>;
+
+    /// No more requests are wanted.
+    fn is_closing(&self) -> bool;
+
+    /// The first bytes of a request have come.
+    fn speaks(&self);
+
+    /// The connection is the caller's to go on with: its next request, or to take what is written.
+    fn waits(&self);
+
+    /// The connection is ours to go on with, again.
+    fn works(&self);
+}
+
+enum End {
+    /// The next request may come.
+    Next,
+    /// Everything has left.
+    Close,
+    /// The same, and the caller may still be sending.
+    Linger,
+    /// The caller must not take what it got to be whole, or is gone.
+    Break,
+}
+
+/// Serves a connection until it ends or is closing. Dropping it breaks the connection.
+pub async fn serve<S, V>(stream: S, service: &V)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    V: Service,
+{
+    let wire = Arc::new(Mutex::new(Wire::new(stream)));
+    while let Some(came) = poll_fn(|context| lock(&wire).poll_request(context, service)).await {
+        let end = match came {
+            Ok(came) => one(&wire, service, came).await,
+            Err(refused) => {
+                let is_head = refused.line.as_ref().is_some_and(|(method, _)| method == Method::HEAD);
+                let asked = Asked { is_head, is_1_1: true, keep_alive: false };
+                let answer = service.refuse(refused);
+                match answer_with(&wire, service, answer, asked).await {
+                    End::Break => End::Break,
+                    _ => End::Linger,
+                }
+            }
+        };
+        match end {
+            End::Next if lock(&wire).has_input() => {}
+            End::Next => service.waits(),
+            End::Close => break,
+            End::Linger => {
+                service.waits();
+                let _closed = poll_fn(|context| lock(&wire).poll_shutdown(context)).await;
+                let mut most = LINGER_BYTES;
+                let discard = poll_fn(|context| lock(&wire).poll_discard(context, &mut most));
+                let _late = tokio::time::timeout(LINGER, discard).await;
+                return;
+            }
+            End::Break => return,
+        }
+    }
+    let _closed = poll_fn(|context| lock(&wire).poll_shutdown(context)).await;
+}
+
+/// Serves one request.
+async fn one<S, V>(wire: &Arc<Mutex<Wire<S>>>, service: &V, came: Came) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    V: Service,
+{
+    let Came { head, whole } = came;
+    let Head { method, target, version, headers, framing, keep_alive, expects, .. } = head;
+    let asked = Asked::new(&method, version == http::Version::HTTP_11, keep_alive);
+    let body = match whole {
+        Some(bytes) => Incoming::whole(bytes),
+        None => {
+            lock(wire).expect_body(framing, expects);
+            Incoming::arriving(Arc::clone(wire) as _)
+        }
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = target;
+    *request.version_mut() = version;
+    *request.headers_mut() = headers;
+    let answer = {
+        let mut answer = service.call(request);
+        poll_fn(|context| match Pin::new(&mut answer).poll(context) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending if lock(wire).is_gone(context) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    };
+    match answer {
+        Some(answer) => answer_with(wire, service, answer, asked).await,
+        None => End::Break,
+    }
+}
+
+/// Writes an answer.
+async fn answer_with<S, V>(
+    wire: &Arc<Mutex<Wire<S>>>,
+    service: &V,
+    answer: Response<V::Body>,
+    mut asked: Asked,
+) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    V: Service,
+{
+    let (parts, body) = answer.into_parts();
+    let mut body = pin!(Some(body));
+    let mut outbox = Outbox::default();
+    let mut begun = None;
+    let mut broken = false;
+    let mut waits = false;
+    let end = poll_fn(|context| {
+        let (coding, keep_alive) = match &mut begun {
+            Some(begun) => begun,
+            None => {
+                let mut wire_now = lock(wire);
+                // A body that somebody still reads is looked at again behind the answer.
+                let unread = !wire_now.is_read() && Arc::strong_count(wire) == 1;
+                if service.is_closing() || (unread && !wire_now.skip_body(context)) {
+                    asked.keep_alive = false;
+                }
+                let hint = body.as_ref().as_pin_ref().map(|body| body.size_hint()).unwrap_or_default();
+                begun.insert(outbox.head(&parts, &hint, asked))
+            }
+        };
+        loop {
+            while let Some(some) = body.as_mut().as_pin_mut() {
+                let untold = *coding == Coding::None && some.size_hint().exact().is_none();
+                if untold || some.is_end_stream() {
+                    broken |= !outbox.end(*coding);
+                    body.set(None);
+                    break;
+                }
+                if !outbox.has_room() {
+                    break;
+                }
+                match some.poll_frame(context) {
+                    Poll::Pending => break,
+                    Poll::Ready(Some(Ok(frame))) => {
+                        if let Ok(data) = frame.into_data()
+                            && !outbox.push(coding, data)
+                        {
+                            broken = true;
+                            body.set(None);
+                        }
+                    }
+                    Poll::Ready(Some(Err(_))) => {
+                        broken = true;
+                        body.set(None);
+                    }
+                    Poll::Ready(None) => {
+                        broken |= !outbox.end(*coding);
+                        body.set(None);
+                    }
+                }
+            }
+            let over = body.is_none();
+            if outbox.is_empty() && !over {
+                // The body is waited for.
+                return if lock(wire).is_gone(context) { Poll::Ready(End::Break) } else { Poll::Pending };
+            }
+            let written = lock(wire).poll_write(context, &mut outbox);
+            if written.is_pending() {
+                waits = true;
+                service.waits();
+            } else if std::mem::take(&mut waits) {
+                service.works();
+            }
+            match ready!(written) {
+                Err(_) => return Poll::Ready(End::Break),
+                Ok(()) if over && broken => return Poll::Ready(End::Break),
+                Ok(()) if over => {
+                    return Poll::Ready(if *keep_alive { End::Next } else { End::Close });
+                }
+                Ok(()) => {}
+            }
+        }
+    })
+    .await;
+    match end {
+        // Of a body that was not read to its end, the rest would be taken for a request.
+        End::Next | End::Close if !lock(wire).is_read() => End::Linger,
+        end => end,
+    }
+}
