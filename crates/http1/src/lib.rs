@@ -6,6 +6,7 @@ mod chunked;
 mod framing;
 mod gather;
 mod incoming;
+mod lines;
 mod outgoing;
 mod request;
 mod scratch;
@@ -16,10 +17,11 @@ pub use chunked::Chunked;
 pub use framing::{Framing, decimal};
 pub use gather::poll_write_gathered;
 pub use incoming::{Incoming, IncomingError};
+pub use lines::Lines;
 pub use outgoing::refresh_date;
 pub use request::{Head, MAX_FIELDS, MAX_HEAD, Refused, Why, parse};
 pub use scratch::poll_read_scratch;
-pub use serve::{Service, serve};
+pub use serve::{Answer, Service, serve};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -12,7 +12,7 @@ use http_body::SizeHint;
 use tokio::io::AsyncWrite;
 
 use crate::framing::decimal;
-use crate::poll_write_gathered;
+use crate::{Lines, poll_write_gathered};
 
 /// Pieces of a body up to this size are copied behind each other, to leave together.
 const SMALL: usize = 8 << 10;
@@ -65,10 +65,17 @@ impl Outbox {
     }
 
     /// Writes the head of an answer, and says how its body is to be framed and whether the connection goes on.
-    pub(crate) fn head(&mut self, parts: &response::Parts, body: &SizeHint, asked: Asked) -> (Coding, bool) {
+    pub(crate) fn head(
+        &mut self,
+        parts: &response::Parts,
+        lines: &Lines,
+        body: &SizeHint,
+        asked: Asked,
+    ) -> (Coding, bool) {
         let out = &mut self.front;
         out.reserve(1024);
         status_line(parts.status, out);
+        out.extend_from_slice(lines.as_bytes());
         let headers = &parts.headers;
         let mut keep_alive = asked.keep_alive;
         for (name, value) in headers {

@@ -11,6 +11,7 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::Lines;
 use crate::incoming::Incoming;
 use crate::lock;
 use crate::outgoing::{Asked, Coding, Outbox};
@@ -28,13 +29,13 @@ pub trait Service {
     /// The body of an answer. It is dropped before its last bytes leave.
     type Body: Body<Data = Bytes>;
     /// An answer to come. It is dropped when the caller goes away.
-    type Answer: Future<Output = Response<Self::Body>> + Unpin;
+    type Serving: Future<Output = Answer<Self::Body>> + Unpin;
 
     /// Serves a request. From here on the connection is busy.
-    fn call(&self, request: Request<Incoming>) -> Self::Answer;
+    fn call(&self, request: Request<Incoming>) -> Self::Serving;
 
     /// Answers a request that is not served. The connection closes behind it.
-    fn refuse(&self, refused: Refused) -> Response<Self::Body>;
+    fn refuse(&self, refused: Refused) -> Answer<Self::Body>;
 
     /// No more requests are wanted.
     fn is_closing(&self) -> bool;
@@ -47,6 +48,14 @@ pub trait Service {
 
     /// The connection is ours to go on with, again.
     fn works(&self);
+}
+
+/// An answer, and fields of it that are written as they are.
+pub struct Answer<B> {
+    /// The answer.
+    pub response: Response<B>,
+    /// More of its fields, none of which stands in the response, or is one of the framing.
+    pub lines: Lines,
 }
 
 enum End {
@@ -138,14 +147,15 @@ where
 async fn answer_with<S, V>(
     wire: &Arc<Mutex<Wire<S>>>,
     service: &V,
-    answer: Response<V::Body>,
+    answer: Answer<V::Body>,
     mut asked: Asked,
 ) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     V: Service,
 {
-    let (parts, body) = answer.into_parts();
+    let Answer { response, lines } = answer;
+    let (parts, body) = response.into_parts();
     let mut body = pin!(Some(body));
     let mut outbox = Outbox::default();
     let mut begun = None;
@@ -162,7 +172,7 @@ where
                     asked.keep_alive = false;
                 }
                 let hint = body.as_ref().as_pin_ref().map(|body| body.size_hint()).unwrap_or_default();
-                begun.insert(outbox.head(&parts, &hint, asked))
+                begun.insert(outbox.head(&parts, &lines, &hint, asked))
             }
         };
         loop {

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use millgate_http1::{Incoming, Refused, Service, Why};
+use millgate_http1::{Answer, Incoming, Lines, Refused, Service, Why};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 /// The body of an answer: pieces, and whether their sum is known before.
@@ -72,13 +72,13 @@ impl Echo {
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Response<Pieces>> + Send>>;
+type Serving = Pin<Box<dyn Future<Output = Answer<Pieces>> + Send>>;
 
 impl Service for Echo {
     type Body = Pieces;
-    type Answer = Answer;
+    type Serving = Serving;
 
-    fn call(&self, request: Request<Incoming>) -> Answer {
+    fn call(&self, request: Request<Incoming>) -> Serving {
         self.note('c');
         let dropped = Arc::clone(&self.dropped);
         Box::pin(async move {
@@ -104,7 +104,7 @@ impl Service for Echo {
                     (answer.left, answer.known) = (pieces(&["one"]), false);
                     let mut response = Response::new(answer);
                     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("5"));
-                    return response;
+                    return Answer { response, lines: Lines::default() };
                 }
                 _ => match body.collect().await {
                     Ok(body) => answer.left = [body.to_bytes()].into(),
@@ -119,11 +119,15 @@ impl Service for Echo {
             if path == "/close" {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            response
+            let mut lines = Lines::default();
+            if path == "/a" {
+                lines.push(&HeaderName::from_static("x-more"), b"1");
+            }
+            Answer { response, lines }
         })
     }
 
-    fn refuse(&self, refused: Refused) -> Response<Pieces> {
+    fn refuse(&self, refused: Refused) -> Answer<Pieces> {
         let text = match refused.why {
             Why::Malformed(what) => what,
             Why::TooLarge => "too large",
@@ -133,7 +137,7 @@ impl Service for Echo {
         let mut response =
             Response::new(Pieces { left: pieces, known: true, breaks: false, stays: false, dropped });
         *response.status_mut() = StatusCode::BAD_REQUEST;
-        response
+        Answer { response, lines: Lines::default() }
     }
 
     fn is_closing(&self) -> bool {
@@ -192,7 +196,7 @@ async fn requests_are_answered_one_behind_the_other_in_any_split() {
         POST /b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n\
         GET /stream HTTP/1.1\r\nhost: x\r\n\r\n\
         POST /close HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n!";
-    let expected = "HTTP/1.1 200 OK\ncontent-length: 5\n\nhello\
+    let expected = "HTTP/1.1 200 OK\nx-more: 1\ncontent-length: 5\n\nhello\
         HTTP/1.1 200 OK\ncontent-length: 5\n\nabcde\
         HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n3\none\n3\ntwo\n0\n\n\
         HTTP/1.1 200 OK\ncontent-length: 1\nconnection: close\n\n!";

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::task::AtomicWaker;
-use http::{Request, Response};
+use http::Request;
 use hyper::server::conn::http2;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use millgate_http1::{MAX_HEAD, Refused, refresh_date};
+use millgate_http1::{Answer, MAX_HEAD, Refused, refresh_date};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -425,7 +425,8 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             let done = Done { connection: Arc::clone(&connection) };
             let request = request.map(RequestBody::Http2);
             let serving = Box::pin(pipeline::serve(Arc::clone(&gateway), peer, certificate.clone(), request));
-            serving.map(|response| {
+            serving.map(|Answer { mut response, lines }| {
+                lines.add_to(response.headers_mut());
                 Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _done: done }))
             })
         });
@@ -464,18 +465,18 @@ struct OneByOne<'a, C, R> {
 impl<C, R, F> millgate_http1::Service for OneByOne<'_, C, R>
 where
     C: Fn(Request<millgate_http1::Incoming>) -> F,
-    F: Future<Output = Response<ReplyBody>> + Unpin,
-    R: Fn(Refused) -> Response<ReplyBody>,
+    F: Future<Output = Answer<ReplyBody>> + Unpin,
+    R: Fn(Refused) -> Answer<ReplyBody>,
 {
     type Body = ReplyBody;
-    type Answer = F;
+    type Serving = F;
 
     fn call(&self, request: Request<millgate_http1::Incoming>) -> F {
         self.connection.enter(BUSY);
         (self.serve)(request)
     }
 
-    fn refuse(&self, refused: Refused) -> Response<ReplyBody> {
+    fn refuse(&self, refused: Refused) -> Answer<ReplyBody> {
         (self.refuse)(refused)
     }
 

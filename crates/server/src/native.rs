@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use http::uri::PathAndQuery;
 use millgate_types::{Fault, code};
 
@@ -21,10 +20,8 @@ const QUERY_CREDENTIALS: [&str; 5] = ["key", "api_key", "api-key", "access_token
 pub(crate) struct Native {
     /// `native/NAME`, for logs, metrics and limits.
     pub(crate) label: Arc<str>,
-    pub(crate) header: HeaderValue,
     /// `PROVIDER/*`.
     pub(crate) target: Arc<str>,
-    pub(crate) target_header: HeaderValue,
     pub(crate) provider: Arc<Provider>,
     pub(crate) rules: Vec<Rule>,
     /// Largest request body, in bytes.

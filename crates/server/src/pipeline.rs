@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use millgate_config::{AuditContent, AuditOnError, EndpointType};
-use millgate_http1::{MAX_FIELDS, MAX_HEAD, Refused, Why};
+use millgate_http1::{Answer, MAX_FIELDS, MAX_HEAD, Refused, Why};
 use millgate_policy::Step;
 use millgate_types::{Captured, Dialect, Fault, Operation, Permission, Principal, code};
 
@@ -43,7 +43,7 @@ pub(crate) async fn serve(
     peer: IpAddr,
     certificate: Option<Arc<ClientCertificate>>,
     request: Request<RequestBody>,
-) -> Response<ReplyBody> {
+) -> Answer<ReplyBody> {
     let snapshot = gateway.snapshot();
     let (head, body) = request.into_parts();
     let link = peer;
@@ -73,11 +73,11 @@ pub(crate) async fn serve(
             Reply::fault(&fault, &mut flight)
         }
     };
-    reply.into_response(flight)
+    reply.into_answer(flight)
 }
 
 /// Answers what could not be read as a request.
-pub(crate) fn refuse(gateway: &Arc<Gateway>, peer: IpAddr, refused: Refused) -> Response<ReplyBody> {
+pub(crate) fn refuse(gateway: &Arc<Gateway>, peer: IpAddr, refused: Refused) -> Answer<ReplyBody> {
     let (mut head, ()) = Request::new(()).into_parts();
     let named = refused.line.is_some();
     if let Some((method, target)) = refused.line {
@@ -98,7 +98,7 @@ pub(crate) fn refuse(gateway: &Arc<Gateway>, peer: IpAddr, refused: Refused) -> 
             format!("a request's headers may have {} KiB and {MAX_FIELDS} fields", MAX_HEAD >> 10),
         ),
     };
-    Reply::fault(&fault, &mut flight).into_response(flight)
+    Reply::fault(&fault, &mut flight).into_answer(flight)
 }
 
 async fn handle(
@@ -147,7 +147,7 @@ async fn handle(
             let who = Who::of(&identity, peer, &native.label).target(&native.target).asked(asked);
             let allowance = admit::unread(gateway, &native.rules, &who, flight).await?;
             let mut headers = Vec::new();
-            allowance.tell(|name, value| headers.push((name, value)));
+            allowance.tell(|name, text| headers.push((name, value(text))));
             let call = dispatch::NativeCall { native, identity: Arc::clone(&identity), path, body, headers };
             return Ok(Box::pin(dispatch::native(snapshot, call, head, flight)).await);
         }
@@ -554,12 +554,15 @@ pub(crate) fn name_of(step: &Step<Target>) -> &Arc<str> {
 
 /// Adds what every answer of an endpoint says about itself.
 pub(crate) fn label(mut reply: Reply, planned: &Planned, step: &Step<Target>) -> Reply {
-    reply.headers.insert(names::ENDPOINT, planned.call.endpoint.header.clone());
-    let target = match step {
-        Step::Target(target) => target.header.clone(),
-        Step::Graph(graph) => value(graph.label.as_bytes()),
-    };
-    reply.headers.insert(names::TARGET, target);
-    planned.allowance.tell(|name, value| drop(reply.headers.insert(name, value)));
+    let Reply { headers, lines, .. } = &mut reply;
+    lines.push(&names::ENDPOINT, planned.call.endpoint.name.as_bytes());
+    lines.push(&names::TARGET, name_of(step).as_bytes());
+    // A refusal says itself which limit it was.
+    let refusal = headers.contains_key(names::ERROR);
+    planned.allowance.tell(|name, value| {
+        if !refusal || !headers.contains_key(&name) {
+            lines.push(&name, value);
+        }
+    });
     reply
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
+use millgate_http1::{Answer, Lines};
 use millgate_types::{Dialect, Fault, code};
 
 use crate::flight::Flight;
@@ -37,7 +38,9 @@ pub(crate) mod names {
 }
 
 /// Headers that an answer may have before their map has to grow.
-const ROOM: usize = 20;
+const ROOM: usize = 3;
+/// The same of what we say of the call, in bytes.
+const LINES: usize = 640;
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
@@ -46,6 +49,8 @@ pub(crate) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/even
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    /// What we say of the call, each once.
+    pub(crate) lines: Lines,
     pub(crate) body: Content,
 }
 
@@ -77,10 +82,14 @@ pub(crate) trait Pieces: Send {
 }
 
 impl Reply {
+    pub(crate) fn new(headers: HeaderMap, body: Content) -> Self {
+        Self { status: StatusCode::OK, headers, lines: Lines::with_capacity(LINES), body }
+    }
+
     pub(crate) fn whole(content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
         let mut headers = HeaderMap::with_capacity(ROOM);
         headers.insert(header::CONTENT_TYPE, content_type);
-        Self { status: StatusCode::OK, headers, body: Content::Whole(body.into()) }
+        Self::new(headers, Content::Whole(body.into()))
     }
 
     pub(crate) fn json(body: impl Into<Bytes>) -> Self {
@@ -93,7 +102,7 @@ impl Reply {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         // Nginx in front of us must not gather what we send piece by piece.
         headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-        Self { status: StatusCode::OK, headers, body: Content::Stream(pieces) }
+        Self::new(headers, Content::Stream(pieces))
     }
 
     /// A stream that is one JSON array.
@@ -130,30 +139,29 @@ impl Reply {
     }
 
     /// The HTTP response. From here on the body owns the record.
-    pub(crate) fn into_response(self, mut flight: Flight) -> Response<ReplyBody> {
+    pub(crate) fn into_answer(self, mut flight: Flight) -> Answer<ReplyBody> {
         flight.gather();
         let record = flight.record();
         record.status = self.status.as_u16();
         record.stream = matches!(self.body, Content::Stream(_));
-        let mut headers = self.headers;
-        headers.insert(names::REQUEST_ID, value(&record.request_id.hex()));
+        let mut lines = self.lines;
+        let mut digits = itoa::Buffer::new();
+        lines.push(&names::REQUEST_ID, &record.request_id.hex());
         if record.attempts > 0 {
-            let once = HeaderValue::from_static("1");
-            let attempts = if record.attempts == 1 { once } else { number(record.attempts.into()) };
-            headers.insert(names::ATTEMPTS, attempts);
+            lines.push(&names::ATTEMPTS, digits.format(record.attempts).as_bytes());
         }
         let (usage, cost) = record.totals();
         if let Some(cost) = cost.filter(|_| matches!(self.body, Content::Whole(_))) {
-            headers.insert(names::COST, value(cost.text(&mut [0; 21])));
+            lines.push(&names::COST, cost.text(&mut [0; 21]));
         }
         if cost.is_none() && usage.total() > 0 && matches!(self.body, Content::Whole(_)) {
-            headers.insert(names::UNPRICED, HeaderValue::from_static("true"));
+            lines.push(&names::UNPRICED, b"true");
         }
-        headers.insert(names::CONFIG, number(record.config_generation));
+        lines.push(&names::CONFIG, digits.format(record.config_generation).as_bytes());
         let mut response = Response::new(ReplyBody { content: Some(self.body), flight });
         *response.status_mut() = self.status;
-        *response.headers_mut() = headers;
-        response
+        *response.headers_mut() = self.headers;
+        Answer { response, lines }
     }
 }
 
@@ -167,15 +175,15 @@ pub(crate) fn number(number: u64) -> HeaderValue {
     value(itoa::Buffer::new().format(number).as_bytes())
 }
 
-/// A time as a header's value: `1500ms`.
-pub(crate) fn millis(time: Duration) -> HeaderValue {
+/// A time as a header says it: `1500ms`.
+pub(crate) fn millis<T>(time: Duration, to: impl FnOnce(&[u8]) -> T) -> T {
     let mut text = [0; 22];
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(time.as_millis() as u64).as_bytes();
     let length = digits.len() + 2;
     text[..digits.len()].copy_from_slice(digits);
     text[digits.len()..length].copy_from_slice(b"ms");
-    value(&text[..length])
+    to(&text[..length])
 }
 
 /// After these the rest of the connection cannot be trusted, or the caller should go elsewhere.

@@ -49,7 +49,6 @@ use crate::webhook::Webhooks;
 pub(crate) struct Target {
     /// `provider/model` or a `models:/` URI, for logs and metrics.
     pub(crate) label: Arc<str>,
-    pub(crate) header: HeaderValue,
     pub(crate) kind: TargetKind,
     /// What it is asked for: inside a chain not always what its endpoint answers.
     pub(crate) operation: Operation,
@@ -245,7 +244,6 @@ impl std::fmt::Display for Encoded<'_> {
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) name: Arc<str>,
-    pub(crate) header: HeaderValue,
     pub(crate) kind: EndpointType,
     pub(crate) path: Option<String>,
     pub(crate) route: Arc<Route<Target>>,
@@ -433,8 +431,8 @@ impl Builder {
             let route = resolver.endpoint(written)?;
             let name: Arc<str> = written.name.as_str().into();
             let rules = making.endpoint(&name, &written.limits);
+            check_header(&written.name)?;
             endpoints.push(Arc::new(Endpoint {
-                header: header_value(&written.name)?,
                 kind: written.kind,
                 path: written.path.clone(),
                 rules,
@@ -450,9 +448,9 @@ impl Builder {
             let provider = providers.get(written.provider.as_str());
             let provider = provider.ok_or_else(|| format!("native.{name}: the provider is not there"))?;
             let target = format!("{}/*", written.provider);
+            check_header(&label)?;
+            check_header(&target)?;
             let native = Native {
-                header: header_value(&label)?,
-                target_header: header_value(&target)?,
                 target: target.into(),
                 provider: Arc::clone(provider),
                 rules: making.endpoint(&label, &written.limits),
@@ -628,8 +626,8 @@ impl<'a> Resolver<'a> {
         };
         let operation = kind.operation();
         let kind = TargetKind::Provider { provider, model };
-        let header = header_value(target)?;
-        Ok(Route::Target(Arc::new(Target { label: target.into(), header, kind, operation })))
+        check_header(target)?;
+        Ok(Route::Target(Arc::new(Target { label: target.into(), kind, operation })))
     }
 
     fn model(
@@ -701,8 +699,8 @@ impl<'a> Resolver<'a> {
             EndpointType::Chat => TargetKind::Chat(Box::new(chat::target(deployment, serving, self.config))),
             _ => TargetKind::Model(deployment),
         };
-        let header = header_value(target)?;
-        Ok(Route::Target(Arc::new(Target { label: target.into(), header, kind, operation })))
+        check_header(target)?;
+        Ok(Route::Target(Arc::new(Target { label: target.into(), kind, operation })))
     }
 }
 
@@ -739,8 +737,9 @@ pub(crate) fn registry(
     Registry::new(settings).map_err(|error| format!("registries.{name}: {error}"))
 }
 
-fn header_value(text: &str) -> Result<HeaderValue, String> {
-    HeaderValue::from_str(text).map_err(|_| format!("`{text}` cannot stand in a header"))
+/// Whether answers can say a name in a header.
+fn check_header(text: &str) -> Result<(), String> {
+    HeaderValue::from_str(text).map(drop).map_err(|_| format!("`{text}` cannot stand in a header"))
 }
 
 fn direct_endpoint(
@@ -750,15 +749,14 @@ fn direct_endpoint(
     rules: Vec<Rule>,
 ) -> Result<Endpoint, String> {
     let label = format!("{name}/*");
+    check_header(&label)?;
     let target = Target {
         label: label.as_str().into(),
-        header: header_value(&label)?,
         kind: TargetKind::Provider { provider: Arc::clone(provider), model: TargetModel::Named },
         operation: kind.operation(),
     };
     Ok(Endpoint {
         name: name.into(),
-        header: header_value(name)?,
         kind,
         path: None,
         route: Arc::new(Route::Target(Arc::new(target))),

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use millgate_policy::{Left, Measure, Refused, Span};
 use millgate_types::{Fault, code};
 
 use crate::flight::Flight;
-use crate::reply::{millis, names, number};
+use crate::reply::{millis, names, value};
 
 /// The wait that is advised where the room hangs on calls that are under way.
 const SOON: Duration = Duration::from_secs(1);
@@ -34,18 +34,19 @@ impl Allowance {
     }
 
     /// Tells `x-ratelimit-*` as OpenAI writes them, and the bound that was put on the answer.
-    pub(crate) fn tell(&self, mut to: impl FnMut(HeaderName, HeaderValue)) {
+    pub(crate) fn tell(&self, mut to: impl FnMut(HeaderName, &[u8])) {
+        let mut digits = itoa::Buffer::new();
         for (left, [limit, remaining, reset]) in [
             (&self.requests, [names::LIMIT, names::REMAINING, names::RESET]),
             (&self.tokens, [names::TOKENS_LIMIT, names::TOKENS_REMAINING, names::TOKENS_RESET]),
         ] {
             let Some(left) = left else { continue };
-            to(limit, number(left.amount));
-            to(remaining, number(left.remaining));
-            to(reset, millis(left.reset));
+            to(limit, digits.format(left.amount).as_bytes());
+            to(remaining, digits.format(left.remaining).as_bytes());
+            millis(left.reset, |text| to(reset, text));
         }
         if let Some(most) = self.capped {
-            to(names::MAX_TOKENS, number(most));
+            to(names::MAX_TOKENS, digits.format(most).as_bytes());
         }
     }
 }
@@ -56,7 +57,7 @@ pub(crate) fn exceeded(refused: &Refused, flight: &mut Flight) -> Fault {
     let mut none = Allowance::default();
     let (measure, amount, reset) = (limit.measure, refused.amount, refused.reset);
     none.note(Left { measure, amount, remaining: 0, reset, exceeded: true });
-    none.tell(|name, value| flight.headers.push((name, value)));
+    none.tell(|name, text| flight.headers.push((name, value(text))));
     let whose = if refused.label.is_empty() || limit.budget {
         String::new()
     } else {

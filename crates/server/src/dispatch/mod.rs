@@ -22,7 +22,6 @@ mod upload;
 
 use std::sync::Arc;
 
-use http::HeaderValue;
 use http::request::Parts;
 use millgate_models::Deployment;
 use millgate_policy::{Scope, Step};
@@ -39,7 +38,7 @@ pub(crate) use remote::Described;
 
 use crate::flight::Flight;
 use crate::pipeline::{Decoded, Planned, label, name_of};
-use crate::reply::{Reply, names};
+use crate::reply::Reply;
 use crate::snapshot::{Snapshot, Target, TargetKind, TargetModel};
 
 /// Answers the call, or gives the fault of the last target tried.
@@ -64,10 +63,7 @@ pub(crate) async fn dispatch(
             Ok(reply) => return Ok(label(reply, &planned, step)),
             Err(fault) => {
                 if !more || fault.retry == Retry::Never {
-                    let mut reply = Reply::fault(&fault, flight);
-                    let attempts = HeaderValue::from(flight.record().attempts);
-                    reply.headers.insert(names::ATTEMPTS, attempts);
-                    return Ok(label(reply, &planned, step));
+                    return Ok(label(Reply::fault(&fault, flight), &planned, step));
                 }
                 tracing::debug!(target = %name_of(step), %fault, "passing on to the next target");
                 last = fault;

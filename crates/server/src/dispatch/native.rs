@@ -94,8 +94,8 @@ pub(crate) async fn native(
     let answered = exchange(snapshot, call, head, &progress, flight).await;
     flight.record().bytes_in = progress.bytes();
     let mut reply = answered.unwrap_or_else(|fault| Reply::fault(&fault, flight));
-    reply.headers.insert(names::ENDPOINT, native.header.clone());
-    reply.headers.insert(names::TARGET, native.target_header.clone());
+    reply.lines.push(&names::ENDPOINT, native.label.as_bytes());
+    reply.lines.push(&names::TARGET, native.target.as_bytes());
     reply.headers.extend(headers);
     reply
 }
@@ -267,7 +267,7 @@ async fn answer(
             headers.insert(name, value.clone());
         }
     }
-    let reply = |content: Content| Reply { status: head.status, headers: headers.clone(), body: content };
+    let reply = |content: Content| Reply { status: head.status, ..Reply::new(headers.clone(), content) };
     let length = head.headers.get(header::CONTENT_LENGTH).cloned();
     if body.is_end_stream() {
         let mut reply = reply(Content::Whole(Bytes::new()));
