@@ -15,6 +15,7 @@ const TARGETS: &[(&str, &[&str])] = &[
     ("answer", &["crates/dialect/tests/golden"]),
     ("stream", &["crates/dialect/tests/golden"]),
     ("wire", &[]),
+    ("request", &["crates/http1/tests/requests"]),
     ("config", &["examples"]),
 ];
 

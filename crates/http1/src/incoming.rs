@@ -16,12 +16,15 @@ pub struct Incoming(Kind);
 enum Kind {
     /// All of it, which came with the head; nothing once it is taken.
     Whole(Bytes),
-    /// From the connection.
-    Arriving(Arc<Mutex<dyn Arrive>>),
+    /// From the connection; the number is that of the request.
+    Arriving(Arc<Mutex<dyn Arrive>>, u64),
 }
 
 /// A connection, as the body sees it that comes over it.
 pub(crate) trait Arrive: Send {
+    /// The number of the request that is under way: who holds on to the body of another one gets nothing of this one's.
+    fn number(&self) -> u64;
+
     /// The next data; `None` at the body's end.
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncomingError>>>;
 
@@ -57,7 +60,8 @@ impl Incoming {
     }
 
     pub(crate) fn arriving(from: Arc<Mutex<dyn Arrive>>) -> Self {
-        Self(Kind::Arriving(from))
+        let number = lock(&from).number();
+        Self(Kind::Arriving(from, number))
     }
 }
 
@@ -74,8 +78,12 @@ impl Body for Incoming {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Kind::Arriving(from) => {
-                lock(from).poll_data(context).map(|data| data.map(|data| data.map(Frame::data)))
+            Kind::Arriving(from, number) => {
+                let mut from = lock(from);
+                if from.number() != *number {
+                    return Poll::Ready(Some(Err(IncomingError::Framing("the request is over"))));
+                }
+                from.poll_data(context).map(|data| data.map(|data| data.map(Frame::data)))
             }
         }
     }
@@ -87,7 +95,11 @@ impl Body for Incoming {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Arriving(from) => lock(from).left().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Kind::Arriving(from, number) => {
+                let from = lock(from);
+                let left = if from.number() == *number { from.left() } else { None };
+                left.map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
         }
     }
 }

@@ -92,10 +92,9 @@ where
         match end {
             End::Next if lock(&wire).has_input() => {}
             End::Next => service.waits(),
-            End::Close => break,
+            End::Close => return close(&wire, service).await,
             End::Linger => {
-                service.waits();
-                let _closed = poll_fn(|context| lock(&wire).poll_shutdown(context)).await;
+                close(&wire, service).await;
                 let mut most = LINGER_BYTES;
                 let discard = poll_fn(|context| lock(&wire).poll_discard(context, &mut most));
                 let _late = tokio::time::timeout(LINGER, discard).await;
@@ -104,7 +103,17 @@ where
             End::Break => return,
         }
     }
-    let _closed = poll_fn(|context| lock(&wire).poll_shutdown(context)).await;
+    close(&wire, service).await;
+}
+
+/// Says that nothing more comes.
+async fn close<S, V>(wire: &Mutex<Wire<S>>, service: &V)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    V: Service,
+{
+    service.waits();
+    let _gone = poll_fn(|context| lock(wire).poll_shutdown(context)).await;
 }
 
 /// Serves one request.

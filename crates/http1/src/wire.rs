@@ -26,6 +26,8 @@ pub(crate) struct Wire<S> {
     input: Bytes,
     /// What is to come of the request's body.
     body: Framing,
+    /// Requests whose body did not come along whole, so far.
+    number: u64,
     /// What is to be said before the body is read.
     interim: &'static [u8],
 }
@@ -46,7 +48,7 @@ enum Read {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, input: Bytes::new(), body: Framing::Length(0), interim: &[] }
+        Self { stream, input: Bytes::new(), body: Framing::Length(0), number: 0, interim: &[] }
     }
 
     /// The next request. `None`: the caller closed, broke off, or no more are wanted.
@@ -118,6 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
     /// Begins a body that has not come whole.
     pub(crate) fn expect_body(&mut self, framing: Framing, expects: bool) {
         self.body = framing;
+        self.number += 1;
         self.interim = if expects && self.input.is_empty() { CONTINUE } else { &[] };
     }
 
@@ -221,6 +224,10 @@ fn whole_length(head: &Head, there: usize) -> Option<usize> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Arrive for Wire<S> {
+    fn number(&self) -> u64 {
+        self.number
+    }
+
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncomingError>>> {
         loop {
             if self.body.is_end() {

@@ -64,6 +64,7 @@ struct Echo {
     closing: AtomicBool,
     dropped: Arc<AtomicUsize>,
     states: Mutex<String>,
+    kept: Arc<Mutex<Vec<Incoming>>>,
 }
 
 impl Echo {
@@ -80,7 +81,7 @@ impl Service for Echo {
 
     fn call(&self, request: Request<Incoming>) -> Serving {
         self.note('c');
-        let dropped = Arc::clone(&self.dropped);
+        let (dropped, kept) = (Arc::clone(&self.dropped), Arc::clone(&self.kept));
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let path = head.uri.path().to_owned();
@@ -97,6 +98,12 @@ impl Service for Echo {
                     (answer.left, answer.known, answer.breaks) = (pieces(&["one"]), false, true);
                 }
                 "/stays" => (answer.left, answer.known, answer.stays) = (pieces(&["one"]), false, true),
+                // Somebody holds on to the body.
+                "/kept" => {
+                    let mut body = body;
+                    while body.frame().await.is_some() {}
+                    kept.lock().expect("kept").push(body);
+                }
                 "/never" => std::future::pending::<()>().await,
                 "/empty" => status = StatusCode::NO_CONTENT,
                 "/large" => answer.left = [Bytes::from(vec![b'x'; 1 << 20])].into(),
@@ -258,6 +265,27 @@ async fn a_body_that_nobody_reads_does_not_become_a_request() {
     let begun = b"POST /unread HTTP/1.1\r\ncontent-length: 100\r\n\r\nGET / HTTP/1.1\r\n\r\n";
     let answer = talk(&[begun]).await;
     assert_eq!(answer, "HTTP/1.1 413 Payload Too Large\ncontent-length: 0\nconnection: close\n\n");
+}
+
+#[tokio::test]
+async fn who_holds_on_to_a_body_gets_nothing_of_the_next_request() {
+    let (mut client, echo, task) = begin(1024);
+    client
+        .write_all(b"POST /kept HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n")
+        .await
+        .expect("sent");
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    client.write_all(b"POST /a HTTP/1.1\r\ncontent-length: 5\r\n\r\nhel").await.expect("sent");
+    let mut kept = echo.kept.lock().expect("kept").pop().expect("a body");
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    client.write_all(b"lo").await.expect("sent");
+    let stolen = kept.frame().await;
+    assert!(matches!(stolen, Some(Err(_))), "{stolen:?}");
+    let mut answers = String::new();
+    client.shutdown().await.expect("closed");
+    client.read_to_string(&mut answers).await.expect("answers");
+    assert!(answers.ends_with("hello"), "{answers}");
+    task.await.expect("no panic");
 }
 
 #[tokio::test]

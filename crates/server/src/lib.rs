@@ -4,6 +4,7 @@
 mod admin;
 mod admit;
 mod body;
+mod connection;
 mod directory;
 mod dispatch;
 mod documents;

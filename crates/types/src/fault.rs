@@ -55,7 +55,7 @@ macro_rules! codes {
 codes! {
     BAD_HOST => "bad_host", 400, "invalid_request_error", "the Host header is missing, doubled or malformed";
     BAD_PATH => "bad_path", 400, "invalid_request_error", "the path holds a traversal, an encoded separator or invalid UTF-8";
-    BAD_FRAMING => "bad_framing", 400, "invalid_request_error", "the body's HTTP framing is damaged or it broke off";
+    BAD_FRAMING => "bad_framing", 400, "invalid_request_error", "the request is not proper HTTP, or its body broke off";
     BAD_ENCODING => "bad_encoding", 400, "invalid_request_error", "the compressed body is damaged";
     INVALID_JSON => "invalid_json", 400, "invalid_request_error", "the body is not valid JSON";
     DUPLICATE_MEMBER => "duplicate_member", 400, "invalid_request_error", "a JSON object names a member twice";

@@ -52,20 +52,45 @@ pub(super) fn cost(bench: &Bench, proxy: &Running, arguments: &[&str], chunks: b
     Ok(Cost { us: cpu as f64 / units as f64, load })
 }
 
-/// The gateway and nginx in turn; medians of each and of the rounds' ratios.
-fn beside_nginx(bench: &Bench, arguments: &[&str], chunks: bool) -> Result<(Vec<Cost>, Vec<Cost>)> {
-    let (mut ours, mut others) = (Vec::new(), Vec::new());
-    for _ in 0..bench.rounds {
-        let gateway = bench.gateway()?;
-        ours.push(cost(bench, &gateway, arguments, chunks)?);
-        gateway.stop();
-        if bench.nginx {
-            let nginx = bench.nginx()?;
-            others.push(cost(bench, &nginx, arguments, chunks)?);
-            nginx.stop();
+/// A machine that others share is not as fast in one second as in the next: what is compared is measured in short turns.
+const TURNS: usize = 4;
+
+/// The gateway and nginx beside each other, asked in turns; what each turn cost.
+pub(super) fn beside_nginx(
+    bench: &Bench,
+    start: &dyn Fn() -> Result<Running>,
+    [ours, others]: [&[&str]; 2],
+    chunks: bool,
+) -> Result<[Vec<Cost>; 2]> {
+    let gateway = start()?;
+    let nginx = bench.nginx.then(|| bench.nginx()).transpose()?;
+    let seconds = (bench.seconds / TURNS as f64).to_string();
+    let turn = |proxy: &Running, arguments: &[&str]| {
+        cost(bench, proxy, &[arguments, &["-d", &seconds]].concat(), chunks)
+    };
+    let mut costs = [Vec::new(), Vec::new()];
+    for _ in 0..bench.rounds * TURNS {
+        costs[0].push(turn(&gateway, ours)?);
+        if let Some(nginx) = &nginx {
+            costs[1].push(turn(nginx, others)?);
         }
     }
-    Ok((ours, others))
+    gateway.stop();
+    if let Some(nginx) = nginx {
+        nginx.stop();
+    }
+    Ok(costs)
+}
+
+/// A row of CPU time.
+pub(super) fn cpu_row(table: &mut Table, name: &str, [ours, others]: &[Vec<Cost>; 2], digits: usize) {
+    let us = |cost: &Cost| cost.us;
+    table.row(
+        name,
+        format!("{:.digits$} us", of(ours, us)),
+        format!("nginx {:.digits$} us", of(others, us)),
+        ratio(ours, others, us),
+    );
 }
 
 pub(super) fn of(costs: &[Cost], value: impl Fn(&Cost) -> f64) -> f64 {
@@ -78,20 +103,15 @@ pub(super) fn ratio(ours: &[Cost], others: &[Cost], value: impl Fn(&Cost) -> f64
 }
 
 fn chat(bench: &Bench, table: &mut Table, name: &str, arguments: &[&str]) -> Result<()> {
-    let (ours, others) = beside_nginx(bench, arguments, false)?;
-    let us = |cost: &Cost| cost.us;
+    let costs = beside_nginx(bench, &|| bench.gateway(), [arguments; 2], false)?;
+    cpu_row(table, &format!("{name}: CPU per request"), &costs, 1);
     let rps = |cost: &Cost| cost.load.rps;
-    table.row(
-        &format!("{name}: CPU per request"),
-        format!("{:.1} us", of(&ours, us)),
-        format!("nginx {:.1} us", of(&others, us)),
-        ratio(&ours, &others, us),
-    );
+    let [ours, others] = &costs;
     table.row(
         &format!("{name}: requests per second on one core"),
-        format!("{:.0}", of(&ours, rps)),
-        format!("nginx {:.0}", of(&others, rps)),
-        ratio(&ours, &others, rps),
+        format!("{:.0}", of(ours, rps)),
+        format!("nginx {:.0}", of(others, rps)),
+        ratio(ours, others, rps),
     );
     Ok(())
 }
@@ -106,24 +126,10 @@ fn chat_large(bench: &Bench, table: &mut Table) -> Result<()> {
 
 fn stream(bench: &Bench, table: &mut Table) -> Result<()> {
     // The gateway's endpoint and the provider's model: nginx passes the name on.
-    let (mut ours, mut others) = (Vec::new(), Vec::new());
-    for _ in 0..bench.rounds {
-        let gateway = bench.gateway()?;
-        ours.push(cost(bench, &gateway, &["-c", "32", "--stream", "--model", "chunks"], true)?);
-        gateway.stop();
-        if bench.nginx {
-            let nginx = bench.nginx()?;
-            others.push(cost(bench, &nginx, &["-c", "32", "--stream", "--model", "chunks-100-0ms"], true)?);
-            nginx.stop();
-        }
-    }
-    let us = |cost: &Cost| cost.us;
-    table.row(
-        "streams of 100 chunks, 32 connections: CPU per chunk",
-        format!("{:.2} us", of(&ours, us)),
-        format!("nginx {:.2} us", of(&others, us)),
-        ratio(&ours, &others, us),
-    );
+    let arguments = ["chunks", "chunks-100-0ms"].map(|model| ["-c", "32", "--stream", "--model", model]);
+    let [ours, others] = &arguments;
+    let costs = beside_nginx(bench, &|| bench.gateway(), [ours, others], true)?;
+    cpu_row(table, "streams of 100 chunks, 32 connections: CPU per chunk", &costs, 2);
     Ok(())
 }
 
@@ -142,7 +148,6 @@ pub(super) fn messages(bench: &Bench, model: &str, streams: bool) -> Result<Stri
 
 /// Anthropic's callers before an OpenAI provider, beside nginx that passes the provider's own chat on.
 fn translate(bench: &Bench, table: &mut Table) -> Result<()> {
-    let us = |cost: &Cost| cost.us;
     for (name, model, plain, streams) in [
         ("Anthropic caller, OpenAI provider, 1 KB: CPU per request", "ok", "ok", false),
         ("the same streamed, 100 chunks: CPU per chunk", "chunks", "chunks-100-0ms", true),
@@ -151,24 +156,8 @@ fn translate(bench: &Bench, table: &mut Table) -> Result<()> {
         let translated = ["-c", "32", "--path", "/v1/messages", "--body", file.as_str()];
         let passed: &[&str] =
             if streams { &["-c", "32", "--stream", "--model", plain] } else { &["-c", "32"] };
-        let (mut ours, mut others) = (Vec::new(), Vec::new());
-        for _ in 0..bench.rounds {
-            let gateway = bench.gateway()?;
-            ours.push(cost(bench, &gateway, &translated, streams)?);
-            gateway.stop();
-            if bench.nginx {
-                let nginx = bench.nginx()?;
-                others.push(cost(bench, &nginx, passed, streams)?);
-                nginx.stop();
-            }
-        }
-        let digits = if streams { 2 } else { 1 };
-        table.row(
-            name,
-            format!("{:.digits$} us", of(&ours, us)),
-            format!("nginx {:.digits$} us", of(&others, us)),
-            ratio(&ours, &others, us),
-        );
+        let costs = beside_nginx(bench, &|| bench.gateway(), [&translated, passed], streams)?;
+        cpu_row(table, name, &costs, if streams { 2 } else { 1 });
     }
     Ok(())
 }
@@ -184,25 +173,27 @@ pub(super) fn added(
     name: &str,
     start: &dyn Fn() -> Result<Running>,
 ) -> Result<()> {
-    let arguments = ["-c", "16", "--rate", "500", "--size", "1024"];
+    let seconds = (bench.seconds / 2.0).to_string();
+    let arguments = ["-c", "16", "--rate", "500", "--size", "1024", "-d", &seconds];
+    let gateway = start()?;
+    let nginx = bench.nginx.then(|| bench.nginx()).transpose()?;
     let mut seen: [Vec<f64>; 4] = Default::default();
-    for _ in 0..bench.rounds {
+    for _ in 0..bench.rounds * TURNS {
         let direct = bench.load(bench.upstream, &arguments)?;
-        let added = |load: &Load| {
-            [load.p50_us as f64 - direct.p50_us as f64, load.p99_us as f64 - direct.p99_us as f64]
+        let mut look = |proxy: &Running, at: usize| -> Result<()> {
+            let load = bench.load(proxy.port, &arguments)?;
+            seen[at].push(load.p50_us as f64 - direct.p50_us as f64);
+            seen[at + 1].push(load.p99_us as f64 - direct.p99_us as f64);
+            Ok(())
         };
-        let gateway = start()?;
-        let [p50, p99] = added(&bench.load(gateway.port, &arguments)?);
-        gateway.stop();
-        seen[0].push(p50);
-        seen[1].push(p99);
-        if bench.nginx {
-            let nginx = bench.nginx()?;
-            let [p50, p99] = added(&bench.load(nginx.port, &arguments)?);
-            nginx.stop();
-            seen[2].push(p50);
-            seen[3].push(p99);
+        look(&gateway, 0)?;
+        if let Some(nginx) = &nginx {
+            look(nginx, 2)?;
         }
+    }
+    gateway.stop();
+    if let Some(nginx) = nginx {
+        nginx.stop();
     }
     let [p50, p99, nginx50, nginx99] = seen.map(median);
     for (which, ours, other) in [("p50", p50, nginx50), ("p99", p99, nginx99)] {

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::cases::{Cost, added, cost, of, ratio};
+use super::cases::{added, beside_nginx, cpu_row};
 use super::measure::{cpu_of, median, rss_kib};
 use super::table::Table;
 use super::{Bench, Load, Running, redis};
@@ -13,38 +13,14 @@ use crate::shell::{command, ensure_apt, output, say};
 /// Keys that are issued beside the one that calls.
 const KEYS: usize = 100_000;
 
-fn beside_nginx(
-    bench: &Bench,
-    table: &mut Table,
-    name: &str,
-    start: &dyn Fn() -> Result<Running>,
-) -> Result<()> {
-    let (mut ours, mut others) = (Vec::new(), Vec::new());
-    let arguments = ["-c", "32", "--size", "1024", "--rate", "5000"];
-    for _ in 0..bench.rounds {
-        let gateway = start()?;
-        ours.push(cost(bench, &gateway, &arguments, false)?);
-        gateway.stop();
-        if bench.nginx {
-            let nginx = bench.nginx()?;
-            others.push(cost(bench, &nginx, &arguments, false)?);
-            nginx.stop();
-        }
-    }
-    let us = |cost: &Cost| cost.us;
-    table.row(
-        name,
-        format!("{:.1} us", of(&ours, us)),
-        format!("nginx {:.1} us", of(&others, us)),
-        ratio(&ours, &others, us),
-    );
-    Ok(())
-}
+const ARGUMENTS: &[&str] = &["-c", "32", "--size", "1024", "--rate", "5000"];
 
 pub(super) fn all(bench: &Bench, table: &mut Table) -> Result<()> {
     let name =
         "three limits, a budget, ledger and audit log, 1 KB at 5,000 requests per second: CPU per request";
-    beside_nginx(bench, table, name, &|| bench.company(""))
+    let costs = beside_nginx(bench, &|| bench.company(""), [ARGUMENTS; 2], false)?;
+    cpu_row(table, name, &costs, 1);
+    Ok(())
 }
 
 /// Limits and budgets are counted in Redis.
@@ -55,9 +31,10 @@ pub(super) fn shared(bench: &Bench, table: &mut Table) -> Result<()> {
     }
     let (mut server, more) = redis()?;
     let name = "the same with its limits and budget in Redis: CPU per request";
-    let measured = beside_nginx(bench, table, name, &|| bench.company(&more));
+    let measured = beside_nginx(bench, &|| bench.company(&more), [ARGUMENTS; 2], false);
     server.stop();
-    measured
+    cpu_row(table, name, &measured?, 1);
+    Ok(())
 }
 
 pub(super) fn latency(bench: &Bench, table: &mut Table) -> Result<()> {

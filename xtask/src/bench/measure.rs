@@ -60,7 +60,20 @@ pub(super) fn cpu_us(root: u32) -> u64 {
 
 /// CPU time of one process and its threads, in microseconds.
 pub(super) fn own_cpu_us(pid: u32) -> u64 {
-    sum_us(pid, &[11, 12])
+    // To the nanosecond, but only of the threads that are there; the other counts those that have ended, in hundredths of
+    // a second.
+    let exact = threads_ns(pid).map_or(0, |ns| ns / 1000);
+    let coarse = sum_us(pid, &[11, 12]);
+    if coarse > exact + 2 * TICK_US { coarse } else { exact }
+}
+
+fn threads_ns(pid: u32) -> Option<u64> {
+    let mut sum = 0;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        sum += text.split_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    Some(sum)
 }
 
 /// The same with all its children that have ended.
@@ -68,9 +81,10 @@ pub(super) fn with_children_us(pid: u32) -> u64 {
     sum_us(pid, &[11, 12, 13, 14])
 }
 
+/// The kernel's unit here is 1/100 s on every Linux we know.
+const TICK_US: u64 = 10_000;
+
 fn sum_us(pid: u32, places: &[usize]) -> u64 {
-    // The kernel's unit here is 1/100 s on every Linux we know.
-    const TICK_US: u64 = 10_000;
     let fields = fields(pid).unwrap_or_default();
     let ticks = places.iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok());
     ticks.sum::<u64>() * TICK_US

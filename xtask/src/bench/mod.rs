@@ -313,7 +313,7 @@ impl Bench {
         let address = format!("127.0.0.1:{port}");
         let seconds = self.seconds.to_string();
         let mut all = vec![address.as_str(), "-H", key.as_str()];
-        if !arguments.contains(&"-n") {
+        if !arguments.contains(&"-n") && !arguments.contains(&"-d") {
             all.extend(["-d", seconds.as_str()]);
         }
         all.extend(arguments);

@@ -38,10 +38,10 @@ impl Table {
         };
         let mut out = format!(
             "# Benchmarks\n\nWritten by `cargo xtask bench` on a {machine}: {rounds} rounds of {seconds} s, medians. A mock \
-             provider and the load generator share one core; Millgate, then nginx a few seconds later, has the other \
-             alone. Millgate is the program of `cargo xtask dist`. CPU is that of the measured process with all its threads and children. Millgate runs with a key \
+             provider and the load generator share one core; the other is Millgate's and nginx's in turns, a quarter of a \
+             round each. Millgate is the program of `cargo xtask dist`. CPU is that of the measured process with all its threads and children. Millgate runs with a key \
              check, a rate limit, the model's name replaced, usage counted, metrics and the access log on; nginx is a \
-             plain `proxy_pass` with keep-alive and access log. Ratios are medians of the rounds' own ratios. Machines \
+             plain `proxy_pass` with keep-alive and access log. Ratios are medians of the turns' own ratios. Machines \
              differ and drift: only the ratios travel.{busy}\n\n\
              | | Millgate | compared with | ratio |\n|---|---|---|---|\n"
         );
