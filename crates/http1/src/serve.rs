@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -165,62 +165,25 @@ where
 {
     let Answer { response, lines } = answer;
     let (parts, body) = response.into_parts();
-    let mut body = pin!(Some(body));
+    // A body that somebody still reads is looked at again behind the answer.
+    let skipped = poll_fn(|context| {
+        let mut read = lock(wire);
+        Poll::Ready(read.is_read() || Arc::strong_count(wire) > 1 || read.skip_body(context))
+    });
+    asked.keep_alive &= skipped.await && !service.is_closing();
     let mut outbox = Outbox::default();
-    let mut begun = None;
-    let mut broken = false;
+    let (coding, keep_alive) = outbox.head(&parts, &lines, &body.size_hint(), asked);
+    let mut sending = Sending { body: pin!(Some(body)), coding, outbox, broken: false };
     let mut waits = false;
     let end = poll_fn(|context| {
-        let (coding, keep_alive) = match &mut begun {
-            Some(begun) => begun,
-            None => {
-                let mut wire_now = lock(wire);
-                // A body that somebody still reads is looked at again behind the answer.
-                let unread = !wire_now.is_read() && Arc::strong_count(wire) == 1;
-                if service.is_closing() || (unread && !wire_now.skip_body(context)) {
-                    asked.keep_alive = false;
-                }
-                let hint = body.as_ref().as_pin_ref().map(|body| body.size_hint()).unwrap_or_default();
-                begun.insert(outbox.head(&parts, &lines, &hint, asked))
-            }
-        };
         loop {
-            while let Some(some) = body.as_mut().as_pin_mut() {
-                let untold = *coding == Coding::None && some.size_hint().exact().is_none();
-                if untold || some.is_end_stream() {
-                    broken |= !outbox.end(*coding);
-                    body.set(None);
-                    break;
-                }
-                if !outbox.has_room() {
-                    break;
-                }
-                match some.poll_frame(context) {
-                    Poll::Pending => break,
-                    Poll::Ready(Some(Ok(frame))) => {
-                        if let Ok(data) = frame.into_data()
-                            && !outbox.push(coding, data)
-                        {
-                            broken = true;
-                            body.set(None);
-                        }
-                    }
-                    Poll::Ready(Some(Err(_))) => {
-                        broken = true;
-                        body.set(None);
-                    }
-                    Poll::Ready(None) => {
-                        broken |= !outbox.end(*coding);
-                        body.set(None);
-                    }
-                }
-            }
-            let over = body.is_none();
-            if outbox.is_empty() && !over {
+            sending.fill(context);
+            let over = sending.body.is_none();
+            if sending.outbox.is_empty() && !over {
                 // The body is waited for.
                 return if lock(wire).is_gone(context) { Poll::Ready(End::Break) } else { Poll::Pending };
             }
-            let written = lock(wire).poll_write(context, &mut outbox);
+            let written = lock(wire).poll_write(context, &mut sending.outbox);
             if written.is_pending() {
                 waits = true;
                 service.waits();
@@ -228,12 +191,11 @@ where
                 service.works();
             }
             match ready!(written) {
-                Err(_) => return Poll::Ready(End::Break),
-                Ok(()) if over && broken => return Poll::Ready(End::Break),
-                Ok(()) if over => {
-                    return Poll::Ready(if *keep_alive { End::Next } else { End::Close });
+                Ok(()) if !over => {}
+                Ok(()) if !sending.broken => {
+                    return Poll::Ready(if keep_alive { End::Next } else { End::Close });
                 }
-                Ok(()) => {}
+                _ => return Poll::Ready(End::Break),
             }
         }
     })
@@ -242,5 +204,47 @@ where
         // Of a body that was not read to its end, the rest would be taken for a request.
         End::Next | End::Close if !lock(wire).is_read() => End::Linger,
         end => end,
+    }
+}
+
+/// An answer on its way out.
+struct Sending<'b, B> {
+    /// `None`: it is over, and all of it is in the outbox.
+    body: Pin<&'b mut Option<B>>,
+    coding: Coding,
+    outbox: Outbox,
+    /// It is over and was not whole.
+    broken: bool,
+}
+
+impl<B: Body<Data = Bytes>> Sending<'_, B> {
+    /// Puts into the outbox what there is of the body, as far as there is room.
+    fn fill(&mut self, context: &mut Context<'_>) {
+        while let Some(body) = self.body.as_mut().as_pin_mut() {
+            // Nobody waits for the pieces of a body that is not sent.
+            let untold = self.coding == Coding::None && body.size_hint().exact().is_none();
+            if untold || body.is_end_stream() {
+                return self.end(true);
+            }
+            if !self.outbox.has_room() {
+                return;
+            }
+            match body.poll_frame(context) {
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    if !self.outbox.push(&mut self.coding, data) {
+                        return self.end(false);
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => return self.end(false),
+                Poll::Ready(None) => return self.end(true),
+            }
+        }
+    }
+
+    fn end(&mut self, whole: bool) {
+        self.broken = !whole || !self.outbox.end(self.coding);
+        self.body.set(None);
     }
 }
