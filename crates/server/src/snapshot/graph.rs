@@ -7,7 +7,8 @@ use millgate_expr::{BodyTemplate, Condition};
 use millgate_policy::{ChainStep, Ensemble, Graph, Node, Route, Switch};
 use millgate_scoring::Combination;
 
-use super::{Resolver, Target};
+use super::Target;
+use super::build::Resolver;
 
 /// Longest label of a graph, in characters.
 const MAX_LABEL: usize = 200;
