@@ -50,16 +50,17 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    pub(crate) fn begin(gateway: &Arc<Gateway>, head: &Parts, peer: IpAddr, generation: u64) -> Self {
+    /// Boxed: it goes from the request to the body of its answer, by way of everything between them.
+    pub(crate) fn begin(gateway: &Arc<Gateway>, head: &Parts, peer: IpAddr, generation: u64) -> Box<Self> {
         let path = head.uri.path();
         let cut = (0..=PATH_LIMIT.min(path.len())).rev().find(|at| path.is_char_boundary(*at)).unwrap_or(0);
         gateway.metrics.requests_in_flight.inc();
-        let mut record = blank(RequestId::random(), head.method.clone(), generation);
+        let mut record = Box::new(blank(RequestId::random(), head.method.clone(), generation));
         record.path = path[..cut].into();
         record.peer = Some(peer);
-        Self {
+        Box::new(Self {
             began_ms: unix_ms(record.started),
-            record: Some(Box::new(record)),
+            record: Some(record),
             gateway: Arc::clone(gateway),
             parent: None,
             hops: None,
@@ -70,7 +71,7 @@ impl Flight {
             holding: Holding::default(),
             bounds: Amounts::default(),
             announced: (0, 0),
-        }
+        })
     }
 
     /// What makes records of targets that are asked on the way, several at a time perhaps.

@@ -139,7 +139,7 @@ impl Reply {
     }
 
     /// The HTTP response. From here on the body owns the record.
-    pub(crate) fn into_answer(self, mut flight: Flight) -> Answer<ReplyBody> {
+    pub(crate) fn into_answer(self, mut flight: Box<Flight>) -> Answer<ReplyBody> {
         flight.gather();
         let record = flight.record();
         record.status = self.status.as_u16();
@@ -216,7 +216,7 @@ impl std::error::Error for BrokenOff {}
 /// The body of every response.
 pub(crate) struct ReplyBody {
     content: Option<Content>,
-    flight: Flight,
+    flight: Box<Flight>,
 }
 
 impl Body for ReplyBody {
