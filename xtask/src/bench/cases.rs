@@ -52,33 +52,49 @@ pub(super) fn cost(bench: &Bench, proxy: &Running, arguments: &[&str], chunks: b
     Ok(Cost { us: cpu as f64 / units as f64, load })
 }
 
-/// A machine that others share is not as fast in one second as in the next: what is compared is measured in short turns.
+/// A machine that others share is not as fast in one second as in the next, and where a process finds its memory makes a
+/// difference for as long as it lives: what is compared is measured in short turns, and begun anew in each round.
 const TURNS: usize = 4;
 
-/// The gateway and nginx beside each other, asked in turns; what each turn cost.
+/// The gateway and nginx, both there and asked in turns. In each round they are started anew.
+fn in_turns(
+    bench: &Bench,
+    start: &dyn Fn() -> Result<Running>,
+    turn: &mut dyn FnMut(&Running, Option<&Running>) -> Result<()>,
+) -> Result<()> {
+    for _ in 0..bench.rounds {
+        let gateway = start()?;
+        let nginx = bench.nginx.then(|| bench.nginx()).transpose()?;
+        for _ in 0..TURNS {
+            turn(&gateway, nginx.as_ref())?;
+        }
+        gateway.stop();
+        if let Some(nginx) = nginx {
+            nginx.stop();
+        }
+    }
+    Ok(())
+}
+
+/// What the gateway and nginx cost, turn by turn.
 pub(super) fn beside_nginx(
     bench: &Bench,
     start: &dyn Fn() -> Result<Running>,
     [ours, others]: [&[&str]; 2],
     chunks: bool,
 ) -> Result<[Vec<Cost>; 2]> {
-    let gateway = start()?;
-    let nginx = bench.nginx.then(|| bench.nginx()).transpose()?;
     let seconds = (bench.seconds / TURNS as f64).to_string();
-    let turn = |proxy: &Running, arguments: &[&str]| {
+    let look = |proxy: &Running, arguments: &[&str]| {
         cost(bench, proxy, &[arguments, &["-d", &seconds]].concat(), chunks)
     };
     let mut costs = [Vec::new(), Vec::new()];
-    for _ in 0..bench.rounds * TURNS {
-        costs[0].push(turn(&gateway, ours)?);
-        if let Some(nginx) = &nginx {
-            costs[1].push(turn(nginx, others)?);
+    in_turns(bench, start, &mut |gateway, nginx| {
+        costs[0].push(look(gateway, ours)?);
+        if let Some(nginx) = nginx {
+            costs[1].push(look(nginx, others)?);
         }
-    }
-    gateway.stop();
-    if let Some(nginx) = nginx {
-        nginx.stop();
-    }
+        Ok(())
+    })?;
     Ok(costs)
 }
 
@@ -175,10 +191,8 @@ pub(super) fn added(
 ) -> Result<()> {
     let seconds = (bench.seconds / 2.0).to_string();
     let arguments = ["-c", "16", "--rate", "500", "--size", "1024", "-d", &seconds];
-    let gateway = start()?;
-    let nginx = bench.nginx.then(|| bench.nginx()).transpose()?;
     let mut seen: [Vec<f64>; 4] = Default::default();
-    for _ in 0..bench.rounds * TURNS {
+    in_turns(bench, start, &mut |gateway, nginx| {
         let direct = bench.load(bench.upstream, &arguments)?;
         let mut look = |proxy: &Running, at: usize| -> Result<()> {
             let load = bench.load(proxy.port, &arguments)?;
@@ -186,15 +200,9 @@ pub(super) fn added(
             seen[at + 1].push(load.p99_us as f64 - direct.p99_us as f64);
             Ok(())
         };
-        look(&gateway, 0)?;
-        if let Some(nginx) = &nginx {
-            look(nginx, 2)?;
-        }
-    }
-    gateway.stop();
-    if let Some(nginx) = nginx {
-        nginx.stop();
-    }
+        look(gateway, 0)?;
+        nginx.map_or(Ok(()), |nginx| look(nginx, 2))
+    })?;
     let [p50, p99, nginx50, nginx99] = seen.map(median);
     for (which, ours, other) in [("p50", p50, nginx50), ("p99", p99, nginx99)] {
         table.row(
