@@ -16,6 +16,10 @@ impl Lines {
 
     /// Appends a field. A value of other bytes than printable ASCII is left empty: no value ends its line.
     pub fn push(&mut self, name: &HeaderName, value: &[u8]) {
+        debug_assert!(
+            self.fields().all(|(said, _)| said != name.as_str().as_bytes()),
+            "{name} is said twice"
+        );
         let printable = value.iter().fold(true, |all, byte| all & (0x20..0x7f).contains(byte));
         let value = if printable { value } else { &[] };
         for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
@@ -27,14 +31,18 @@ impl Lines {
         &self.0
     }
 
+    /// Names and values.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.0.split(|byte| *byte == b'\n').filter_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            Some((&line[..colon], line[colon + 1..].trim_ascii()))
+        })
+    }
+
     /// Adds the fields to others, where a head is no text.
     pub fn add_to(&self, headers: &mut HeaderMap) {
-        for line in self.0.split(|byte| *byte == b'\n') {
-            let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
-            let value = line[colon + 1..].trim_ascii();
-            if let (Ok(name), Ok(value)) =
-                (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(value))
-            {
+        for (name, value) in self.fields() {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
                 headers.append(name, value);
             }
         }

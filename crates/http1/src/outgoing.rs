@@ -77,6 +77,12 @@ impl Outbox {
         status_line(parts.status, out);
         out.extend_from_slice(lines.as_bytes());
         let headers = &parts.headers;
+        debug_assert!(
+            lines
+                .fields()
+                .all(|(name, _)| std::str::from_utf8(name).is_ok_and(|name| !headers.contains_key(name))),
+            "{headers:?} says what stands in {lines:?}"
+        );
         let mut keep_alive = asked.keep_alive;
         for (name, value) in headers {
             if name == header::CONNECTION {
