@@ -93,6 +93,22 @@ async fn framing_that_could_be_read_in_two_ways_is_refused_and_the_connection_cl
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_is_answered_and_counted_like_every_fault() {
+    let fake = FakeProvider::start().unwrap();
+    let gateway = over(&fake, &["ok"]).await;
+    let (answer, _) = gateway.raw(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await.unwrap();
+    assert_eq!((answer.status, answer.header("content-type")), (400, Some("application/json")));
+    assert!(answer.header("x-request-id").is_some_and(|id| answer.text().contains(id)), "{}", answer.text());
+    // As far as it can be read, it is answered in its own words.
+    let head = raw("POST /v1/messages HTTP/1.1\nHost: a\nContent-Length: 1\nContent-Length: 2\n\n");
+    let (answer, _) = gateway.raw(&head).await.unwrap();
+    assert!(answer.text().starts_with(r#"{"type":"error","error":"#), "{}", answer.text());
+    let metrics = gateway.get("/metrics").await.text();
+    let counted = metrics.lines().find(|line| line.contains(r#"code="bad_framing""#)).unwrap_or(&metrics);
+    assert!(counted.starts_with("millgate_requests_total{") && counted.ends_with(" 2"), "{counted}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hosts_and_targets_have_one_reading() {
     let fake = FakeProvider::start().unwrap();
     let gateway = over(&fake, &["ok"]).await;
