@@ -4,19 +4,14 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::framing::Framing;
 use crate::incoming::{Arrive, IncomingError};
 use crate::outgoing::Outbox;
 use crate::request::{Head, Refused, parse};
 use crate::{Service, poll_read_scratch};
-
-/// A body that is longer is read into memory of its own, not by way of the thread's.
-const LARGE: u64 = 16 << 10;
-/// The most that is read of it at once.
-const PIECE: u64 = 64 << 10;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -196,17 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
     /// Reads more of the body.
     fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_interim(context))?;
-        self.input = match self.body {
-            Framing::Length(left) if left > LARGE => {
-                let mut piece = BytesMut::zeroed(left.min(PIECE) as usize);
-                let mut buffer = ReadBuf::new(&mut piece);
-                ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
-                let read = buffer.filled().len();
-                piece.truncate(read);
-                piece.freeze()
-            }
-            _ => ready!(poll_read_scratch(&mut self.stream, context, Bytes::copy_from_slice))?,
-        };
+        self.input = ready!(poll_read_scratch(&mut self.stream, context, Bytes::copy_from_slice))?;
         if self.input.is_empty() {
             Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
         } else {
